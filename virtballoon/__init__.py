@@ -1,0 +1,184 @@
+"""Guest memory figures of libvirt/QEMU domains through the virtio balloon.
+
+Read a host's domains with :func:`read_host`, one at hand with :func:`read_domain`; turn polling
+on with :func:`set_intervals` and :func:`set_interval`. Each takes a URI or a libvirt connection
+(or domain) that the caller has already, and never closes what it did not open. What comes back is
+frozen dataclasses; what goes wrong is a :class:`VirtballoonError`.
+
+Importing the package imports nothing but this file: names are looked up when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from virtballoon.balloon import Balloon, BalloonConfig
+    from virtballoon.connection import (
+        AnyDomain,
+        Connection,
+        Control,
+        Domain,
+        DomainStatistics,
+        Target,
+    )
+    from virtballoon.errors import (
+        AccessDenied,
+        AuthError,
+        Busy,
+        ConnectError,
+        ConnectionLost,
+        DomainError,
+        DomainNotFound,
+        DomainXMLError,
+        HostError,
+        InvalidInterval,
+        LibvirtFailure,
+        MonitorError,
+        NoBalloon,
+        NotRunning,
+        NotSupported,
+        ReadOnly,
+        TransientDomain,
+        VirtballoonError,
+    )
+    from virtballoon.fleet import read_hosts, set_intervals_on_hosts
+    from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
+    from virtballoon.qmp import Monitor, QomChild
+    from virtballoon.reading import (
+        QomPath,
+        find_qom_path,
+        iter_domains,
+        qom_path,
+        read_domain,
+        read_host,
+    )
+    from virtballoon.report import (
+        DomainReport,
+        HostChanges,
+        HostReport,
+        HostStatus,
+        Interval,
+        IntervalChange,
+        Outcome,
+        Source,
+    )
+    from virtballoon.setting import check_interval, set_interval, set_intervals
+    from virtballoon.verdict import State, Verdict, judge
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "balloon": ("Balloon", "BalloonConfig"),
+    "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
+    "errors": (
+        "AccessDenied",
+        "AuthError",
+        "Busy",
+        "ConnectError",
+        "ConnectionLost",
+        "DomainError",
+        "DomainNotFound",
+        "DomainXMLError",
+        "HostError",
+        "InvalidInterval",
+        "LibvirtFailure",
+        "MonitorError",
+        "NoBalloon",
+        "NotRunning",
+        "NotSupported",
+        "ReadOnly",
+        "TransientDomain",
+        "VirtballoonError",
+    ),
+    "fleet": ("read_hosts", "set_intervals_on_hosts"),
+    "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
+    "qmp": ("Monitor", "QomChild"),
+    "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
+    "report": (
+        "DomainReport",
+        "HostChanges",
+        "HostReport",
+        "HostStatus",
+        "Interval",
+        "IntervalChange",
+        "Outcome",
+        "Source",
+    ),
+    "setting": ("check_interval", "set_interval", "set_intervals"),
+    "verdict": ("State", "Verdict", "judge"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "STATISTICS",
+    "AccessDenied",
+    "AnyDomain",
+    "AuthError",
+    "Balloon",
+    "BalloonConfig",
+    "Busy",
+    "ConnectError",
+    "Connection",
+    "ConnectionLost",
+    "Control",
+    "Domain",
+    "DomainError",
+    "DomainNotFound",
+    "DomainReport",
+    "DomainStatistics",
+    "DomainXMLError",
+    "Figures",
+    "HostChanges",
+    "HostError",
+    "HostReport",
+    "HostStatus",
+    "Interval",
+    "IntervalChange",
+    "InvalidInterval",
+    "LibvirtFailure",
+    "MemoryStats",
+    "Monitor",
+    "MonitorError",
+    "NoBalloon",
+    "NotRunning",
+    "NotSupported",
+    "Outcome",
+    "QomChild",
+    "QomPath",
+    "ReadOnly",
+    "Source",
+    "State",
+    "Target",
+    "TransientDomain",
+    "Usage",
+    "UsedFormula",
+    "Verdict",
+    "VirtballoonError",
+    "__version__",
+    "check_interval",
+    "find_qom_path",
+    "iter_domains",
+    "judge",
+    "qom_path",
+    "read_domain",
+    "read_host",
+    "read_hosts",
+    "set_interval",
+    "set_intervals",
+    "set_intervals_on_hosts",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,99 @@
+"""Reads a domain's XML. The only module that knows lxml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeGuard
+
+from lxml import etree
+
+from virtballoon.balloon import Balloon, BalloonConfig, qom_path_of
+from virtballoon.errors import DomainXMLError
+
+# A real domain's XML is a few tens of KiB.
+MAX_XML_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainXML:
+    """What is read from one XML document of a domain.
+
+    :ivar name: the domain's name in it
+    :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
+    :ivar balloon: the balloon device and its period
+    """
+
+    name: str
+    id: int | None
+    balloon: BalloonConfig
+
+
+def _parser() -> etree.XMLParser:
+    # No entity of the document is ever looked up: a domain's metadata is somebody else's text.
+    return etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+
+
+def parse(xml: str) -> DomainXML:
+    """Read the balloon from a domain's XML, live or inactive.
+
+    The balloon stands at ``/domain/devices/memballoon``; model ``none`` means that there is none.
+    ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
+    docs/formatdomain, "Memory balloon device").
+
+    :raise DomainXMLError: when it is not a domain's XML
+    """
+    if len(xml) > MAX_XML_BYTES:
+        raise DomainXMLError(f"the domain's XML has {len(xml)} characters, which no domain's has")
+    try:
+        root = etree.fromstring(xml.encode("utf-8"), _parser())
+    except (etree.LxmlError, ValueError) as error:
+        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
+    if root is None or root.tag != "domain":
+        raise DomainXMLError("the XML is not a domain's")
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise DomainXMLError(
+            "the domain's XML declares a document type, which libvirt's never does"
+        )
+    element = root.find("./devices/memballoon")
+    return DomainXML(
+        name=root.findtext("./name") or "",
+        id=int(number) if _is_number(number := root.get("id")) else None,
+        balloon=_balloon(element) if element is not None else BalloonConfig(balloon=None, period=0),
+    )
+
+
+def _balloon(element: etree._Element) -> BalloonConfig:
+    stats = element.find("./stats")
+    period = _period(stats.get("period") if stats is not None else None)
+    model = element.get("model") or "virtio"
+    if model == "none":
+        return BalloonConfig(balloon=None, period=period)
+    alias_element = element.find("./alias")
+    alias = alias_element.get("name") if alias_element is not None else None
+    path = qom_path_of(alias) if alias else None
+    return BalloonConfig(
+        balloon=Balloon(model=model, alias=alias or None, qom_path=path), period=period
+    )
+
+
+def _period(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not _is_number(text):
+        raise DomainXMLError(
+            f"the balloon's statistics period is {text[:40]!r}, no number of seconds"
+        )
+    return int(text)
+
+
+def _is_number(text: str | None) -> TypeGuard[str]:
+    # libvirt prints a C int that is not negative, in decimal.
+    return text is not None and text.isascii() and text.isdigit() and len(text) <= len(str(2**32))

@@ -1,0 +1,163 @@
+"""The errors of this package.
+
+Whatever goes wrong below — in libvirt, in QEMU, in a domain's XML — reaches a caller as one of
+these, never as a foreign exception, and never with an empty message::
+
+    VirtballoonError
+    ├── InvalidInterval      (also a ValueError) no polling interval
+    ├── HostError            the host as a whole
+    │   ├── ConnectError     no connection: no daemon, no route, a bad URI
+    │   │   └── AuthError    the host is there and refused us
+    │   └── ConnectionLost   the connection broke while it was in use
+    ├── DomainError          one domain
+    │   ├── DomainNotFound   unknown, or gone since it was listed
+    │   ├── NoBalloon        it has no balloon device
+    │   ├── NotRunning       something live was asked of a domain that is shut off
+    │   ├── TransientDomain  something persistent was asked of a transient domain
+    │   ├── Busy             QEMU's monitor, or a job that holds it, did not let us in in time
+    │   ├── DomainXMLError   its XML cannot be read
+    │   └── MonitorError     QEMU refused, or answered in a shape nobody knows
+    ├── ReadOnly             the connection may not write
+    ├── AccessDenied         the host's access rules forbid it
+    ├── NotSupported         this driver, libvirt or QEMU cannot do it
+    └── LibvirtFailure       anything else that libvirt reports
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class VirtballoonError(Exception):
+    """The root of the tree.
+
+    :ivar message: what failed, in one line, without host and domain
+    :ivar host: the URI of the host concerned, or None
+    :ivar domain: the name of the domain concerned, or None
+    :ivar code: libvirt's error number (``virErrorNumber``), or None if libvirt was not involved
+    :ivar hint: what to do about it, or None
+
+    The foreign exception that caused it, if any, is its ``__cause__``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        host: str | None = None,
+        domain: str | None = None,
+        code: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.message = " ".join(message.split()) or f"{type(self).__name__} without a message"
+        self.host = host
+        self.domain = domain
+        self.code = code
+        self.hint = hint
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        where = [f"domain {self.domain!r}"] if self.domain is not None else []
+        where += [f"on {self.host}"] if self.host is not None else []
+        text = f"{' '.join(where)}: {self.message}" if where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message alone and lose the keywords.
+        return _rebuild, (type(self), self.message, dict(self.__dict__))
+
+
+def _rebuild(kind: type[VirtballoonError], message: str, state: dict[str, Any]) -> VirtballoonError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidInterval(VirtballoonError, ValueError):
+    """The value is no polling interval that QEMU takes."""
+
+
+class HostError(VirtballoonError):
+    """The host as a whole failed."""
+
+
+class ConnectError(HostError):
+    """No connection to the host could be made."""
+
+
+class AuthError(ConnectError):
+    """The host is there and refused us: authentication, or a socket we may not open."""
+
+
+class ConnectionLost(HostError):
+    """The connection broke while it was in use."""
+
+
+class DomainError(VirtballoonError):
+    """One domain failed; others are not concerned."""
+
+
+class DomainNotFound(DomainError):
+    """No domain answers to this name or UUID, or it vanished since it was listed."""
+
+
+class NoBalloon(DomainError):
+    """The domain has no balloon device."""
+
+
+class NotRunning(DomainError):
+    """Something live was asked of a domain that does not run."""
+
+
+class TransientDomain(DomainError):
+    """Something persistent was asked of a domain that has no persistent configuration."""
+
+
+class Busy(DomainError):
+    """QEMU's monitor, or a job that holds it, did not let us in within the time."""
+
+
+class DomainXMLError(DomainError):
+    """The domain's XML cannot be read."""
+
+
+class MonitorError(DomainError):
+    """QEMU refused a monitor command, or answered in a shape nobody knows.
+
+    :ivar sent: the command as it was sent, JSON
+    :ivar received: the answer as it came, or None if none did
+    :ivar error_class: QEMU's error class, such as ``GenericError``, or None
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: str,
+        received: str | None,
+        error_class: str | None = None,
+        host: str | None = None,
+        domain: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, host=host, domain=domain, hint=hint)
+        self.sent = sent
+        self.received = received
+        self.error_class = error_class
+
+
+class ReadOnly(VirtballoonError):
+    """The connection is read-only and was asked to write."""
+
+
+class AccessDenied(VirtballoonError):
+    """The host's access rules (polkit, libvirt's own) forbid this call."""
+
+
+class NotSupported(VirtballoonError):
+    """This hypervisor driver, libvirt or QEMU cannot do what was asked."""
+
+
+class LibvirtFailure(VirtballoonError):
+    """Anything that libvirt reports and that has no class of its own here."""

@@ -1,0 +1,234 @@
+"""A guest's own memory figures, and what of its memory is used. Pure: no libvirt, no QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+_KIB: Final = 1024
+
+#: What QEMU reports for a figure that the guest did not give; very old QEMU has -1.
+_UNSET: Final = frozenset({2**64 - 1, -1})
+
+#: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
+#: in its bulk call, with ours and the factor to bytes (libvirt-domain.h,
+#: ``virDomainMemoryStatTags``). libvirt's ``available`` is the total.
+_LIBVIRT: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
+    {
+        "swap_in": ("swap_in", _KIB),
+        "swap_out": ("swap_out", _KIB),
+        "major_fault": ("major_faults", 1),
+        "minor_fault": ("minor_faults", 1),
+        "unused": ("free_memory", _KIB),
+        "available": ("total_memory", _KIB),
+        "usable": ("available_memory", _KIB),
+        "disk_caches": ("disk_caches", _KIB),
+        "hugetlb_pgalloc": ("htlb_pgalloc", 1),
+        "hugetlb_pgfail": ("htlb_pgfail", 1),
+    }
+)
+
+#: libvirt's keys that are not the guest's word but the host's.
+_LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_update"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """What the guest says of its memory; None for what it does not say.
+
+    Names are QEMU's without ``stat-``. Sizes are in bytes, the rest are counts since the guest
+    booted. The guest is not trusted: values are what it wrote, unchecked.
+
+    :ivar swap_in: bytes read back from swap
+    :ivar swap_out: bytes written to swap
+    :ivar major_faults: page faults that needed I/O
+    :ivar minor_faults: page faults that did not
+    :ivar free_memory: bytes that nothing uses (``MemFree``)
+    :ivar total_memory: bytes that the guest's kernel manages (``MemTotal``)
+    :ivar available_memory: bytes that a new program could have without swapping
+        (``MemAvailable``)
+    :ivar disk_caches: bytes of page cache that can be reclaimed without I/O
+    :ivar htlb_pgalloc: huge pages that were allocated
+    :ivar htlb_pgfail: huge pages that could not be
+    :ivar oom_kills: processes killed for want of memory (this and the following: QEMU 10 and a
+        Linux 6.12 guest, and only through QOM)
+    :ivar alloc_stalls: allocations that had to wait for reclaim
+    :ivar async_scans: pages scanned by background reclaim
+    :ivar direct_scans: pages scanned by the allocating process
+    :ivar async_reclaims: pages reclaimed by background reclaim
+    :ivar direct_reclaims: pages reclaimed by the allocating process
+    :ivar other: figures that this version does not know, under their names in the same spelling
+        and as they came
+    """
+
+    swap_in: int | None = None
+    swap_out: int | None = None
+    major_faults: int | None = None
+    minor_faults: int | None = None
+    free_memory: int | None = None
+    total_memory: int | None = None
+    available_memory: int | None = None
+    disk_caches: int | None = None
+    htlb_pgalloc: int | None = None
+    htlb_pgfail: int | None = None
+    oom_kills: int | None = None
+    alloc_stalls: int | None = None
+    async_scans: int | None = None
+    direct_scans: int | None = None
+    async_reclaims: int | None = None
+    direct_reclaims: int | None = None
+    other: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:
+        """From the answer of ``virDomainMemoryStats``, or the bulk call's with its ``balloon.``
+        cut off. Sizes come in KiB. Keys of the host's (``rss``, ``actual`` …) are passed over."""
+        known: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for key, value in figures.items():
+            name = _underscored(key)
+            number = figure(value)
+            if name in _LIBVIRT_HOST or number is None:
+                continue
+            if name in _LIBVIRT:
+                ours, factor = _LIBVIRT[name]
+                known[ours] = number * factor
+            else:
+                other[name] = number
+        return cls._of(known, other)
+
+    @classmethod
+    def from_qemu(cls, stats: Mapping[str, Any]) -> Self:
+        """From the ``stats`` of QEMU's ``guest-stats`` property. Sizes come in bytes."""
+        known: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for key, value in stats.items():
+            name = _underscored(key.removeprefix("stat-"))
+            number = figure(value)
+            if number is None:
+                continue
+            (known if name in STATISTICS else other)[name] = number
+        return cls._of(known, other)
+
+    @classmethod
+    def _of(cls, known: dict[str, int], other: dict[str, int]) -> Self:
+        # An unknown key must not be able to stand beside, or in place of, a known one.
+        other = {name: value for name, value in sorted(other.items()) if name not in _FIELDS}
+        return cls(**known, other=MappingProxyType(other))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the guest gave no figure at all."""
+        return all(value is None for value in self.as_dict().values())
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Every known statistic, None where it is absent, then the unknown ones."""
+        return {name: getattr(self, name) for name in STATISTICS} | dict(self.other)
+
+    # A mapping proxy can be neither hashed nor pickled.
+    def __hash__(self) -> int:
+        return hash(tuple(self.as_dict().items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        known = {name: getattr(self, name) for name in STATISTICS}
+        return _rebuild, (known, dict(self.other))
+
+
+def _rebuild(known: dict[str, int | None], other: dict[str, int]) -> MemoryStats:
+    return MemoryStats(**known, other=MappingProxyType(other))
+
+
+_FIELDS: Final = frozenset(f.name for f in fields(MemoryStats))
+
+#: The names of the statistics that this version knows, in QEMU's order.
+STATISTICS: Final = tuple(f.name for f in fields(MemoryStats) if f.name != "other")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One reading of a domain's memory: the guest's figures and the host's beside them.
+
+    :ivar stats: what the guest says
+    :ivar last_update: when the guest said it, epoch seconds by the host's clock; 0 for never;
+        None where that could not be read
+    :ivar current_bytes: the balloon's size: what the guest has now
+    :ivar maximum_bytes: what the guest can have at most
+    :ivar rss_bytes: what QEMU's process has in the host's memory
+    """
+
+    stats: MemoryStats = MemoryStats()
+    last_update: int | None = None
+    current_bytes: int | None = None
+    maximum_bytes: int | None = None
+    rss_bytes: int | None = None
+
+    @classmethod
+    def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:
+        """From ``virDomainMemoryStats``, or the bulk call's answer with its ``balloon.`` cut off.
+
+        The balloon's size is ``actual`` in the one and ``current`` in the other. An RSS of 0 is
+        what libvirt reports of a QEMU that is gone, and counts as absent.
+        """
+        host = {_underscored(key): figure(value) for key, value in figures.items()}
+        current = host.get("current")
+        return cls(
+            stats=MemoryStats.from_libvirt(figures),
+            last_update=host.get("last_update"),
+            current_bytes=_bytes(host.get("actual") if current is None else current),
+            maximum_bytes=_bytes(host.get("maximum")),
+            rss_bytes=_bytes(host.get("rss")) or None,
+        )
+
+
+def _bytes(kib: int | None) -> int | None:
+    return None if kib is None else kib * _KIB
+
+
+def figure(value: object) -> int | None:
+    """A figure as libvirt or QEMU gives it, or None where it is unset or no figure at all."""
+    if isinstance(value, bool) or not isinstance(value, int) or value in _UNSET or value < 0:
+        return None
+    return value
+
+
+def _underscored(key: str) -> str:
+    return key.replace("-", "_")
+
+
+class UsedFormula(StrEnum):
+    """How used memory was computed."""
+
+    TOTAL_AVAILABLE = "total-available"
+    TOTAL_FREE = "total-free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What of the guest's memory is used; all None where nothing sane can be said.
+
+    :ivar used_bytes: total less available, else total less free
+    :ivar ratio: the used share of the total, 0 to 1
+    :ivar formula: which of the two it was
+    """
+
+    used_bytes: int | None = None
+    ratio: float | None = None
+    formula: UsedFormula | None = None
+
+    @classmethod
+    def of(cls, stats: MemoryStats) -> Self:
+        """Compute it. Impossible figures (a total of 0, more available than there is) give None,
+        not the next formula: whoever lies in one figure is not believed in another."""
+        total = stats.total_memory
+        if stats.available_memory is not None:
+            rest, formula = stats.available_memory, UsedFormula.TOTAL_AVAILABLE
+        elif stats.free_memory is not None:
+            rest, formula = stats.free_memory, UsedFormula.TOTAL_FREE
+        else:
+            return cls()
+        if not total or rest > total:
+            return cls()
+        return cls(used_bytes=total - rest, ratio=(total - rest) / total, formula=formula)

@@ -1,0 +1,247 @@
+"""What is known of a domain, a host and many hosts: the typed objects that a caller gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from virtballoon.balloon import Balloon
+from virtballoon.errors import Busy, VirtballoonError
+from virtballoon.memory import Figures, MemoryStats, Usage
+from virtballoon.verdict import State, Verdict, judge
+
+
+class Source(StrEnum):
+    """Where figures come from, and which way a live interval is set."""
+
+    #: libvirt's statistics calls and the domain's XML: read-only, no mark on any guest.
+    LIBVIRT = "libvirt"
+    #: QEMU's object model through libvirt's monitor passthrough: marks the guest as tainted.
+    QOM = "qom"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A domain's polling interval in seconds, 0 for off, by everyone who has a say.
+
+    :ivar live: the live XML's; None for a domain that does not run
+    :ivar config: the inactive XML's; None for a transient domain
+    :ivar qemu: what QEMU itself has; None unless asked through QOM
+    """
+
+    live: int | None = None
+    config: int | None = None
+    qemu: int | None = None
+
+    @property
+    def in_force(self) -> int | None:
+        """The interval that rules now: QEMU's where known, else the live XML's, else, for a domain
+        that does not run, the one that it would start with."""
+        for value in (self.qemu, self.live, self.config):
+            if value is not None:
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainReport:
+    """One domain with its figures, their age and source, and what they are worth.
+
+    :ivar name: the domain's name, as somebody chose it: sanitise it before showing it
+    :ivar uuid: its UUID, in the canonical form
+    :ivar id: libvirt's number of the running domain, or None
+    :ivar state: its state
+    :ivar balloon: its balloon device, or None if it has none
+    :ivar interval: the polling interval
+    :ivar verdict: what the figures are worth
+    :ivar source: where they come from
+    :ivar last_update: when the guest gave them, epoch seconds by the host's clock, or None for
+        never
+    :ivar age_seconds: the time of reading, by this machine's clock, minus ``last_update``
+    :ivar figures: the guest's figures and the host's beside them
+    :ivar usage: what of the guest's memory is used
+    :ivar error: what went wrong, or None
+    """
+
+    name: str
+    uuid: str
+    id: int | None
+    state: State
+    balloon: Balloon | None
+    interval: Interval
+    verdict: Verdict
+    source: Source
+    last_update: int | None
+    age_seconds: float | None
+    figures: Figures
+    usage: Usage
+    error: VirtballoonError | None = None
+
+    @property
+    def stats(self) -> MemoryStats:
+        """The guest's own figures."""
+        return self.figures.stats
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        uuid: str,
+        id: int | None,  # noqa: A002 - the contract's word
+        state: State,
+        balloon: Balloon | None,
+        interval: Interval,
+        source: Source,
+        figures: Figures,
+        host: str,
+        now: float,
+        error: VirtballoonError | None = None,
+    ) -> Self:
+        """Put together what was read, and judge it.
+
+        :param host: the host's URI, for errors
+        :param now: the time of reading, epoch seconds
+        """
+        age = now - figures.last_update if figures.last_update else None
+        verdict = judge(
+            state=state,
+            has_balloon=balloon is not None,
+            interval=interval.in_force,
+            last_update=figures.last_update,
+            age_seconds=age,
+            is_empty=figures.stats.is_empty,
+            is_busy=isinstance(error, Busy),
+            has_failed=error is not None,
+        )
+        if verdict is Verdict.FAILED and error is None:
+            error = _unexplained(figures, age, host=host, domain=name)
+        return cls(
+            name=name,
+            uuid=uuid,
+            id=id,
+            state=state,
+            balloon=balloon,
+            interval=interval,
+            verdict=verdict,
+            source=source,
+            last_update=figures.last_update or None,
+            age_seconds=age,
+            figures=figures,
+            usage=Usage.of(figures.stats),
+            error=error,
+        )
+
+    @property
+    def needs_polling(self) -> bool:
+        """Whether setting an interval would bring this domain's figures to life."""
+        unpolled = self.verdict in {Verdict.POLLING_OFF, Verdict.SUSPENDED}
+        return unpolled and self.interval.in_force == 0
+
+
+def _unexplained(
+    figures: Figures, age: float | None, *, host: str, domain: str
+) -> VirtballoonError:
+    if figures.last_update is None:
+        return VirtballoonError(
+            "libvirt gives no statistics of this balloon",
+            host=host,
+            domain=domain,
+            hint="QEMU may have them: --via qom",
+        )
+    return VirtballoonError(
+        f"the last update lies {-(age or 0):.0f} s in the future, so its age is unknown",
+        host=host,
+        domain=domain,
+        hint="set the clocks of this machine and of the host right",
+    )
+
+
+class HostStatus(StrEnum):
+    """How much of a host could be read."""
+
+    OK = "ok"
+    PARTIAL = "partial"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostReport:
+    """One host and its domains.
+
+    :ivar uri: the host's libvirt URI, as the caller gave it, else as libvirt tells it
+    :ivar hostname: the host's own name, or None if unreachable
+    :ivar status: how much could be read
+    :ivar error: why nothing could be read
+    :ivar elapsed_seconds: how long it took, connecting included
+    :ivar domains: the domains, sorted by name
+    :ivar unmatched: what was asked for and matched no domain
+    """
+
+    uri: str
+    hostname: str | None
+    status: HostStatus
+    error: VirtballoonError | None
+    elapsed_seconds: float
+    domains: tuple[DomainReport, ...] = ()
+    unmatched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A reading of one or many hosts.
+
+    :ivar generated_at: when, epoch seconds
+    :ivar hosts: the hosts, in the order in which they were asked for
+    """
+
+    generated_at: float
+    hosts: tuple[HostReport, ...]
+
+
+class Outcome(StrEnum):
+    """What became of setting one domain's interval."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalChange:
+    """What setting the interval did, or would do, to one domain.
+
+    :ivar outcome: what became of it
+    :ivar changed: whether any interval differs from what it was; True beside a failed outcome
+        means half done
+    :ivar before: the intervals as they were
+    :ivar after: the intervals as they are, or would be
+    :ivar error: why it failed or was skipped, or None
+    """
+
+    name: str
+    uuid: str
+    outcome: Outcome
+    changed: bool
+    before: Interval
+    after: Interval
+    error: VirtballoonError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostChanges:
+    """What setting the interval did to the domains of one host.
+
+    :ivar uri: as in :class:`HostReport`, like the fields that follow
+    :ivar changes: the domains, sorted by name
+    """
+
+    uri: str
+    hostname: str | None
+    status: HostStatus
+    error: VirtballoonError | None
+    elapsed_seconds: float
+    changes: tuple[IntervalChange, ...] = ()
+    unmatched: tuple[str, ...] = ()

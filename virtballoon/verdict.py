@@ -1,0 +1,96 @@
+"""How far a domain's figures can be trusted. Pure: decides from what was read, touches nothing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+#: An update may be as late as two intervals and this many seconds before it counts as stale.
+GRACE_SECONDS: Final = 5
+
+#: A clock that is up to this far ahead of ours is taken for equal; last-update has whole seconds.
+CLOCK_SKEW_SECONDS: Final = 5
+
+
+class Verdict(StrEnum):
+    """What a domain's figures are worth."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    POLLING_OFF = "polling-off"
+    UNANSWERED = "unanswered"
+    EMPTY = "empty"
+    SUSPENDED = "suspended"
+    NO_DEVICE = "no-device"
+    SHUTOFF = "shutoff"
+    BUSY = "busy"
+    FAILED = "failed"
+
+
+class State(StrEnum):
+    """A domain's state, under the names of libvirt's ``virDomainState``."""
+
+    NOSTATE = "nostate"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+    PMSUSPENDED = "pmsuspended"
+
+
+#: The domain exists in QEMU and its CPUs stand still. QEMU asks the guest by its virtual clock,
+#: which stands with them.
+STOPPED_STATES: Final = frozenset({State.PAUSED, State.CRASHED, State.PMSUSPENDED})
+
+
+def judge(
+    *,
+    state: State,
+    has_balloon: bool,
+    interval: int | None,
+    last_update: int | None,
+    age_seconds: float | None,
+    is_empty: bool,
+    is_busy: bool = False,
+    has_failed: bool = False,
+) -> Verdict:
+    """The verdict on one domain.
+
+    :param state: the domain's state
+    :param has_balloon: whether it has a balloon device
+    :param interval: the polling interval in seconds that is in force, 0 for off, None if unknown
+    :param last_update: when the guest last answered, epoch seconds; 0 for never; None where it
+        could not be read
+    :param age_seconds: now minus last-update
+    :param is_empty: whether every figure is unset
+    :param is_busy: whether QEMU's monitor did not let us in
+    :param has_failed: whether reading failed in some other way
+    """
+    if state is State.SHUTOFF:
+        return Verdict.SHUTOFF
+    if is_busy:
+        return Verdict.BUSY
+    if has_failed:
+        return Verdict.FAILED
+    if not has_balloon:
+        return Verdict.NO_DEVICE
+    if state in STOPPED_STATES:
+        return Verdict.SUSPENDED
+    if interval == 0:
+        return Verdict.POLLING_OFF
+    if interval is None or last_update is None:
+        return Verdict.FAILED
+    if last_update <= 0:
+        return Verdict.UNANSWERED
+    return _by_age(interval, age_seconds, is_empty=is_empty)
+
+
+def _by_age(interval: int, age_seconds: float | None, *, is_empty: bool) -> Verdict:
+    if is_empty:
+        return Verdict.EMPTY
+    # An update from the future has no age, so nobody can say that it is fresh.
+    if age_seconds is None or age_seconds < -CLOCK_SKEW_SECONDS:
+        return Verdict.FAILED
+    return Verdict.FRESH if age_seconds <= 2 * interval + GRACE_SECONDS else Verdict.STALE
