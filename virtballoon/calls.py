@@ -1,0 +1,107 @@
+"""Blocking calls in the background, a few at a time, none of which can hold up the caller.
+
+A libvirt call that waits for a hung guest cannot be cancelled: not by a time limit, not by closing
+the connection, not by a signal. So every call is made in a thread that nobody has to wait for,
+neither for its result nor when the process ends.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from virtballoon.errors import VirtballoonError
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[K]):
+    """What became of a call.
+
+    :ivar key: the caller's name for it
+    :ivar value: what it returned
+    :ivar error: what it raised instead, of ours
+    """
+
+    key: K
+    value: object
+    error: VirtballoonError | None
+
+
+class Calls(Generic[K]):
+    """Runs calls in daemon threads and hands over their answers as they come.
+
+    Belongs to one thread, which submits and waits.
+
+    :ivar in_flight: the calls that have no answer yet, with when they began
+        (``time.monotonic()``)
+    """
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[tuple[K, Callable[[], object]] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[K, object, BaseException | None]] = (
+            queue.SimpleQueue()
+        )
+        self._threads = 0
+        self.in_flight: dict[K, float] = {}
+
+    def submit(self, key: K, call: Callable[[], object]) -> None:
+        """Start a call at once."""
+        self.in_flight[key] = time.monotonic()
+        if len(self.in_flight) > self._threads:
+            self._threads += 1
+            threading.Thread(target=self._work, name="virtballoon-call", daemon=True).start()
+        self._tasks.put((key, call))
+
+    def wait(self, seconds: float) -> Answer[K] | None:
+        """The next answer, or None when none came in this time.
+
+        :raise BaseException: whatever a call raised that is no error of ours
+        """
+        try:
+            key, value, error = self._answers.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+        del self.in_flight[key]
+        if error is not None and not isinstance(error, VirtballoonError):
+            raise error
+        return Answer(key, value, error)
+
+    def close(self) -> None:
+        """Let the threads end: the idle ones now, a stuck one with its call or the process."""
+        for _ in range(self._threads):
+            self._tasks.put(None)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            key, call = task
+            try:
+                self._answers.put((key, call(), None))
+            except BaseException as error:
+                # Raised again where the answer is read.
+                self._answers.put((key, None, error))
+
+
+def call_within(call: Callable[[], T], seconds: float) -> tuple[T] | None:
+    """Make one call; None when it has no answer in this time, and goes on by itself.
+
+    :raise BaseException: whatever the call raises
+    """
+    calls: Calls[str] = Calls()
+    results: list[T] = []
+    calls.submit("call", lambda: results.append(call()))
+    try:
+        answer = calls.wait(seconds)
+    finally:
+        calls.close()
+    if answer is None:
+        return None
+    if answer.error is not None:
+        raise answer.error
+    return (results[0],)

@@ -1,0 +1,441 @@
+"""A libvirt connection and the domains behind it. The only module that imports libvirt.
+
+Every error of libvirt's leaves here as one of :mod:`virtballoon.errors`. Every call is logged on
+the logger ``virtballoon.connection`` at DEBUG, with the time that it took.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeAlias
+from urllib.parse import urlsplit
+
+import libvirt
+
+from virtballoon import domainxml
+from virtballoon.errors import (
+    AccessDenied,
+    AuthError,
+    Busy,
+    ConnectError,
+    ConnectionLost,
+    DomainNotFound,
+    InvalidInterval,
+    LibvirtFailure,
+    NotRunning,
+    NotSupported,
+    ReadOnly,
+    TransientDomain,
+    VirtballoonError,
+)
+from virtballoon.memory import Figures, figure
+from virtballoon.qmp import Monitor
+from virtballoon.verdict import State
+
+_log: Final = logging.getLogger(__name__)
+
+#: The longest polling interval that libvirt takes, in seconds: its API has a C int.
+MAX_INTERVAL: Final = 2**31 - 1
+
+_EACCES: Final = frozenset({1, 13})  # EPERM and EACCES
+_AUTH: Final = frozenset(
+    {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE}
+)
+_IN_USE: Final[Mapping[int, type[VirtballoonError]]] = {
+    libvirt.VIR_ERR_NO_DOMAIN: DomainNotFound,
+    libvirt.VIR_ERR_OPERATION_DENIED: ReadOnly,
+    libvirt.VIR_ERR_ACCESS_DENIED: AccessDenied,
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: Busy,
+    libvirt.VIR_ERR_NO_SUPPORT: NotSupported,
+    libvirt.VIR_ERR_OPERATION_UNSUPPORTED: NotSupported,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED: NotSupported,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: NotSupported,
+}
+_HINTS: Final[Mapping[type[VirtballoonError], str]] = {
+    ReadOnly: "open the connection for writing",
+    Busy: "its QEMU hangs, or a job holds its monitor",
+    AccessDenied: "ask for the right to it in the host's polkit rules",
+}
+
+#: libvirt's ``virDomainState`` by number.
+_STATES: Final[Mapping[int, State]] = {
+    libvirt.VIR_DOMAIN_NOSTATE: State.NOSTATE,
+    libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: State.BLOCKED,
+    libvirt.VIR_DOMAIN_PAUSED: State.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: State.SHUTDOWN,
+    libvirt.VIR_DOMAIN_SHUTOFF: State.SHUTOFF,
+    libvirt.VIR_DOMAIN_CRASHED: State.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: State.PMSUSPENDED,
+}
+
+
+@contextmanager
+def _call(
+    text: str,
+    *,
+    connection: Connection,
+    domain: str | None = None,
+    invalid: type[VirtballoonError] = LibvirtFailure,
+) -> Iterator[None]:
+    """Log one call and turn what it raises into an error of ours.
+
+    :param invalid: what "operation invalid" means for this call. libvirt has one number for every
+        state that does not fit, and its text is translated.
+    """
+    started = time.monotonic()
+    outcome = ""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        outcome = f" failed with code {code}"
+        message = error.get_error_message() or str(error)
+        if _is_dead(connection.raw):
+            raise ConnectionLost(
+                f"the connection broke: {message}", host=connection.uri, domain=domain, code=code
+            ) from error
+        kind = (
+            invalid
+            if code == libvirt.VIR_ERR_OPERATION_INVALID
+            else _IN_USE.get(code, LibvirtFailure)
+        )
+        raise kind(
+            message, host=connection.uri, domain=domain, code=code, hint=_HINTS.get(kind)
+        ) from error
+    finally:
+        where = f" of {domain!r}" if domain is not None else ""
+        elapsed = (time.monotonic() - started) * 1000
+        _log.debug("%s: %s%s, %.1f ms%s", connection.uri, text, where, elapsed, outcome)
+
+
+def _is_dead(raw: Any) -> bool:
+    try:
+        return not raw.isAlive()
+    except libvirt.libvirtError:
+        # A driver that cannot tell is no dead connection.
+        return False
+
+
+class Connection:
+    """A connection to one host, of our own or of the caller's.
+
+    :ivar uri: the host's URI, as asked for, else as libvirt tells it
+    :ivar raw: the ``libvirt.virConnect``
+    """
+
+    def __init__(self, raw: Any, *, uri: str | None = None, owned: bool = False) -> None:
+        self.raw = raw
+        self._owned = owned
+        # A name for errors until libvirt has told the real one.
+        self.uri = uri or "libvirt's default host"
+        if uri is None:
+            with _call("getURI", connection=self):
+                self.uri = raw.getURI()
+
+    @classmethod
+    def open(cls, uri: str | None = None, *, readonly: bool = True) -> Self:
+        """Open a connection.
+
+        There is no time limit: libvirt has none for connecting.
+
+        ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
+        loop, which is started for it, in a thread, for as long as the process lives. A program
+        with an event loop of its own registers that first, opens the connection itself and hands
+        it over.
+
+        :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
+            its configuration)
+        :param readonly: whether only reading is wanted
+        :raise AuthError: when the host refuses us
+        :raise ConnectError: when there is no connection for any other reason
+        """
+        started = time.monotonic()
+        if _is_embedded(uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")):
+            _run_event_loop()
+        opener = libvirt.openReadOnly if readonly else libvirt.open
+        try:
+            raw = opener(uri)
+        except libvirt.libvirtError as error:
+            raise _no_connection(error, uri) from error
+        finally:
+            elapsed = (time.monotonic() - started) * 1000
+            _log.debug("%s: %s, %.1f ms", uri or "default", opener.__name__, elapsed)
+        return cls(raw, uri=uri, owned=True)
+
+    @classmethod
+    def of(cls, connection: Connection | libvirt.virConnect) -> Connection:
+        """The caller's connection, which is never closed here."""
+        return connection if isinstance(connection, Connection) else cls(connection)
+
+    def close(self) -> None:
+        """Close what :meth:`open` opened; a connection of the caller's stays open."""
+        if self._owned:
+            self._owned = False
+            try:
+                self.raw.close()
+            except libvirt.libvirtError as error:
+                _log.debug("%s: close failed: %s", self.uri, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hostname(self) -> str:
+        """The host's own name."""
+        with _call("getHostname", connection=self):
+            return str(self.raw.getHostname())
+
+    def require_monitor(self) -> None:
+        """Refuse a hypervisor that has no QEMU monitor.
+
+        :raise NotSupported: when the driver is not QEMU's
+        """
+        with _call("getType", connection=self):
+            driver = str(self.raw.getType())
+        if driver != "QEMU":
+            raise NotSupported(
+                f"libvirt's {driver} driver has no QEMU monitor to pass anything through to",
+                host=self.uri,
+                hint="read through libvirt instead: --via libvirt",
+            )
+
+    def domains(self) -> list[Domain]:
+        """Every domain of the host, running or not. Never waits for a guest."""
+        with _call("listAllDomains", connection=self):
+            everyone = self.raw.listAllDomains(0)
+        with _call("listAllDomains(TRANSIENT)", connection=self):
+            transient = self.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        uuids = {raw.UUIDString() for raw in transient}
+        return [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
+
+    def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
+        """State and memory figures of these domains, by UUID, in one call.
+
+        A domain that vanished is missing. A guest whose monitor is held already is not waited for
+        and comes without figures (``VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT``); one whose QEMU
+        hangs and is not held yet blocks the call for as long as it hangs.
+        """
+        raws = [domain.raw for domain in domains]
+        what = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        with _call(f"domainListGetStats({len(raws)} domains)", connection=self):
+            answers = self.raw.domainListGetStats(raws, what, flags) if raws else []
+        return {raw.UUIDString(): _statistics(answer) for raw, answer in answers}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainStatistics:
+    """One domain's part of the bulk call.
+
+    :ivar state: the domain's state
+    :ivar figures: its memory figures; None where the driver does not take part in the bulk call
+    :ivar asked: whether libvirt was let in and asked QEMU for the figures
+    :ivar died: whether QEMU went away while it was asked
+    """
+
+    state: State
+    figures: Figures | None
+    asked: bool
+    died: bool
+
+
+def _statistics(answer: Mapping[str, Any]) -> DomainStatistics:
+    prefix = "balloon."
+    figures = {k.removeprefix(prefix): v for k, v in answer.items() if k.startswith(prefix)}
+    return DomainStatistics(
+        state=_state(answer.get("state.state")),
+        figures=Figures.from_libvirt(figures) if figures else None,
+        # Without the guest's lock libvirt gives what it knows itself: current and maximum
+        # (qemu_driver.c, qemuDomainGetStatsBalloon).
+        asked=bool(figures.keys() - {"current", "maximum"}),
+        died=figures.get("rss") == 0,
+    )
+
+
+def _state(number: object) -> State:
+    return _STATES.get(number, State.NOSTATE) if isinstance(number, int) else State.NOSTATE
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How a domain's monitor is occupied, which libvirt tells at once and read-only.
+
+    :ivar free: whether nothing holds it
+    :ivar seconds: for how long it has been held
+    """
+
+    free: bool
+    seconds: float
+
+
+class Domain:
+    """One domain.
+
+    :ivar raw: the ``libvirt.virDomain``
+    :ivar name: its name when it was listed
+    :ivar uuid: its UUID
+    :ivar active: whether it ran when it was listed
+    :ivar persistent: whether it has a persistent configuration
+    """
+
+    def __init__(self, raw: Any, connection: Connection, *, persistent: bool) -> None:
+        self.raw = raw
+        self.connection = connection
+        self.name = str(raw.name())
+        self.uuid = str(raw.UUIDString())
+        self.active = raw.ID() >= 0
+        self.persistent = persistent
+
+    @classmethod
+    def of(cls, domain: Domain | libvirt.virDomain) -> Domain:
+        """The caller's domain; its connection is the caller's, too."""
+        if isinstance(domain, Domain):
+            return domain
+        connection = Connection(domain.connect())
+        with _call("isPersistent", connection=connection, domain=domain.name()):
+            persistent = bool(domain.isPersistent())
+        return cls(domain, connection, persistent=persistent)
+
+    @contextmanager
+    def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> Iterator[None]:
+        with _call(text, connection=self.connection, domain=self.name, invalid=invalid):
+            yield
+
+    def xml(self, *, inactive: bool = False) -> domainxml.DomainXML:
+        """The domain's XML: the live one of a domain that runs, unless ``inactive``. Never waits
+        for the guest.
+
+        :raise DomainNotFound: when the domain is gone
+        :raise DomainXMLError: when it cannot be read
+        """
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
+        with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
+            text = self.raw.XMLDesc(flags)
+        try:
+            return domainxml.parse(text)
+        except VirtballoonError as error:
+            error.host, error.domain = self.connection.uri, self.name
+            raise
+
+    def state(self) -> State:
+        """The domain's state. Never waits for the guest."""
+        with self._call("state"):
+            return _state(self.raw.state()[0])
+
+    def control(self) -> Control:
+        """How its monitor is occupied. Never waits for the guest."""
+        with self._call("controlInfo", NotRunning):
+            state, _details, milliseconds = self.raw.controlInfo(0)
+        return Control(free=state == libvirt.VIR_DOMAIN_CONTROL_OK, seconds=milliseconds / 1000)
+
+    def figures(self) -> Figures:
+        """Memory figures by the call for a single domain, for drivers that do not take part in
+        the bulk call. Waits for the guest's QEMU without limit.
+
+        :raise NotRunning: when it does not run
+        """
+        with self._call("memoryStats", NotRunning):
+            stats = self.raw.memoryStats()
+        with self._call("info"):
+            maximum_kib, current_kib = self.raw.info()[1:3]
+        sizes = {"maximum": maximum_kib}
+        if figure(stats.get("actual")) is None:
+            sizes["current"] = current_kib
+        return Figures.from_libvirt(stats | sizes)
+
+    def set_period(self, seconds: int, *, live: bool, config: bool) -> None:
+        """Set the polling interval through libvirt: live first, then the configuration, so that a
+        failure can leave it half done. Waits for the guest's QEMU without limit when live.
+
+        :raise InvalidInterval: when libvirt cannot take this number
+        :raise ReadOnly: on a read-only connection
+        :raise NotRunning: live, and it does not run
+        :raise TransientDomain: config alone, and it has none
+        """
+        flags = live * libvirt.VIR_DOMAIN_AFFECT_LIVE | config * libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        names = "|".join(["LIVE"] * live + ["CONFIG"] * config)
+        invalid = NotRunning if live else TransientDomain
+        with self._call(f"setMemoryStatsPeriod({seconds}, {names})", invalid):
+            try:
+                self.raw.setMemoryStatsPeriod(seconds, flags)
+            except OverflowError as error:
+                raise InvalidInterval(
+                    f"libvirt takes 0 to {MAX_INTERVAL} seconds, not {seconds}",
+                    host=self.connection.uri,
+                    domain=self.name,
+                ) from error
+
+    def monitor(self) -> Monitor:
+        """The guest's monitor, through libvirt's passthrough.
+
+        Using it marks the guest as tainted (``custom-monitor``) until it stops, needs a read-write
+        connection, and waits for the guest's QEMU without limit.
+        """
+        # Here, since the passthrough library is of no use to anyone who only reads.
+        import libvirt_qemu
+
+        def send(command: str) -> str:
+            with self._call(f"qemuMonitorCommand {command}", NotRunning):
+                return str(libvirt_qemu.qemuMonitorCommand(self.raw, command, 0))
+
+        return Monitor(send, host=self.connection.uri, domain=self.name)
+
+
+#: A domain of ours or of the caller's.
+AnyDomain: TypeAlias = Domain | libvirt.virDomain
+
+#: What a host can be given as: a connection of ours or of the caller's, a URI, or None for
+#: libvirt's default.
+Target: TypeAlias = Connection | libvirt.virConnect | str | None
+
+
+def keep_stderr_quiet() -> None:
+    """Stop libvirt from printing its errors to stderr, for the whole process. For programs; a
+    library must not decide it."""
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+
+
+def _no_connection(error: libvirt.libvirtError, uri: str | None) -> ConnectError:
+    code = error.get_error_code()
+    message = error.get_error_message() or str(error)
+    host = uri or "libvirt's default host"
+    # For a system error libvirt keeps the errno beside the number.
+    refused = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _EACCES
+    if code in _AUTH or refused:
+        hint = "the user needs access to libvirt's socket, or the right password or key"
+        return AuthError(message, host=host, code=code, hint=hint)
+    hint = "is libvirtd running there, and is the URI right?"
+    return ConnectError(message, host=host, code=code, hint=hint)
+
+
+def _is_embedded(uri: str) -> bool:
+    try:
+        return urlsplit(uri).path == "/embed"
+    except ValueError:
+        # libvirt has its own word for a URI that is none.
+        return False
+
+
+_event_loop = threading.Lock()
+
+
+def _run_event_loop() -> None:
+    # Never released: one loop serves the process for its whole life.
+    if not _event_loop.acquire(blocking=False):
+        return
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()

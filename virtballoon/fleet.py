@@ -1,0 +1,99 @@
+"""Many hosts at a time, each under its own deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+from virtballoon.calls import Calls
+from virtballoon.connection import Target
+from virtballoon.host import DEFAULT_TIMEOUT
+from virtballoon.reading import read_host
+from virtballoon.report import HostChanges, HostReport, Source
+from virtballoon.setting import set_intervals
+
+#: So many hosts are visited at a time.
+_JOBS: Final = 32
+
+T = TypeVar("T")
+
+
+def read_hosts(
+    targets: Sequence[Target],
+    domains: Iterable[str] | None = None,
+    *,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> tuple[HostReport, ...]:
+    """Read several hosts as :func:`read_host` does, all at once.
+
+    :return: a report for each target, in their order
+    """
+    words = None if domains is None else tuple(domains)
+    return _visit_all(
+        [
+            partial(read_host, target, words, inactive=inactive, via=via, timeout=timeout)
+            for target in targets
+        ]
+    )
+
+
+def set_intervals_on_hosts(
+    targets: Sequence[Target],
+    seconds: int,
+    domains: Iterable[str] | None,
+    *,
+    live: bool = False,
+    config: bool = False,
+    via: Source = Source.LIBVIRT,
+    dry_run: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> tuple[HostChanges, ...]:
+    """Set the interval on several hosts as :func:`set_intervals` does, all at once.
+
+    A name, UUID or pattern may match on some hosts only. One that matches on none of those that
+    answered keeps everything as it is.
+
+    :return: the changes of each target, in their order
+    :raise InvalidInterval: when QEMU takes no such interval; nothing was done
+    """
+    words = None if domains is None else tuple(domains)
+
+    def visit(target: Target, meant: Sequence[str] | None, *, dry: bool) -> HostChanges:
+        return set_intervals(
+            target, seconds, meant, live=live, config=config, via=via, dry_run=dry, timeout=timeout
+        )
+
+    if words is None or len(targets) == 1:
+        return _visit_all([partial(visit, target, words, dry=dry_run) for target in targets])
+    plans = _visit_all([partial(visit, target, words, dry=True) for target in targets])
+    nowhere = [word for word in words if all(word in plan.unmatched for plan in plans)]
+    if dry_run or nowhere:
+        return plans
+    there = [[word for word in words if word not in plan.unmatched] for plan in plans]
+    return _visit_all(
+        [partial(visit, t, meant, dry=False) for t, meant in zip(targets, there, strict=True)]
+    )
+
+
+def _visit_all(visits: Sequence[Callable[[], T]]) -> tuple[T, ...]:
+    calls: Calls[int] = Calls()
+    waiting = list(enumerate(visits))[::-1]
+    results: dict[int, T] = {}
+
+    def keep(index: int, visit: Callable[[], T]) -> None:
+        results[index] = visit()
+
+    try:
+        while waiting or calls.in_flight:
+            while waiting and len(calls.in_flight) < _JOBS:
+                index, visit = waiting.pop()
+                calls.submit(index, partial(keep, index, visit))
+            answer = calls.wait(60)
+            if answer is not None and answer.error is not None:
+                raise answer.error
+    finally:
+        calls.close()
+    return tuple(results[index] for index in range(len(visits)))

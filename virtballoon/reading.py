@@ -1,0 +1,183 @@
+"""Reads the domains of a host into reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from virtballoon.connection import AnyDomain, Domain, Target
+from virtballoon.errors import DomainNotFound, NoBalloon, NotRunning, NotSupported
+from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.report import DomainReport, HostReport, Source
+from virtballoon.sweep import Sweep, locate, read_configs
+from virtballoon.verdict import Verdict
+
+
+def read_host(
+    target: Target = None,
+    domains: Iterable[str] | None = None,
+    *,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> HostReport:
+    """Read the balloon and the memory figures of a host's domains.
+
+    Whatever fails is in the report: a host that does not answer has a status and an error, a
+    domain that does not has a verdict and an error. A domain that vanishes meanwhile has no row.
+
+    :param target: a connection, which stays open; or a URI, or None for libvirt's default, to
+        connect to: read-only, unless ``via`` is QOM
+    :param domains: names, UUIDs and shell patterns; None for all
+    :param inactive: whether "all" and patterns mean the domains that do not run, too; a domain
+        that is named is always read
+    :param via: where the figures come from. QOM marks each running guest as tainted.
+    :param timeout: seconds for everything, from connecting on
+    """
+    rows: list[DomainReport] = []
+    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    with visit:
+        rows.extend(_sweep(visit, inactive=inactive, via=via))
+    unread = {Verdict.BUSY, Verdict.FAILED}
+    return HostReport(
+        uri=visit.uri,
+        hostname=visit.hostname,
+        status=visit.status(complete=not any(row.verdict in unread for row in rows)),
+        error=visit.error,
+        elapsed_seconds=visit.elapsed_seconds,
+        domains=tuple(sorted(rows, key=lambda row: (row.name, row.uuid))),
+        unmatched=visit.selection.unmatched,
+    )
+
+
+def iter_domains(
+    target: Target = None,
+    domains: Iterable[str] | None = None,
+    *,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Iterator[DomainReport]:
+    """Read a host's domains as :func:`read_host` does, and yield each as soon as it is read.
+
+    :raise HostError: when the host cannot be reached or read
+    :raise DomainNotFound: before anything else, when a name, UUID or pattern matches no domain
+    :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
+    :raise ReadOnly: ``via`` is QOM and the connection may not write
+    """
+    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    with visit:
+        for word in visit.selection.unmatched:
+            raise DomainNotFound(f"no domain matches {word!r}", host=visit.uri)
+        yield from _sweep(visit, inactive=inactive, via=via)
+    if visit.error is not None:
+        raise visit.error
+
+
+def read_domain(
+    domain: AnyDomain,
+    *,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> DomainReport:
+    """Read one domain that the caller has at hand. Its connection stays open.
+
+    :raise HostError: when the connection is broken
+    :raise DomainNotFound: when the domain is gone
+    :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
+    :raise ReadOnly: ``via`` is QOM and the connection may not write
+    """
+    deadline = time.monotonic() + timeout
+    domain = Domain.of(domain)
+    if via is Source.QOM:
+        domain.connection.require_monitor()
+    for row in Sweep(domain.connection, [domain], via=via, deadline=deadline):
+        return row
+    raise DomainNotFound("it vanished", host=domain.connection.uri, domain=domain.name)
+
+
+def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
+    """Where QEMU has the domain's balloon, such as ``/machine/peripheral/balloon0``.
+
+    Through libvirt it follows from the alias in the live XML; through QOM it is looked up where
+    the XML does not tell, which waits for the guest's QEMU without limit.
+
+    :raise NotRunning: a domain that does not run has no QEMU
+    :raise NoBalloon: it has no balloon device
+    :raise NotSupported: a hypervisor that is not QEMU
+    """
+    domain = Domain.of(domain)
+    host = domain.connection.uri
+    configs = read_configs(domain)
+    if configs.live is None:
+        raise NotRunning("it does not run, so it has no QOM path", host=host, domain=domain.name)
+    balloon = configs.live.balloon
+    if via is Source.QOM:
+        domain.connection.require_monitor()
+        balloon = locate(domain.monitor(), balloon)
+    if balloon is None:
+        raise NoBalloon("it has no balloon device", host=host, domain=domain.name)
+    if balloon.qom_path is None:
+        raise NotSupported("its XML does not tell the QOM path", host=host, domain=domain.name)
+    return balloon.qom_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QomPath:
+    """Where QEMU has a domain's balloon.
+
+    :ivar uri: the host's URI
+    :ivar hostname: the host's own name
+    :ivar name: the domain's name
+    :ivar uuid: the domain's UUID
+    :ivar qom_path: the path
+    """
+
+    uri: str
+    hostname: str
+    name: str
+    uuid: str
+    qom_path: str
+
+
+def find_qom_path(
+    target: Target,
+    domain: str,
+    *,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> QomPath:
+    """Find a domain by name, UUID or pattern, and where QEMU has its balloon.
+
+    :raise HostError: when the host cannot be reached or does not answer in time
+    :raise DomainNotFound: when no domain, or more than one, is meant
+    :raise NotRunning: a domain that does not run has no QEMU
+    :raise NoBalloon: it has no balloon device
+    """
+    with Visit(target, [domain], via=via, readonly=via is Source.LIBVIRT, timeout=timeout) as visit:
+        if visit.error is None:
+            meant = [selected.domain for selected in visit.selection.domains]
+            if len(meant) != 1:
+                how_many = f"{len(meant)} domains match" if meant else "no domain matches"
+                raise DomainNotFound(f"{how_many} {domain!r}", host=visit.uri)
+            path = visit.within(lambda: qom_path(meant[0], via=via))
+            return QomPath(
+                uri=visit.uri,
+                hostname=visit.hostname or "",
+                name=meant[0].name,
+                uuid=meant[0].uuid,
+                qom_path=path,
+            )
+    assert visit.error is not None
+    raise visit.error
+
+
+def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainReport]:
+    meant = [
+        selected.domain
+        for selected in visit.selection.domains
+        if selected.exact or selected.domain.active or inactive
+    ]
+    if meant:
+        yield from Sweep(visit.connection, meant, via=via, deadline=visit.deadline)

@@ -1,0 +1,87 @@
+"""Which domains a caller means: by name, by UUID or by shell pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final, Generic, Protocol, TypeVar
+
+
+class Named(Protocol):
+    """Anything that has a name and a UUID."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def uuid(self) -> str: ...
+
+
+D = TypeVar("D", bound=Named)
+
+_UUID: Final = re.compile(
+    r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}(?:\1[0-9a-fA-F]{4}){2}\1[0-9a-fA-F]{12}"
+)
+_PATTERN: Final = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Selected(Generic[D]):
+    """A domain that is meant.
+
+    :ivar domain: the domain
+    :ivar exact: whether it was meant by its name or UUID, rather than by a pattern or as one of
+        all
+    """
+
+    domain: D
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selection(Generic[D]):
+    """The domains that are meant, each once and sorted by name, and the words that meant none."""
+
+    domains: tuple[Selected[D], ...]
+    unmatched: tuple[str, ...]
+
+
+def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selection[D]:
+    """Find the domains that the words mean.
+
+    An exact name wins over a pattern and over a UUID: a domain may be named ``web*``, or have
+    another one's UUID for a name.
+
+    :param domains: all domains of the host
+    :param words: names, UUIDs and shell patterns; None for every domain
+    """
+    if words is None:
+        found = {domain.uuid: Selected(domain, exact=False) for domain in domains}
+        return Selection(_sorted(found), ())
+    by_name = {domain.name: domain for domain in domains}
+    by_uuid = {domain.uuid.replace("-", ""): domain for domain in domains}
+    found = {}
+    unmatched = []
+    for word in words:
+        domain = by_name.get(word)
+        if domain is None and _UUID.fullmatch(word):
+            domain = by_uuid.get(word.replace("-", "").lower())
+        if domain is not None:
+            found[domain.uuid] = Selected(domain, exact=True)
+            continue
+        matching = [d for d in domains if fnmatchcase(d.name, word)] if is_pattern(word) else []
+        if not matching and word not in unmatched:
+            unmatched.append(word)
+        for match in matching:
+            found.setdefault(match.uuid, Selected(match, exact=False))
+    return Selection(_sorted(found), tuple(unmatched))
+
+
+def is_pattern(word: str) -> bool:
+    """Whether the word can match more than itself."""
+    return _PATTERN.search(word) is not None
+
+
+def _sorted(found: dict[str, Selected[D]]) -> tuple[Selected[D], ...]:
+    return tuple(sorted(found.values(), key=lambda s: (s.domain.name, s.domain.uuid)))

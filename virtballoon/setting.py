@@ -1,0 +1,394 @@
+"""Sets the polling interval: first the plan, what is and what will be, then the doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from virtballoon import connection as libvirt_limits
+from virtballoon import qmp
+from virtballoon.balloon import Balloon
+from virtballoon.calls import Calls
+from virtballoon.connection import AnyDomain, Control, Domain, Target
+from virtballoon.errors import (
+    Busy,
+    DomainNotFound,
+    InvalidInterval,
+    NoBalloon,
+    NotRunning,
+    TransientDomain,
+    VirtballoonError,
+)
+from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Source
+from virtballoon.selection import Selected
+from virtballoon.sweep import Configs, locate, read_configs
+
+#: So many guests are changed at a time; libvirtd serves five calls of a connection.
+_IN_FLIGHT: Final = 4
+_RETRY_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalPlan:
+    """What setting the interval will do to one domain.
+
+    :ivar domain: the domain
+    :ivar seconds: the polling interval to set, 0 for off
+    :ivar via: which way a live interval is set
+    :ivar live: whether it is set in the running guest
+    :ivar config: whether it is written to the persistent configuration
+    :ivar before: the intervals as they are
+    :ivar qom_path: where QEMU has the balloon, if it was found
+    :ivar outcome: what is to come of it; skipped and failed ones are left alone
+    :ivar error: why it is skipped or has failed already
+    """
+
+    domain: Domain
+    name: str
+    seconds: int
+    via: Source
+    live: bool
+    config: bool
+    before: Interval
+    qom_path: str | None = None
+    outcome: Outcome = Outcome.UNCHANGED
+    error: VirtballoonError | None = None
+
+    @property
+    def after(self) -> Interval:
+        """The intervals as they will be."""
+        if self.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
+            return self.before
+        after = self.before
+        if self.live and self.via is Source.QOM:
+            after = replace(after, qemu=self.seconds)
+        elif self.live:
+            after = replace(after, live=self.seconds)
+        return replace(after, config=self.seconds) if self.config else after
+
+    @property
+    def change(self) -> IntervalChange:
+        """The outcome to be expected."""
+        return IntervalChange(
+            name=self.name,
+            uuid=self.domain.uuid,
+            outcome=self.outcome,
+            changed=self.after != self.before,
+            before=self.before,
+            after=self.after,
+            error=self.error,
+        )
+
+
+def check_interval(seconds: int, *, via: Source = Source.LIBVIRT) -> int:
+    """A polling interval that QEMU takes, in seconds; 0 turns polling off.
+
+    Libvirt's call has a C int; QEMU's property is unsigned and has 32 bits.
+
+    :raise InvalidInterval: below 0, too large, or no whole number
+    """
+    most = qmp.MAX_INTERVAL if via is Source.QOM else libvirt_limits.MAX_INTERVAL
+    if isinstance(seconds, bool) or not isinstance(seconds, int):
+        raise InvalidInterval(f"a polling interval is a whole number of seconds, not {seconds!r}")
+    if not 0 <= seconds <= most:
+        raise InvalidInterval(f"a polling interval is 0 to {most} seconds, not {seconds}")
+    return seconds
+
+
+def set_intervals(
+    target: Target,
+    seconds: int,
+    domains: Iterable[str] | None,
+    *,
+    live: bool = False,
+    config: bool = False,
+    via: Source = Source.LIBVIRT,
+    dry_run: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> HostChanges:
+    """Set the polling interval of a host's domains.
+
+    Without ``live`` and ``config``: live where a domain runs, in its configuration where it does
+    not. One domain's failure is that domain's outcome. If a name, UUID or pattern matches no
+    domain, nothing is changed, and the report names it as unmatched.
+
+    :param target: a read-write connection, which stays open; or a URI, or None for libvirt's
+        default
+    :param seconds: the polling interval, 0 for off
+    :param domains: names, UUIDs and shell patterns; None for every running domain and, with
+        ``config``, every persistent one
+    :param live: set it in the running guest
+    :param config: write it to the persistent configuration
+    :param via: which way the live interval is set. Through libvirt the XML stays true; QOM
+        bypasses it and marks the guest as tainted.
+    :param dry_run: only say what would be
+    :param timeout: seconds for everything, from connecting on
+    :raise InvalidInterval: when QEMU takes no such interval; nothing was done
+    """
+    check_interval(seconds, via=via)
+    changes: list[IntervalChange] = []
+    # What would be takes no more than reading, except that QOM always needs to write.
+    readonly = dry_run and via is Source.LIBVIRT
+    with Visit(target, domains, via=via, readonly=readonly, timeout=timeout) as visit:
+        if not visit.selection.unmatched:
+            wish = _Wish(seconds, live=live, config=config, via=via, every=domains is None)
+            meant = [s for s in visit.selection.domains if wish.concerns(s.domain)]
+            changes.extend(_carry_out(wish, meant, dry_run=dry_run, deadline=visit.deadline))
+    return HostChanges(
+        uri=visit.uri,
+        hostname=visit.hostname,
+        status=visit.status(complete=not any(c.outcome is Outcome.FAILED for c in changes)),
+        error=visit.error,
+        elapsed_seconds=visit.elapsed_seconds,
+        changes=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
+        unmatched=visit.selection.unmatched,
+    )
+
+
+def set_interval(
+    domain: AnyDomain,
+    seconds: int,
+    *,
+    live: bool = False,
+    config: bool = False,
+    via: Source = Source.LIBVIRT,
+    dry_run: bool = False,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> IntervalChange:
+    """Set the polling interval of one domain that the caller has at hand.
+
+    Arguments are those of :func:`set_intervals`. What goes wrong is in the outcome and its error;
+    of both live and configuration, one can have succeeded.
+
+    :raise InvalidInterval: when QEMU takes no such interval; nothing was done
+    """
+    check_interval(seconds, via=via)
+    meant = Selected(Domain.of(domain), exact=True)
+    wish = _Wish(seconds, live=live, config=config, via=via, every=False)
+    deadline = time.monotonic() + timeout
+    (change,) = _carry_out(wish, [meant], dry_run=dry_run, deadline=deadline)
+    return change
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the caller wants."""
+
+    seconds: int
+    live: bool
+    config: bool
+    via: Source
+    every: bool
+
+    def concerns(self, domain: Domain) -> bool:
+        """Whether a domain that the selection found is meant."""
+        if not self.every:
+            return True
+        live = self.live or not self.config
+        return (live and domain.active) or (self.config and domain.persistent)
+
+    def plan(self, meant: Selected[Domain]) -> IntervalPlan | Control:
+        """What is to be done to one domain; how its monitor is held if that stands in the way.
+
+        :raise VirtballoonError: when it cannot be read
+        """
+        domain = meant.domain
+        configs = read_configs(domain)
+        running = configs.live is not None
+        either = self.live or self.config
+        plan = IntervalPlan(
+            domain=domain,
+            name=configs.name,
+            seconds=self.seconds,
+            via=self.via,
+            live=self.live if either else running,
+            config=self.config if either else not running,
+            before=_interval(configs),
+        )
+        balloon = configs.live.balloon if configs.live is not None else None
+        if plan.live and running and self.via is Source.QOM:
+            control = domain.control()
+            if not control.free:
+                return control
+            monitor = domain.monitor()
+            balloon = locate(monitor, balloon)
+            if balloon is not None and balloon.qom_path is not None:
+                qemu = monitor.polling_interval(balloon.qom_path)
+                before = replace(plan.before, qemu=qemu)
+                plan = replace(plan, before=before, qom_path=balloon.qom_path)
+        return _settled(plan, configs, balloon, exact=meant.exact)
+
+
+def _settled(
+    plan: IntervalPlan, configs: Configs, balloon: Balloon | None, *, exact: bool
+) -> IntervalPlan:
+    """The plan without what cannot be done: a failure for a domain that was named, else
+    passed over."""
+    host, name = plan.domain.connection.uri, plan.name
+    obstacles: list[VirtballoonError] = []
+    if plan.live and configs.live is None:
+        plan = replace(plan, live=False)
+        obstacles.append(
+            NotRunning(
+                "it does not run, so it has no live interval",
+                hint="--config",
+                host=host,
+                domain=name,
+            )
+        )
+    elif plan.live and balloon is None:
+        plan = replace(plan, live=False)
+        obstacles.append(NoBalloon("it has no balloon device", host=host, domain=name))
+    if plan.config and configs.config is None:
+        plan = replace(plan, config=False)
+        obstacles.append(
+            TransientDomain(
+                "it is transient, so it has no persistent configuration",
+                hint="--live",
+                host=host,
+                domain=name,
+            )
+        )
+    elif plan.config and configs.config is not None and configs.config.balloon is None:
+        plan = replace(plan, config=False)
+        obstacles.append(
+            NoBalloon("its configuration has no balloon device", host=host, domain=name)
+        )
+    if obstacles and exact:
+        return replace(plan, outcome=Outcome.FAILED, error=obstacles[0])
+    if not plan.live and not plan.config:
+        return replace(plan, outcome=Outcome.SKIPPED, error=obstacles[0] if obstacles else None)
+    outcome = Outcome.CHANGED if plan.after != plan.before else Outcome.UNCHANGED
+    return replace(plan, outcome=outcome)
+
+
+def _interval(configs: Configs) -> Interval:
+    return Interval(
+        live=configs.live.period if configs.live is not None else None,
+        config=configs.config.period if configs.config is not None else None,
+    )
+
+
+def _carry_out(
+    wish: _Wish, meant: Iterable[Selected[Domain]], *, dry_run: bool, deadline: float
+) -> Iterator[IntervalChange]:
+    by_uuid = {selected.domain.uuid: selected for selected in meant}
+    plans: dict[str, IntervalPlan] = {}
+    errands = {uuid: partial(wish.plan, selected) for uuid, selected in by_uuid.items()}
+    for uuid, outcome in _run(errands, deadline):
+        selected = by_uuid[uuid]
+        if isinstance(outcome, IntervalPlan):
+            plans[uuid] = outcome
+        elif not (isinstance(outcome, DomainNotFound) and not selected.exact):
+            yield _failed(selected.domain, outcome or _unanswered(selected.domain))
+    to_do = {
+        uuid: plan
+        for uuid, plan in plans.items()
+        if not dry_run and plan.outcome in {Outcome.CHANGED, Outcome.UNCHANGED}
+    }
+    yield from (plan.change for uuid, plan in plans.items() if uuid not in to_do)
+    for uuid, outcome in _run({u: partial(_apply, plan) for u, plan in to_do.items()}, deadline):
+        plan = to_do[uuid]
+        if outcome is None:
+            yield replace(
+                plan.change,
+                outcome=Outcome.FAILED,
+                changed=False,
+                after=plan.before,
+                error=_unanswered(plan.domain),
+            )
+        elif isinstance(outcome, IntervalChange):
+            yield outcome
+
+
+def _apply(plan: IntervalPlan) -> IntervalChange | Control:
+    """Do what is planned for one domain."""
+    domain = plan.domain
+    config = plan.config and plan.before.config != plan.seconds
+    live = plan.live
+    try:
+        if live:
+            control = domain.control()
+            if not control.free:
+                return control
+        if live and plan.qom_path is not None:
+            domain.monitor().set_polling_interval(plan.qom_path, plan.seconds)
+            live = False
+        if live or config:
+            domain.set_period(plan.seconds, live=live, config=config)
+    except VirtballoonError as error:
+        after = _reread(plan)
+        return replace(
+            plan.change,
+            outcome=Outcome.FAILED,
+            changed=after != plan.before,
+            after=after,
+            error=error,
+        )
+    return plan.change
+
+
+def _reread(plan: IntervalPlan) -> Interval:
+    """What the intervals are after a failure, as far as that can still be told."""
+    try:
+        after = _interval(read_configs(plan.domain))
+        if plan.qom_path is not None:
+            qemu = plan.domain.monitor().polling_interval(plan.qom_path)
+            after = replace(after, qemu=qemu)
+    except VirtballoonError:
+        return plan.before
+    return after
+
+
+def _run(
+    errands: Mapping[str, Callable[[], object]], deadline: float
+) -> Iterator[tuple[str, object]]:
+    """Run an errand for each domain, a few at a time, and yield what each returned or raised of
+    ours. One that finds the guest's monitor held is run again until the deadline; what has no
+    answer by then gives None."""
+    calls: Calls[str] = Calls()
+    waiting = [(0.0, uuid) for uuid in errands]
+    unanswered = dict.fromkeys(errands)
+    try:
+        while unanswered and (now := time.monotonic()) < deadline:
+            due = [(at, uuid) for at, uuid in waiting if at <= now]
+            for entry in due[: _IN_FLIGHT - len(calls.in_flight)]:
+                waiting.remove(entry)
+                calls.submit(entry[1], errands[entry[1]])
+            later = [at for at, _ in waiting if at > now]
+            answer = calls.wait(min(deadline, *later, now + 60) - time.monotonic())
+            if answer is None:
+                continue
+            if isinstance(answer.value, Control):
+                waiting.append((time.monotonic() + _RETRY_SECONDS, answer.key))
+                continue
+            del unanswered[answer.key]
+            yield answer.key, answer.error or answer.value
+    finally:
+        calls.close()
+    yield from unanswered.items()
+
+
+def _failed(domain: Domain, error: object) -> IntervalChange:
+    return IntervalChange(
+        name=domain.name,
+        uuid=domain.uuid,
+        outcome=Outcome.FAILED,
+        changed=False,
+        before=Interval(),
+        after=Interval(),
+        error=error if isinstance(error, VirtballoonError) else None,
+    )
+
+
+def _unanswered(domain: Domain) -> Busy:
+    return Busy(
+        "no answer in time; what was sent may still take effect",
+        host=domain.connection.uri,
+        domain=domain.name,
+        hint="its QEMU hangs, or a job holds its monitor",
+    )

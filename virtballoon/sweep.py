@@ -1,0 +1,460 @@
+"""Reads many domains of one host: as few calls as it takes, and none that can hold up the rest.
+
+Libvirt's bulk call walks the guests one by one and waits without limit for one whose QEMU hangs.
+So the guests are asked in chunks from several threads; where a chunk does not come back, libvirt's
+``controlInfo``, which never waits, tells which guest it is stuck on, and the others are asked
+again without it. A guest whose monitor somebody else holds is asked again until the time is up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+
+from virtballoon.balloon import Balloon, BalloonConfig
+from virtballoon.calls import Answer, Calls
+from virtballoon.connection import Connection, Control, Domain, DomainStatistics
+from virtballoon.domainxml import DomainXML
+from virtballoon.errors import (
+    Busy,
+    ConnectionLost,
+    DomainNotFound,
+    LibvirtFailure,
+    NotRunning,
+    NotSupported,
+    ReadOnly,
+    VirtballoonError,
+)
+from virtballoon.memory import Figures
+from virtballoon.qmp import Monitor
+from virtballoon.report import DomainReport, Interval, Source
+from virtballoon.verdict import State
+
+#: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
+_IN_FLIGHT: Final = 4
+#: So many of them may be calls that a hung guest can hold up; the last one finds out which.
+_MAY_BLOCK: Final = _IN_FLIGHT - 1
+_CHUNK: Final = 8
+#: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
+_WATCH_SECONDS: Final = 0.5
+_RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
+#: Libvirt may leave out a guest's figures for no reason that it tells; so often it is asked.
+_ASKED_IN_VAIN: Final = 3
+
+
+class _Ask(Enum):
+    XML = auto()
+    BULK = auto()
+    SINGLE = auto()
+    QOM = auto()
+    CONTROL = auto()
+
+
+_BLOCKING: Final = frozenset({_Ask.BULK, _Ask.SINGLE, _Ask.QOM})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    ask: _Ask
+    domains: tuple[Domain, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configs:
+    """What the XML documents of a domain say.
+
+    :ivar name: the domain's name, as it is now
+    :ivar id: libvirt's number of the running domain, or None
+    :ivar live: the balloon of the running domain, or None if it does not run
+    :ivar config: the balloon of the persistent configuration, or None for a transient domain
+    """
+
+    name: str
+    id: int | None
+    live: BalloonConfig | None
+    config: BalloonConfig | None
+
+    @property
+    def balloon(self) -> Balloon | None:
+        """The device that the domain has, or would have if it ran."""
+        ruling = self.live or self.config
+        return ruling.balloon if ruling is not None else None
+
+
+def read_configs(domain: Domain) -> Configs:
+    """Read a domain's XML, live and inactive. Never waits for the guest.
+
+    :raise DomainNotFound: when the domain is gone
+    :raise DomainXMLError: when its XML cannot be read
+    """
+    now = domain.xml()
+    name = now.name or domain.name
+    if now.id is None:
+        return Configs(name=name, id=None, live=None, config=now.balloon)
+    config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
+    return Configs(
+        name=name, id=now.id, live=now.balloon, config=config.balloon if config else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Qom:
+    """What QEMU itself says; no balloon, no interval."""
+
+    balloon: Balloon | None = None
+    interval: int | None = None
+    figures: Figures | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """How far the reading of one domain has come."""
+
+    domain: Domain
+    configs: Configs | None = None
+    statistics: DomainStatistics | None = None
+    qom: _Qom | None = None
+    error: VirtballoonError | None = None
+    read_at: float = 0.0
+    held_since: float | None = None
+    attempts: int = 0
+    in_vain: int = 0
+    configs_again: bool = True
+    hung: bool = False
+
+
+class Sweep:
+    """One reading of some domains of one host; iterate over it for the rows, as they come.
+
+    :param connection: the connection, read-write if ``via`` is QOM
+    :param domains: the domains
+    :param via: where the figures come from
+    :param deadline: when to stop, by ``time.monotonic()``
+
+    :ivar vanished: the domains that went away while they were read; they have no row
+    """
+
+    def __init__(
+        self, connection: Connection, domains: Iterable[Domain], *, via: Source, deadline: float
+    ) -> None:
+        self._connection = connection
+        self._via = via
+        self._started = time.monotonic()
+        self._deadline = deadline
+        self._rows = {domain.uuid: _Row(domain) for domain in domains}
+        self._calls: Calls[_Task] = Calls()
+        self._waiting: deque[_Task] = deque()
+        self._later: list[tuple[float, _Task]] = []
+        self._looked: dict[_Task, float] = {}
+        self.vanished: list[Domain] = []
+
+    def __iter__(self) -> Iterator[DomainReport]:
+        """Yield a row for each domain that is still there.
+
+        :raise ConnectionLost: when the connection breaks
+        :raise ReadOnly: when ``via`` is QOM and the connection may not write
+        """
+        everyone = [row.domain for row in self._rows.values()]
+        for start in range(0, len(everyone), _CHUNK):
+            chunk = tuple(everyone[start : start + _CHUNK])
+            self._waiting += [_Task(_Ask.BULK, chunk), _Task(_Ask.XML, chunk)]
+        try:
+            while self._rows and (now := time.monotonic()) < self._deadline:
+                self._start_calls(now)
+                answer = self._calls.wait(self._next_event() - time.monotonic())
+                if answer is not None:
+                    yield from self._take(answer)
+                self._look_after_late_calls()
+        finally:
+            self._calls.close()
+        for row in self._rows.values():
+            yield self._given_up(row)
+
+    # Which call is made when.
+
+    def _start_calls(self, now: float) -> None:
+        self._waiting += [task for at, task in self._later if at <= now]
+        self._later = [(at, task) for at, task in self._later if at > now]
+        while len(self._calls.in_flight) < _IN_FLIGHT and (task := self._next_task()):
+            self._waiting.remove(task)
+            self._calls.submit(task, self._work(task))
+
+    def _next_task(self) -> _Task | None:
+        blocking = [task for task in self._calls.in_flight if task.ask in _BLOCKING]
+        # Where every one of them is stuck, the last way is for the guests still to be asked.
+        may_block = len(blocking) < _MAY_BLOCK or all(self._hung(task) for task in blocking)
+        return next((t for t in self._waiting if may_block or t.ask not in _BLOCKING), None)
+
+    def _next_event(self) -> float:
+        late = [
+            self._looked.get(task, since) + _WATCH_SECONDS
+            for task, since in self._calls.in_flight.items()
+            if task.ask in _BLOCKING and not self._hung(task)
+        ]
+        return min(self._deadline, *(at for at, _ in self._later), *late, time.monotonic() + 60)
+
+    def _look_after_late_calls(self) -> None:
+        now = time.monotonic()
+        for task, since in self._calls.in_flight.items():
+            if task.ask not in _BLOCKING or self._hung(task):
+                continue
+            if now - self._looked.get(task, since) >= _WATCH_SECONDS:
+                self._looked[task] = now
+                self._waiting.appendleft(_Task(_Ask.CONTROL, task.domains))
+
+    def _hung(self, task: _Task) -> list[_Row]:
+        rows = [self._rows.get(domain.uuid) for domain in task.domains]
+        return [row for row in rows if row is not None and row.hung]
+
+    def _again(self, row: _Row, ask: _Ask) -> None:
+        pause = _RETRY_SECONDS[min(row.attempts, len(_RETRY_SECONDS) - 1)]
+        row.attempts += 1
+        self._later.append((time.monotonic() + pause, _Task(ask, (row.domain,))))
+
+    # What a call does. This runs in other threads and touches no row.
+
+    def _work(self, task: _Task) -> Callable[[], object]:
+        domains = task.domains
+        match task.ask:
+            case _Ask.XML:
+                return lambda: _each(domains, read_configs)
+            case _Ask.CONTROL:
+                return lambda: _each(domains, Domain.control)
+            case _Ask.BULK:
+                return lambda: _bulk(self._connection, domains)
+            case _Ask.SINGLE:
+                return lambda: _each(domains, _read_single)
+            case _Ask.QOM:
+                configs = self._rows[domains[0].uuid].configs
+                return lambda: _each(domains, lambda domain: _read_qom(domain, configs))
+
+    # What an answer means.
+
+    def _take(self, answer: Answer[_Task]) -> Iterator[DomainReport]:
+        task = answer.key
+        self._looked.pop(task, None)
+        outcomes = answer.value if isinstance(answer.value, dict) else {}
+        for domain in task.domains:
+            row = self._rows.get(domain.uuid)
+            if row is None:
+                continue
+            outcome = answer.error or outcomes.get(domain.uuid)
+            if isinstance(outcome, ConnectionLost | ReadOnly):
+                raise outcome
+            if isinstance(outcome, DomainNotFound):
+                del self._rows[domain.uuid]
+                self.vanished.append(domain)
+                continue
+            self._advance(row, task, outcome)
+            if self._is_done(row):
+                del self._rows[domain.uuid]
+                yield self._report(row)
+        if task.ask is _Ask.CONTROL:
+            self._route_around(task)
+
+    def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
+        match outcome:
+            case Configs():
+                row.configs = outcome
+            case DomainStatistics():
+                self._take_statistics(row, outcome)
+            case Control():
+                self._take_control(row, outcome)
+            case _Qom():
+                row.qom = outcome
+            case Busy() | None:
+                self._again(row, task.ask)
+            case NotRunning() if task.ask is not _Ask.XML:
+                self._again(row, _Ask.BULK)
+            case NotSupported() if task.ask is _Ask.BULK:
+                self._again(row, _Ask.SINGLE)
+            case VirtballoonError():
+                row.error = outcome
+
+    def _take_statistics(self, row: _Row, statistics: DomainStatistics) -> None:
+        if row.statistics is not None:
+            return
+        running = statistics.state is not State.SHUTOFF
+        if running and statistics.figures is None:
+            self._again(row, _Ask.SINGLE)
+        elif running and statistics.died:
+            # Its QEMU went away under the call; soon libvirt will know that, too.
+            self._again(row, _Ask.BULK)
+        elif running and not statistics.asked:
+            self._waiting.append(_Task(_Ask.CONTROL, (row.domain,)))
+        else:
+            row.statistics = statistics
+            row.read_at = time.time()
+            row.held_since = None
+            row.attempts = 0
+
+    def _take_control(self, row: _Row, control: Control) -> None:
+        row.held_since = None if control.free else time.monotonic() - control.seconds
+        out = [t for t in self._calls.in_flight if t.ask in _BLOCKING and row.domain in t.domains]
+        if out:
+            # The guests of a chunk are asked in turn: only the one it is stuck on is held long.
+            row.hung = row.hung or control.seconds >= _WATCH_SECONDS / 2
+        elif not control.free:
+            self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
+        elif row.in_vain < _ASKED_IN_VAIN:
+            row.in_vain += 1
+            self._again(row, _Ask.BULK)
+        else:
+            row.error = LibvirtFailure(
+                "libvirt leaves this guest's figures out and does not say why",
+                host=self._connection.uri,
+                domain=row.domain.name,
+            )
+
+    def _route_around(self, looked_at: _Task) -> None:
+        """Ask the guests of a stuck chunk again, without those that it is stuck on."""
+        for task in self._calls.in_flight:
+            if task.ask is not _Ask.BULK or not set(looked_at.domains) & set(task.domains):
+                continue
+            if self._hung(task):
+                rows = [self._rows.get(domain.uuid) for domain in task.domains]
+                rest = [r.domain for r in rows if r and not r.hung and r.statistics is None]
+                if rest:
+                    self._waiting.appendleft(_Task(_Ask.BULK, tuple(rest)))
+
+    def _is_done(self, row: _Row) -> bool:
+        if row.configs is None and row.error is None:
+            return False
+        if row.statistics is None:
+            return row.error is not None
+        if row.error is not None:
+            return True
+        configs = row.configs
+        running = row.statistics.state is not State.SHUTOFF
+        if running and configs is not None and configs.live is None and row.configs_again:
+            # It was started between the two calls.
+            row.configs = None
+            row.configs_again = False
+            self._again(row, _Ask.XML)
+            return False
+        if running and self._via is Source.QOM and row.qom is None:
+            if not self._is_asked_for(row, _Ask.QOM):
+                self._waiting.append(_Task(_Ask.QOM, (row.domain,)))
+            return False
+        return True
+
+    def _is_asked_for(self, row: _Row, ask: _Ask) -> bool:
+        tasks = [*self._calls.in_flight, *self._waiting, *(task for _, task in self._later)]
+        return any(task.ask is ask and row.domain in task.domains for task in tasks)
+
+    # What becomes of it.
+
+    def _given_up(self, row: _Row) -> DomainReport:
+        now = time.monotonic()
+        if row.held_since is not None:
+            message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
+        else:
+            message = f"no answer within {now - self._started:.0f} s"
+        row.error = row.error or Busy(
+            message,
+            host=self._connection.uri,
+            domain=row.domain.name,
+            hint="its QEMU hangs, or a job holds its monitor",
+        )
+        return self._report(row)
+
+    def _report(self, row: _Row) -> DomainReport:
+        configs = row.configs or Configs(name=row.domain.name, id=None, live=None, config=None)
+        if row.statistics is not None:
+            state = row.statistics.state
+        else:
+            state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
+        figures = (row.statistics.figures if row.statistics else None) or Figures()
+        balloon, interval = configs.balloon, None
+        if row.qom is not None:
+            balloon, interval = row.qom.balloon, row.qom.interval
+            figures = _merged(figures, row.qom.figures)
+        live = configs.live if state is not State.SHUTOFF else None
+        return DomainReport.of(
+            name=configs.name,
+            uuid=row.domain.uuid,
+            id=configs.id if live is not None else None,
+            state=state,
+            balloon=balloon,
+            interval=Interval(
+                live=live.period if live is not None else None,
+                config=configs.config.period if configs.config is not None else None,
+                qemu=interval,
+            ),
+            source=self._via,
+            figures=figures,
+            host=self._connection.uri,
+            now=row.read_at or time.time(),
+            error=row.error,
+        )
+
+
+def _each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[str, object]:
+    outcomes: dict[str, object] = {}
+    for domain in domains:
+        try:
+            outcomes[domain.uuid] = read(domain)
+        except VirtballoonError as error:
+            outcomes[domain.uuid] = error
+    return outcomes
+
+
+def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
+    outcomes: dict[str, object] = dict(connection.statistics(domains))
+    # Libvirt passes over a domain that is gone; whether it is, its state tells without waiting.
+    missing = [domain for domain in domains if domain.uuid not in outcomes]
+    for uuid, outcome in _each(missing, Domain.state).items():
+        outcomes[uuid] = outcome if isinstance(outcome, VirtballoonError) else None
+    return outcomes
+
+
+def _read_single(domain: Domain) -> DomainStatistics:
+    state = domain.state()
+    figures = domain.figures() if state is not State.SHUTOFF else None
+    return DomainStatistics(state=state, figures=figures, asked=True, died=False)
+
+
+def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
+    # The passthrough waits for whoever holds the monitor, so it is not even begun.
+    control = domain.control()
+    if not control.free:
+        return control
+    monitor = domain.monitor()
+    known = configs.live.balloon if configs and configs.live else None
+    balloon = locate(monitor, known)
+    if balloon is None or balloon.qom_path is None:
+        return _Qom()
+    path = balloon.qom_path
+    return _Qom(
+        balloon=balloon,
+        interval=monitor.polling_interval(path),
+        figures=monitor.guest_stats(path),
+    )
+
+
+def locate(monitor: Monitor, known: Balloon | None) -> Balloon | None:
+    """The balloon with its QOM path: from the XML where that tells, else by asking QEMU.
+
+    :param known: the balloon by the live XML, or None if that shows none
+    """
+    if known is not None and known.qom_path is not None:
+        return known
+    path = monitor.find_balloon(known.alias if known is not None else None)
+    if path is None:
+        return None
+    return replace(known or Balloon(model=None), qom_path=path)
+
+
+def _merged(host: Figures, guest: Figures | None) -> Figures:
+    """The guest's figures from QEMU, the host's from libvirt."""
+    return Figures(
+        stats=guest.stats if guest else Figures().stats,
+        last_update=guest.last_update if guest else None,
+        current_bytes=host.current_bytes,
+        maximum_bytes=host.maximum_bytes,
+        rss_bytes=host.rss_bytes,
+    )
