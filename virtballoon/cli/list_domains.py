@@ -1,0 +1,163 @@
+"""``virtballoon list``: a row per domain."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from virtballoon.cli.options import (
+    NOTHING,
+    OK,
+    PARTLY,
+    PROGRAM,
+    Settings,
+    complain,
+    complain_of_all,
+    domain_argument,
+    print_records,
+    units_option,
+    unmatched_everywhere,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from virtballoon.render.columns import Column
+    from virtballoon.report import HostReport
+
+#: More names than this make no command that anyone would type.
+_MOST_NAMES = 8
+
+
+@click.command("list", short_help="Show a row per domain: interval, age, use, verdict.")
+@click.option("--all", "inactive", is_flag=True, help="Show domains that do not run, too.")
+@click.option("--wide", is_flag=True, help="Show model, alias, QOM path, RSS and intervals, too.")
+@click.option(
+    "--columns",
+    metavar="NAME,…",
+    help="The columns of a table or of CSV, by the keys of the JSON: name, used_bytes, "
+    "interval.live, stats.swap_in; used, age and swap_in will do. interval alone is the one in "
+    "force.",
+)
+@click.option(
+    "--sort", metavar="NAME", help="Sort by this column; -NAME reverses.  [default: name]"
+)
+@units_option
+@domain_argument()
+@with_settings
+def command(
+    settings: Settings,
+    *,
+    domains: tuple[str, ...],
+    inactive: bool,
+    wide: bool,
+    columns: str | None,
+    sort: str | None,
+    units: str,
+) -> int:
+    """Show a row per running domain: its polling interval, the age of its figures, what it uses
+    of its memory, and a verdict.
+
+    DOMAIN is a name, a UUID or a shell pattern; a domain that is named is shown even if it does
+    not run. Reading is read-only and marks no guest, unless --via qom is given.
+    """
+    from virtballoon.fleet import read_hosts
+    from virtballoon.render import columns as known
+
+    shown = _columns(columns, settings, wide=wide)
+    reverse = sort is not None and sort.startswith("-")
+    sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else known.column("name")
+    started = time.time()
+    hosts = [
+        _sorted(host, sorted_by, reverse=reverse)
+        for host in read_hosts(
+            settings.targets,
+            domains or None,
+            inactive=inactive,
+            via=settings.via,
+            timeout=settings.timeout,
+        )
+    ]
+    if settings.format == "table":
+        from virtballoon.render.table import list_table
+
+        rows = [(host, row) for host in hosts for row in host.domains]
+        if rows or any(host.error is None for host in hosts):
+            list_table(
+                rows, shown, exact=units == "bytes", with_host=len(hosts) > 1, stream=sys.stdout
+            )
+        for host in hosts:
+            _advise(host, settings)
+    else:
+        keys = [column.key for column in shown] if columns else known.RECORD
+        print_records(settings, hosts, keys, generated_at=started)
+    return reading_status(hosts, domains)
+
+
+def reading_status(hosts: Sequence[HostReport], words: Sequence[str]) -> int:
+    """Say what could not be read, and give the exit status."""
+    from virtballoon.verdict import Verdict
+
+    rows = [row for host in hosts for row in host.domains]
+    unread = [row for row in rows if row.verdict in {Verdict.BUSY, Verdict.FAILED}]
+    failed = complain_of_all(hosts, [row.error for row in unread])
+    unmatched = unmatched_everywhere(hosts)
+    for word in unmatched:
+        complain(f"no domain matches {word!r}")
+    if all(host.error is not None for host in hosts) and not rows:
+        return NOTHING
+    if words and not rows:
+        if not unmatched:
+            complain("no running domain matches (--all shows those that do not run)")
+        return NOTHING
+    return PARTLY if failed or unmatched else OK
+
+
+def _columns(words: str | None, settings: Settings, *, wide: bool) -> list[Column]:
+    from virtballoon.render import columns as known
+
+    if words is None:
+        return [known.column(key) for key in (known.WIDE if wide else known.DEFAULT)]
+    if settings.format in {"json", "jsonl"}:
+        raise click.UsageError("--columns goes with --format table and csv")
+    return [_column(word, "--columns") for word in words.split(",")]
+
+
+def _column(word: str, option: str) -> Column:
+    from virtballoon.render import columns as known
+
+    column = known.find(word)
+    if column is None:
+        raise click.UsageError(
+            f"{option}: no column {word!r}; there are: interval, {', '.join(known.RECORD)}"
+        )
+    return column
+
+
+def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
+    from dataclasses import replace
+
+    # Rows without a value come last either way.
+    given = [row for row in host.domains if column.value(row) is not None]
+    absent = [row for row in host.domains if column.value(row) is None]
+    given.sort(key=column.value, reverse=reverse)
+    return replace(host, domains=(*given, *absent))
+
+
+def _advise(host: HostReport, settings: Settings) -> None:
+    unpolled = [row for row in host.domains if row.needs_polling]
+    if not unpolled:
+        return
+    words = [PROGRAM, *(["-c", host.uri] if settings.uris else []), "set-interval", "10"]
+    names = sorted(row.name for row in unpolled)
+    if len(names) > _MOST_NAMES:
+        words.append("--all")
+    else:
+        words += [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
+    domains = "1 domain is" if len(names) == 1 else f"{len(names)} domains are"
+    complain(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

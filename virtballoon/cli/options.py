@@ -1,0 +1,265 @@
+"""What the commands share: options, and how they read, print and fail."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import logging
+
+    from click.shell_completion import CompletionItem
+
+    from virtballoon.errors import VirtballoonError
+    from virtballoon.report import HostChanges, HostReport, Source
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PROGRAM: Final = "virtballoon"
+
+OK: Final = 0
+NOTHING: Final = 1
+PARTLY: Final = 3
+
+_SHARED: Final = ("connect", "via", "timeout", "format", "verbose")
+
+
+class Settings:
+    """The options that every command takes, before its name and behind it; behind wins."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        given = {key: options.get(key) for key in _SHARED}
+        self._given = {key: value for key, value in given.items() if value not in (None, ())}
+
+    def refined(self, options: Mapping[str, Any]) -> Settings:
+        """These with others that win over them."""
+        return Settings(self._given | Settings(options)._given)
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The hosts that were named."""
+        return tuple(self._given.get("connect", ()))
+
+    @property
+    def targets(self) -> tuple[str | None, ...]:
+        """The hosts to visit: those named, else libvirt's default."""
+        return self.uris or (None,)
+
+    @property
+    def via(self) -> Source:
+        """Where figures come from."""
+        from virtballoon.report import Source
+
+        return Source(self._given.get("via", "libvirt"))
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a host."""
+        return float(self._given.get("timeout", 10))
+
+    @property
+    def format(self) -> str:
+        """How data is printed."""
+        return str(self._given.get("format", "table"))
+
+    @property
+    def is_verbose(self) -> bool:
+        """Whether to show what is asked of libvirt."""
+        return bool(self._given.get("verbose"))
+
+
+def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise click.BadParameter("it is a number of seconds above 0.")
+    return value
+
+
+def shared_options(function: F) -> F:
+    """Add the options that every command takes."""
+    options = (
+        click.option(
+            "-c",
+            "--connect",
+            metavar="URI",
+            multiple=True,
+            help="A host, by libvirt's URI; several may be given.  [default: libvirt's own]",
+        ),
+        click.option(
+            "--via",
+            type=click.Choice(("libvirt", "qom")),
+            help="Whom to ask: libvirt, which marks no guest; or QEMU's object model through the "
+            "monitor passthrough, which has every figure, needs write access, and marks each "
+            "guest as tainted until it stops.  [default: libvirt]",
+        ),
+        click.option(
+            "--timeout",
+            type=float,
+            callback=_finite,
+            metavar="SECONDS",
+            help="Time for a host, from connecting to the last domain.  [default: 10]",
+        ),
+        click.option(
+            "--format",
+            type=click.Choice(("table", "json", "jsonl", "csv")),
+            help="How to print.  [default: table]",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            default=None,
+            help="Show on stderr what is asked of libvirt.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def with_settings(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command its settings, from both sides of its name, as the first argument, and set
+    the process up for them."""
+
+    @shared_options
+    @click.pass_context
+    @functools.wraps(function)
+    def command(ctx: click.Context, /, **options: Any) -> int:
+        settings: Settings = (ctx.find_object(Settings) or Settings({})).refined(options)
+        _set_up(settings)
+        own = {key: value for key, value in options.items() if key not in _SHARED}
+        return function(settings, **own)
+
+    return command
+
+
+def _set_up(settings: Settings) -> None:
+    from virtballoon.connection import keep_stderr_quiet
+
+    if not settings.is_verbose:
+        keep_stderr_quiet()
+        return
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_printable_record)
+    logger = logging.getLogger(PROGRAM)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def _printable_record(record: logging.LogRecord) -> bool:
+    from virtballoon.render.text import printable
+
+    # A domain's name is somebody else's text.
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
+def units_option(function: F) -> F:
+    """Add ``--units``."""
+    option = click.option(
+        "--units",
+        type=click.Choice(("human", "bytes")),
+        default="human",
+        show_default=True,
+        help="Sizes in a table: as a person reads them, or exact.",
+    )
+    return option(function)
+
+
+def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F], F]:
+    """Add DOMAIN, or several."""
+    metavar = "DOMAIN…" if nargs != 1 else "DOMAIN"
+    return click.argument(
+        "domains" if nargs != 1 else "domain",
+        nargs=nargs,
+        required=required,
+        metavar=metavar if required else f"[{metavar}]",
+        shell_complete=_complete_domain,
+    )
+
+
+def _complete_domain(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    import re
+
+    from click.shell_completion import CompletionItem
+
+    from virtballoon.connection import keep_stderr_quiet
+    from virtballoon.host import Visit
+    from virtballoon.report import Source
+
+    keep_stderr_quiet()
+    options = ctx.parent.params if ctx.parent is not None else {}
+    settings = Settings(options).refined(ctx.params)
+    names: set[str] = set()
+    for target in settings.targets:
+        with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=2) as visit:
+            names |= {selected.domain.name for selected in visit.selection.domains}
+    # The shells' completion scripts do not quote: a name that would need it is not offered.
+    harmless = re.compile(r"[\w.@%+=:,][\w.@%+=:,-]*")
+    return [
+        CompletionItem(name)
+        for name in sorted(names)
+        if name.startswith(incomplete) and harmless.fullmatch(name)
+    ]
+
+
+def complain(text: str) -> None:
+    """Say in one line on stderr what is wrong."""
+    from virtballoon.render.text import printable
+
+    click.echo(f"{PROGRAM}: {printable(' '.join(text.split()))}", err=True)
+
+
+def unmatched_everywhere(hosts: Sequence[HostReport | HostChanges]) -> list[str]:
+    """The words that match no domain of any host that answered."""
+    answered = [host for host in hosts if host.hostname is not None]
+    return [
+        word
+        for word in (answered[0].unmatched if answered else ())
+        if all(word in host.unmatched for host in answered)
+    ]
+
+
+def complain_of_all(
+    hosts: Iterable[HostReport | HostChanges], errors: Iterable[VirtballoonError | None]
+) -> bool:
+    """Say what went wrong with hosts as a whole and with domains, and whether anything did."""
+    wrong = [error for error in (*(host.error for host in hosts), *errors) if error is not None]
+    for error in wrong:
+        complain(str(error))
+    return bool(wrong)
+
+
+def print_records(
+    settings: Settings,
+    hosts: Sequence[HostReport | HostChanges],
+    columns: Sequence[str],
+    *,
+    generated_at: float,
+) -> None:
+    """Print hosts and domains for programs; ``columns`` are those of CSV, the host's URI apart."""
+    from virtballoon.render import documents
+
+    if settings.format == "json":
+        records = [documents.host_record(host) for host in hosts]
+        text = documents.to_json(documents.document(records, generated_at=generated_at))
+    else:
+        rows = [
+            {"uri": host.uri} | record
+            for host in hosts
+            for record in documents.domain_records(host)
+        ]
+        if settings.format == "jsonl":
+            text = documents.to_jsonl(rows)
+        else:
+            text = documents.to_csv(rows, ["uri", *columns])
+    click.echo(text, nl=False)

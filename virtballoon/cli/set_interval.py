@@ -1,0 +1,142 @@
+"""``virtballoon set-interval``: turns polling on and off."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from virtballoon.cli.options import (
+    NOTHING,
+    OK,
+    PARTLY,
+    Settings,
+    complain,
+    complain_of_all,
+    domain_argument,
+    print_records,
+    unmatched_everywhere,
+    with_settings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from virtballoon.report import HostChanges
+
+_COLUMNS = (
+    "name",
+    "uuid",
+    "outcome",
+    "changed",
+    "before.live",
+    "before.config",
+    "before.qemu",
+    "after.live",
+    "after.config",
+    "after.qemu",
+    "error.code",
+    "error.message",
+    "error.hint",
+)
+
+
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Click takes "-5" for an option, and would say that there is none of this name.
+        ahead = args[: args.index("--")] if "--" in args else args
+        for previous, word in zip(["", *ahead], ahead, strict=False):
+            if re.match(r"-[\d.]", word) and not previous.startswith("-"):
+                raise click.UsageError(f"an interval cannot be below 0: {word}", ctx)
+        return super().parse_args(ctx, args)
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    # Not int(): it takes "1_0" and digits of every script.
+    if not re.fullmatch(r"[+-]?[0-9]+", value, re.ASCII):
+        raise click.BadParameter(f"an interval is a whole number of seconds, not {value!r}.")
+    if len(value) > 20:  # noqa: PLR2004 - no interval has so many digits; int() has a limit, too
+        raise click.BadParameter(f"an interval of {len(value)} digits is more than QEMU takes.")
+    return int(value)
+
+
+@click.command("set-interval", cls=_Command, short_help="Set the polling interval of domains.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Every running domain; with --config every persistent one.",
+)
+@click.option("--live", is_flag=True, help="Set it in the running guest.")
+@click.option("--config", is_flag=True, help="Write it to the persistent configuration.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be.")
+@click.argument("seconds", metavar="SECONDS", callback=_seconds)
+@domain_argument()
+@with_settings
+def command(
+    settings: Settings,
+    *,
+    seconds: int,
+    domains: tuple[str, ...],
+    every: bool,
+    live: bool,
+    config: bool,
+    dry_run: bool,
+) -> int:
+    """Set the interval in which QEMU asks the guest for its memory figures; 0 turns it off.
+
+    DOMAIN is a name, a UUID or a shell pattern. Without --live and --config: in the guest where
+    it runs, in the configuration where it does not. A live setting does not outlast the guest's
+    next start; --live --config sets both.
+
+    The interval is set through libvirt, so that its XML stays true. With --via qom it goes to
+    QEMU behind libvirt's back, and marks the guest as tainted.
+    """
+    from virtballoon.errors import InvalidInterval
+    from virtballoon.fleet import set_intervals_on_hosts
+
+    if every == bool(domains):
+        raise click.UsageError("name the domains, or give --all")
+    started = time.time()
+    try:
+        hosts = set_intervals_on_hosts(
+            settings.targets,
+            seconds,
+            None if every else domains,
+            live=live,
+            config=config,
+            via=settings.via,
+            dry_run=dry_run,
+            timeout=settings.timeout,
+        )
+    except InvalidInterval as error:
+        raise click.UsageError(str(error)) from error
+    if settings.format != "table":
+        print_records(settings, hosts, _COLUMNS, generated_at=started)
+    elif any(host.changes for host in hosts):
+        from virtballoon.render.table import changes_table
+        from virtballoon.report import Source
+
+        changes_table(hosts, with_qemu=settings.via is Source.QOM, stream=sys.stdout)
+    return _status(hosts)
+
+
+def _status(hosts: Sequence[HostChanges]) -> int:
+    from virtballoon.report import Outcome
+
+    unmatched = unmatched_everywhere(hosts)
+    for word in unmatched:
+        complain(f"no domain matches {word!r}; nothing was changed")
+    changes = [change for host in hosts for change in host.changes]
+    failed = [change for change in changes if change.outcome is Outcome.FAILED]
+    wrong = complain_of_all(hosts, [change.error for change in failed])
+    if unmatched:
+        return NOTHING
+    if not wrong:
+        return OK
+    done = {Outcome.CHANGED, Outcome.UNCHANGED}
+    partly = any(change.changed or change.outcome in done for change in changes)
+    return PARTLY if partly else NOTHING

@@ -1,0 +1,48 @@
+"""``virtballoon stats``: every statistic of some domains."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from virtballoon.cli.list_domains import reading_status
+from virtballoon.cli.options import (
+    Settings,
+    domain_argument,
+    print_records,
+    units_option,
+    with_settings,
+)
+
+
+@click.command("stats", short_help="Show every statistic of some domains.")
+@units_option
+@domain_argument(required=True)
+@with_settings
+def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
+    """Show every statistic of the domains, running or not.
+
+    DOMAIN is a name, a UUID or a shell pattern. Statistics have QEMU's names; sizes are in bytes,
+    the rest are counts since the guest booted. A figure that the guest does not give is a dash.
+    """
+    from virtballoon.fleet import read_hosts
+
+    started = time.time()
+    hosts = read_hosts(
+        settings.targets, domains, inactive=True, via=settings.via, timeout=settings.timeout
+    )
+    if settings.format == "table":
+        from virtballoon.render.table import stats_blocks
+
+        rows = [row for host in hosts for row in host.domains]
+        stats_blocks(rows, exact=units == "bytes", stream=sys.stdout)
+    else:
+        from virtballoon.render.columns import RECORD
+
+        others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
+        at = RECORD.index("used_bytes")
+        columns = (*RECORD[:at], *others, *RECORD[at:])
+        print_records(settings, hosts, columns, generated_at=started)
+    return reading_status(hosts, domains)

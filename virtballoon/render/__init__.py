@@ -1,0 +1,1 @@
+"""Turns reports into text: documents for programs, tables for people."""

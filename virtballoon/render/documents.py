@@ -1,0 +1,144 @@
+"""Reports as JSON, JSON lines and CSV. ``schema.json`` in the package describes the JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from virtballoon.errors import VirtballoonError
+from virtballoon.report import DomainReport, HostChanges, HostReport, Interval, IntervalChange
+
+SCHEMA: Final = 1
+
+Record = dict[str, Any]
+
+
+def domain_record(row: DomainReport) -> Record:
+    """One domain of a reading, as it stands in a document."""
+    balloon = row.balloon
+    return {
+        "name": row.name,
+        "uuid": row.uuid,
+        "id": row.id,
+        "state": row.state.value,
+        "balloon": {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
+        if balloon is not None
+        else None,
+        "interval": _interval(row.interval),
+        "verdict": row.verdict.value,
+        "source": row.source.value,
+        "last_update": timestamp(row.last_update),
+        "age_seconds": _rounded(row.age_seconds, 1),
+        "maximum_bytes": row.figures.maximum_bytes,
+        "current_bytes": row.figures.current_bytes,
+        "rss_bytes": row.figures.rss_bytes,
+        "stats": row.stats.as_dict(),
+        "used_bytes": row.usage.used_bytes,
+        "used_ratio": _rounded(row.usage.ratio, 4),
+        "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
+        "error": error_record(row.error),
+    }
+
+
+def change_record(change: IntervalChange) -> Record:
+    """One domain whose interval was set, as it stands in a document."""
+    return {
+        "name": change.name,
+        "uuid": change.uuid,
+        "outcome": change.outcome.value,
+        "changed": change.changed,
+        "before": _interval(change.before),
+        "after": _interval(change.after),
+        "error": error_record(change.error),
+    }
+
+
+def error_record(error: VirtballoonError | None) -> Record | None:
+    """An error as it stands in a document; ``code`` is libvirt's number."""
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def host_record(host: HostReport | HostChanges) -> Record:
+    """One host, as it stands in a document, with its domains."""
+    return {
+        "uri": host.uri,
+        "hostname": host.hostname,
+        "status": host.status.value,
+        "error": error_record(host.error),
+        "elapsed_seconds": _rounded(host.elapsed_seconds, 3),
+        "domains": domain_records(host),
+    }
+
+
+def domain_records(host: HostReport | HostChanges) -> list[Record]:
+    """The domains of one host, as they stand in a document."""
+    if isinstance(host, HostReport):
+        return [domain_record(row) for row in host.domains]
+    return [change_record(change) for change in host.changes]
+
+
+def document(hosts: Iterable[Record], *, generated_at: float) -> Record:
+    """A whole document."""
+    return {"schema": SCHEMA, "generated_at": timestamp(int(generated_at)), "hosts": list(hosts)}
+
+
+def to_json(value: Record) -> str:
+    """A document as JSON, for people to read, too."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def to_jsonl(records: Iterable[Record]) -> str:
+    """Records as JSON lines."""
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def to_csv(records: Iterable[Record], columns: Sequence[str]) -> str:
+    """Records as CSV with a header; nested keys are joined with a dot, null is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for record in records:
+        flat = flattened(record)
+        writer.writerow([_cell(flat.get(column)) for column in columns])
+    return out.getvalue()
+
+
+def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A record without nesting: keys joined with a dot."""
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def timestamp(seconds: int | None) -> str | None:
+    """Epoch seconds as UTC, by ISO 8601; None for what no calendar has."""
+    if seconds is None:
+        return None
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _interval(interval: Interval) -> Record:
+    return {"live": interval.live, "config": interval.config, "qemu": interval.qemu}
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _cell(value: object) -> object:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else value

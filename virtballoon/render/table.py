@@ -1,0 +1,155 @@
+"""Tables for people. The only module that knows rich."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final, TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from virtballoon.render import text
+from virtballoon.render.columns import Column, column
+from virtballoon.report import DomainReport, HostChanges, HostReport, Interval, Outcome, Source
+from virtballoon.verdict import Verdict
+
+_STYLES: Final = {
+    Verdict.FRESH.value: "green",
+    Verdict.STALE.value: "yellow",
+    Verdict.POLLING_OFF.value: "yellow",
+    Verdict.UNANSWERED.value: "yellow",
+    Verdict.EMPTY.value: "yellow",
+    Verdict.SUSPENDED.value: "cyan",
+    Verdict.NO_DEVICE.value: "dim",
+    Verdict.SHUTOFF.value: "dim",
+    Verdict.BUSY.value: "red",
+    Verdict.FAILED.value: "bold red",
+    Outcome.CHANGED.value: "green",
+    Outcome.UNCHANGED.value: "dim",
+    Outcome.SKIPPED.value: "dim",
+}
+_GAP: Final = "  "
+#: The first column, the name, is cut down to this width before anything else is.
+_NARROWEST_NAME: Final = 12
+
+
+def list_table(
+    rows: Sequence[tuple[HostReport, DomainReport]],
+    columns: Sequence[Column],
+    *,
+    exact: bool,
+    with_host: bool,
+    stream: TextIO,
+) -> None:
+    """Print a line per domain, with the host behind it where there is more than one."""
+    table = _Table([(c.title, c.is_number) for c in columns] + [("HOST", False)] * with_host)
+    for host, row in rows:
+        cells = [_verdict(c.cell(row, exact=exact), is_verdict=c.key == "verdict") for c in columns]
+        table.add(cells + [Text(text.printable(host.uri))] * with_host)
+    table.print(stream)
+
+
+def stats_blocks(rows: Sequence[DomainReport], *, exact: bool, stream: TextIO) -> None:
+    """Print every statistic of each domain, a block a domain."""
+    for index, row in enumerate(rows):
+        if index:
+            stream.write("\n")
+        source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
+        interval = text.seconds(row.interval.in_force)
+        facts = [row.verdict.value, f"from {source}", f"interval {interval}"]
+        if row.age_seconds is not None:
+            facts.append(f"{text.duration(row.age_seconds)} old")
+        heading = Text(text.printable(row.name), style="bold")
+        _console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
+        table = _Table([("", False), ("", True)], heading=False)
+        statistics = [f"stats.{name}" for name in row.stats.as_dict()]
+        others = ["used_bytes", "used_ratio", "current_bytes", "maximum_bytes", "rss_bytes"]
+        for key in (*statistics, *others):
+            name = key.removeprefix("stats.").removesuffix("_bytes")
+            table.add([Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))])
+        table.print(stream)
+
+
+def changes_table(hosts: Sequence[HostChanges], *, with_qemu: bool, stream: TextIO) -> None:
+    """Print a line per domain with what it was and what it is."""
+    with_host = len(hosts) > 1
+    titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu + ["HOST"] * with_host
+    table = _Table([(title, False) for title in titles])
+    for host in hosts:
+        for change in host.changes:
+            pairs = zip(_intervals(change.before), _intervals(change.after), strict=True)
+            cells = [Text(_from_to(before, after)) for before, after in pairs]
+            table.add(
+                [
+                    Text(text.printable(change.name)),
+                    _verdict(change.outcome.value, is_verdict=True),
+                    *cells[: 2 + with_qemu],
+                    *[Text(text.printable(host.uri))] * with_host,
+                ]
+            )
+    table.print(stream)
+
+
+def _intervals(interval: Interval) -> tuple[int | None, int | None, int | None]:
+    return interval.live, interval.config, interval.qemu
+
+
+def _from_to(before: int | None, after: int | None) -> str:
+    if before == after:
+        return text.seconds(after)
+    return f"{text.seconds(before)} -> {text.seconds(after)}"
+
+
+def _verdict(cell: str, *, is_verdict: bool) -> Text:
+    return Text(cell, style=_STYLES.get(cell, "") if is_verdict else "")
+
+
+class _Table:
+    """A plain table: as wide as it needs in a pipe, cut to the width of a terminal."""
+
+    def __init__(self, columns: Sequence[tuple[str, bool]], *, heading: bool = True) -> None:
+        self._flush_right = [is_number for _, is_number in columns]
+        self._lines = [[Text(title, style="bold") for title, _ in columns]] if heading else []
+
+    def add(self, cells: list[Text]) -> None:
+        self._lines.append(cells)
+
+    def print(self, stream: TextIO) -> None:
+        console = _console(stream)
+        widest = [max(cell.cell_len for cell in cells) for cells in zip(*self._lines, strict=True)]
+        excess = sum(widest) + len(_GAP) * (len(widest) - 1) - console.width
+        if stream.isatty() and excess > 0:
+            widest[0] = min(widest[0], max(_NARROWEST_NAME, widest[0] - excess))
+        for cells in self._lines:
+            line = Text(_GAP).join(
+                _aligned(cell, width, flush_right=flush_right)
+                for cell, width, flush_right in zip(cells, widest, self._flush_right, strict=True)
+            )
+            line.rstrip()
+            if stream.isatty():
+                line.truncate(console.width, overflow="ellipsis")
+            console.print(line, soft_wrap=True)
+
+
+def _aligned(cell: Text, width: int, *, flush_right: bool) -> Text:
+    fitted = cell.copy()
+    fitted.truncate(width, overflow="ellipsis")
+    padding = width - fitted.cell_len
+    if flush_right:
+        fitted.pad_left(padding)
+    else:
+        fitted.pad_right(padding)
+    return fitted
+
+
+def _console(stream: TextIO) -> Console:
+    colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    return Console(
+        file=stream,
+        force_terminal=stream.isatty(),
+        color_system="auto" if colour else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
