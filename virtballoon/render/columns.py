@@ -111,7 +111,7 @@ class Column:
     def value(self, row: DomainReport) -> Any:
         """What to sort by, and what a CSV cell holds."""
         if self.key == IN_FORCE:
-            return row.interval.in_force
+            return row.interval.in_force if row.balloon is not None else None
         return flattened(domain_record(row)).get(self.key)
 
     def cell(self, row: DomainReport, *, exact: bool) -> str:
