@@ -306,9 +306,9 @@ def _carry_out(
 
 
 def _apply(plan: IntervalPlan) -> IntervalChange | Control:
-    """Do what is planned for one domain."""
+    """Do what is planned for one domain, even where it is so already: sending it again repairs a
+    QEMU that differs, and writes a configuration that could not be saved before."""
     domain = plan.domain
-    config = plan.config and plan.before.config != plan.seconds
     live = plan.live
     try:
         if live:
@@ -318,8 +318,8 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
         if live and plan.qom_path is not None:
             domain.monitor().set_polling_interval(plan.qom_path, plan.seconds)
             live = False
-        if live or config:
-            domain.set_period(plan.seconds, live=live, config=config)
+        if live or plan.config:
+            domain.set_period(plan.seconds, live=live, config=plan.config)
     except VirtballoonError as error:
         after = _reread(plan)
         return replace(

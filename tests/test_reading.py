@@ -1,0 +1,394 @@
+"""Reading real guests: figures, verdicts, both sources, and domains that change meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import virtballoon
+from tests.conftest import GuestFactory
+from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from virtballoon import (
+    Connection,
+    DomainReport,
+    HostStatus,
+    Source,
+    State,
+    UsedFormula,
+    Verdict,
+    read_domain,
+    read_host,
+)
+from virtballoon.sweep import Sweep
+
+MIB = 1024**2
+
+#: The guests that have a balloon, a driver and an interval.
+POLLED = ("modern", "classic", "transitional", "aliased")
+
+
+@pytest.fixture
+def connection(hypervisor: Hypervisor) -> Iterator[Connection]:
+    """A read-only connection of the test's own."""
+    with Connection.open(hypervisor.uri) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> dict[str, DomainReport]:
+    """One reading of the shared guests, running or not, once all polled ones have answered."""
+
+    def read() -> dict[str, DomainReport]:
+        host = read_host(hypervisor.uri, list(guests))
+        assert host.error is None
+        return {row.name: row for row in host.domains}
+
+    wait_until(
+        lambda: all(read()[name].verdict is Verdict.FRESH for name in POLLED),
+        60,
+        "the polled guests' first answers",
+    )
+    return read()
+
+
+def same_moment(hypervisor: Hypervisor, name: str) -> tuple[DomainReport, DomainReport]:
+    """A domain read from both sources between two updates of the guest's."""
+
+    def both() -> tuple[DomainReport, DomainReport] | None:
+        with Connection.open(hypervisor.uri, readonly=False) as connection:
+            (before,) = read_host(connection, [name]).domains
+            (qom,) = read_host(connection, [name], via=Source.QOM).domains
+            (after,) = read_host(connection, [name]).domains
+        moments = {before.last_update, after.last_update}
+        if after.balloon is not None:
+            moments.add(qom.last_update)
+        return (after, qom) if len(moments) == 1 else None
+
+    return wait_until(both, 30, f"two readings of {name} between two updates")
+
+
+@pytest.mark.parametrize("name", POLLED)
+def test_figures_equal_the_guests_own(
+    hypervisor: Hypervisor, guests: dict[str, Guest], name: str
+) -> None:
+    # The guest tells its own figures every second; an idle one's hardly move in between.
+    meminfo = guests[name].wait_meminfo()
+    started = time.time()
+    row = wait_until(
+        lambda: (
+            (r := read_host(hypervisor.uri, [name]).domains[0]).last_update
+            and r.last_update > started
+            and r
+        ),
+        30,
+        "an update after the guest's own",
+    )
+    assert row.stats.total_memory == meminfo["MemTotal"]
+    assert row.stats.free_memory == pytest.approx(meminfo["MemFree"], abs=2 * MIB)
+    assert row.stats.available_memory == pytest.approx(meminfo["MemAvailable"], abs=2 * MIB)
+    assert row.usage.formula is UsedFormula.TOTAL_AVAILABLE
+    assert row.usage.used_bytes == row.stats.total_memory - row.stats.available_memory
+    assert row.figures.maximum_bytes == guests[name].spec.memory_mib * MIB
+    assert row.figures.current_bytes == guests[name].spec.memory_mib * MIB
+
+
+def test_the_balloon_takes_memory_from_the_guest(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("inflated", period=1))
+    guest.hypervisor.virsh("setmem", guest.name, "112M", "--live")
+    row = wait_until(
+        lambda: (r := read_domain(guest.domain)).figures.current_bytes == 112 * MIB and r,
+        30,
+        "the balloon to be inflated",
+    )
+    assert row.figures.maximum_bytes == 128 * MIB
+
+
+def test_used_follows_a_hog_up_and_down(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("hog", period=1))
+
+    def used() -> int:
+        return read_domain(guest.domain).usage.used_bytes or 0
+
+    idle = wait_until(used, 30, "the first figures")
+    guest.hog(40)
+    wait_until(lambda: used() > idle + 36 * MIB, 30, "used memory to rise by 40 MiB")
+    assert used() < idle + 44 * MIB
+    guest.unhog()
+    wait_until(lambda: used() < idle + 4 * MIB, 30, "used memory to fall again")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        *((name, Verdict.FRESH) for name in POLLED),
+        ("nodevice", Verdict.NO_DEVICE),
+        ("cmdline-id", Verdict.NO_DEVICE),
+        ("cmdline-anon", Verdict.NO_DEVICE),
+        ("nodriver", Verdict.UNANSWERED),
+        ("unpolled", Verdict.POLLING_OFF),
+        ("suspended", Verdict.SUSPENDED),
+        ("off", Verdict.SHUTOFF),
+    ],
+)
+def test_verdicts_through_libvirt(
+    report: dict[str, DomainReport], name: str, verdict: Verdict
+) -> None:
+    assert report[name].verdict is verdict
+    assert report[name].source is Source.LIBVIRT
+    assert report[name].error is None
+    assert report[name].interval.qemu is None
+
+
+def test_what_is_known_of_each_guest(
+    report: dict[str, DomainReport], guests: dict[str, Guest]
+) -> None:
+    for name, row in report.items():
+        guest = guests[name]
+        assert row.uuid == guest.uuid
+        if name == "off":
+            assert (row.id, row.state) == (None, State.SHUTOFF)
+            assert row.interval == virtballoon.Interval(live=None, config=5)
+            assert row.balloon is not None
+            assert row.balloon.qom_path is None
+            assert row.stats.is_empty
+            continue
+        assert row.id == guest.domain.ID()
+        assert row.state is (State.PAUSED if name == "suspended" else State.RUNNING)
+        period = guest.spec.period or 0
+        assert row.interval == virtballoon.Interval(live=period, config=period)
+        assert row.figures.rss_bytes is not None
+        assert row.figures.rss_bytes > 16 * MIB
+        if row.balloon is not None:
+            alias = guest.spec.alias or "balloon0"
+            assert row.balloon.model == guest.spec.model
+            assert row.balloon.alias == alias
+            assert row.balloon.qom_path == f"/machine/peripheral/{alias}"
+
+
+def test_old_figures_keep_their_age(report: dict[str, DomainReport]) -> None:
+    # Linux sends one set when its driver loads, whether it is polled or not.
+    row = report["unpolled"]
+    assert row.stats.total_memory
+    assert row.last_update is not None
+    assert row.age_seconds is not None
+    assert row.age_seconds >= 0
+    assert row.needs_polling
+    assert report["suspended"].stats.total_memory
+    assert not report["suspended"].needs_polling
+
+
+def test_a_guest_whose_driver_goes_becomes_stale(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("unloads", period=1))
+    wait_until(lambda: read_domain(guest.domain).verdict is Verdict.FRESH, 30, "an answer")
+    guest.unload_driver()
+    row = wait_until(
+        lambda: (r := read_domain(guest.domain)).verdict is Verdict.STALE and r,
+        60,
+        "the figures to become stale",
+    )
+    assert row.age_seconds is not None
+    assert row.age_seconds > 2 * 1 + 5
+    guest.load_driver()
+    wait_until(lambda: read_domain(guest.domain).verdict is Verdict.FRESH, 30, "a new answer")
+
+
+@pytest.mark.parametrize(
+    "name", [*POLLED, "nodevice", "cmdline-id", "cmdline-anon", "nodriver", "unpolled", "suspended"]
+)
+def test_both_sources_agree(
+    hypervisor: Hypervisor, report: dict[str, DomainReport], guests: dict[str, Guest], name: str
+) -> None:
+    libvirt, qom = same_moment(hypervisor, name)
+    assert qom.source is Source.QOM
+    assert qom.error is None
+    assert qom.figures.maximum_bytes == libvirt.figures.maximum_bytes
+    assert qom.figures.current_bytes == libvirt.figures.current_bytes
+    if name.startswith("cmdline"):
+        # Libvirt does not know of the balloon, so there is nothing that they share.
+        assert libvirt.balloon is None
+        assert libvirt.stats.is_empty
+        assert qom.stats.total_memory == guests[name].meminfo()["MemTotal"]
+        return
+    assert qom.balloon == libvirt.balloon
+    assert qom.last_update == libvirt.last_update
+    given = {key: value for key, value in libvirt.stats.as_dict().items() if value is not None}
+    assert given == {key: qom.stats.as_dict()[key] for key in given}
+    if name in {*POLLED, "unpolled", "suspended"}:
+        assert len(given) >= 10
+        assert qom.usage == libvirt.usage
+    assert qom.verdict is libvirt.verdict
+    assert qom.interval.qemu == (None if name == "nodevice" else libvirt.interval.live)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("cmdline-id", "/machine/peripheral/extra-balloon"),
+        ("cmdline-anon", "/machine/peripheral-anon/device["),
+    ],
+)
+def test_a_balloon_that_libvirt_does_not_know(
+    hypervisor: Hypervisor, guests: dict[str, Guest], name: str, path: str
+) -> None:
+    (row,) = read_host(hypervisor.uri, [name], via=Source.QOM).domains
+    assert row.balloon is not None
+    assert row.balloon.model is None
+    assert row.balloon.qom_path is not None
+    assert row.balloon.qom_path.startswith(path)
+    assert row.verdict is Verdict.POLLING_OFF
+    found = virtballoon.find_qom_path(hypervisor.uri, name, via=Source.QOM)
+    assert found.qom_path == row.balloon.qom_path
+    with pytest.raises(virtballoon.NoBalloon):
+        virtballoon.find_qom_path(hypervisor.uri, name)
+    # Each device once: inside a PCI balloon QEMU has its backend, which is a balloon by type, too.
+    monitor = virtballoon.Domain.of(guests[name].domain).monitor()
+    assert list(monitor.balloons_below("/machine")) == [row.balloon.qom_path]
+
+
+def test_reading_needs_no_write_access_and_marks_no_guest(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("unmarked", period=1))
+
+    def is_tainted() -> bool:
+        return "custom monitor" in guest.hypervisor.virsh("dominfo", guest.name).stdout
+
+    with Connection.open(guest.hypervisor.uri, readonly=True) as connection:
+        host = read_host(connection, [guest.name])
+        assert host.status is HostStatus.OK
+        assert virtballoon.qom_path(connection.domains()[0].raw)
+    virtballoon.set_interval(guest.domain, 2)
+    assert not is_tainted()
+    assert read_domain(guest.domain, via=Source.QOM).error is None
+    assert is_tainted()
+
+
+def test_a_read_only_connection_is_not_enough_for_the_passthrough(
+    connection: Connection, guests: dict[str, Guest]
+) -> None:
+    host = read_host(connection, ["classic"], via=Source.QOM)
+    assert isinstance(host.error, virtballoon.ReadOnly)
+    assert host.error.code == 29
+    assert host.domains == ()
+    with pytest.raises(virtballoon.ReadOnly):
+        list(virtballoon.iter_domains(connection, ["classic"], via=Source.QOM))
+
+
+def test_the_callers_connection_stays_open(
+    hypervisor: Hypervisor, guests: dict[str, Guest]
+) -> None:
+    theirs = hypervisor.conn()
+    try:
+        assert read_host(theirs, ["classic"]).domains
+        assert [row.name for row in virtballoon.iter_domains(theirs, ["classic"])] == ["classic"]
+        assert read_domain(theirs.lookupByName("classic")).name == "classic"
+        assert theirs.isAlive()
+        assert theirs.getHostname()
+    finally:
+        # How many references were left: with the caller's own the last one goes.
+        assert theirs.close() == 0
+
+
+def test_all_means_the_running_ones_unless_told_otherwise(
+    connection: Connection, guests: dict[str, Guest]
+) -> None:
+    def names(*words: str, inactive: bool = False) -> list[str]:
+        return [r.name for r in read_host(connection, words or None, inactive=inactive).domains]
+
+    running = names()
+    assert "off" not in running
+    assert "classic" in running
+    assert running == sorted(running)
+    assert "off" in names(inactive=True)
+    assert names("of*") == []
+    assert names("of*", inactive=True) == ["off"]
+    assert names("off") == ["off"]
+    assert names(guests["off"].uuid.upper()) == ["off"]
+
+
+# Domains that change between the listing and the reading.
+
+
+def listed(connection: Connection, name: str) -> Iterator[DomainReport]:
+    """A sweep of the domain, which was listed now and will be read later."""
+    domains = [domain for domain in connection.domains() if domain.name == name]
+    assert len(domains) == 1
+    sweep = Sweep(connection, domains, via=Source.LIBVIRT, deadline=time.monotonic() + 10)
+    return iter(sweep)
+
+
+def test_a_domain_that_vanishes_costs_its_row(
+    connection: Connection, guest_factory: GuestFactory
+) -> None:
+    going = guest_factory(GuestSpec("going", persistent=False, paused=True))
+    staying = guest_factory(GuestSpec("staying", persistent=False, paused=True))
+    names = {going.name, staying.name}
+    domains = [domain for domain in connection.domains() if domain.name in names]
+    going.domain.destroy()
+    sweep = Sweep(connection, domains, via=Source.LIBVIRT, deadline=time.monotonic() + 10)
+    assert [row.name for row in sweep] == ["staying"]
+    assert [domain.name for domain in sweep.vanished] == ["going"]
+
+
+def test_a_domain_that_stops(connection: Connection, guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("stopping", period=3, paused=True))
+    rows = listed(connection, "stopping")
+    guest.domain.destroy()
+    (row,) = rows
+    assert (row.verdict, row.id) == (Verdict.SHUTOFF, None)
+    assert row.interval == virtballoon.Interval(live=None, config=3)
+
+
+def test_a_domain_that_starts(connection: Connection, guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("starting", period=3, start=False))
+    rows = listed(connection, "starting")
+    guest.domain.create()
+    (row,) = rows
+    assert row.verdict is Verdict.UNANSWERED
+    assert row.id == guest.domain.ID()
+    assert row.interval == virtballoon.Interval(live=3, config=3)
+
+
+def test_a_domain_that_changes_its_name(
+    connection: Connection, guest_factory: GuestFactory
+) -> None:
+    guest = guest_factory(GuestSpec("before", start=False))
+    rows = listed(connection, "before")
+    guest.hypervisor.virsh("domrename", "before", "after")
+    (row,) = rows
+    assert (row.name, row.uuid) == ("after", guest.uuid)
+
+
+def test_a_transient_domain_has_no_configuration(
+    connection: Connection, guest_factory: GuestFactory
+) -> None:
+    guest_factory(GuestSpec("passing", period=4, persistent=False, paused=True))
+    (row,) = read_host(connection, ["passing"]).domains
+    assert row.interval == virtballoon.Interval(live=4, config=None)
+
+
+# A guest that hangs.
+
+
+def test_a_hung_guest_costs_its_own_row(
+    hypervisor: Hypervisor, guests: dict[str, Guest], guest_factory: GuestFactory
+) -> None:
+    hung = guest_factory(GuestSpec("hung", period=2))
+    hung.stop_process()
+    for via in Source:
+        host = read_host(hypervisor.uri, ["hung", *POLLED], via=via, timeout=3)
+        rows = {row.name: row for row in host.domains}
+        assert rows["hung"].verdict is Verdict.BUSY
+        assert isinstance(rows["hung"].error, virtballoon.Busy)
+        assert rows["hung"].interval.live == 2
+        assert {rows[name].verdict for name in POLLED} == {Verdict.FRESH}
+        assert host.status is HostStatus.PARTIAL
+    change = virtballoon.set_intervals(
+        hypervisor.uri, 9, ["hung", "classic"], dry_run=False, timeout=3
+    ).changes
+    outcomes = {c.name: (c.outcome, type(c.error)) for c in change}
+    assert outcomes["hung"] == (virtballoon.Outcome.FAILED, virtballoon.Busy)
+    assert outcomes["classic"][0] is virtballoon.Outcome.CHANGED
+    virtballoon.set_intervals(hypervisor.uri, 2, ["classic"])
+    hung.cont_process()
+    wait_until(lambda: read_domain(hung.domain).verdict is Verdict.FRESH, 30, "it to go on")
