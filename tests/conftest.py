@@ -1,0 +1,111 @@
+"""Fixtures: a private hypervisor and real guests, shared by the run."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GUESTS = (
+    GuestSpec("modern", model="virtio-non-transitional", period=2),
+    GuestSpec("classic", period=2),
+    GuestSpec("transitional", model="virtio-transitional", period=2),
+    GuestSpec("aliased", alias="ua-memory", period=2),
+    GuestSpec("nodevice", model="none"),
+    GuestSpec("cmdline-id", qemu_commandline="id"),
+    GuestSpec("cmdline-anon", qemu_commandline="anon"),
+    GuestSpec("nodriver", period=2, driver=False),
+    GuestSpec("unpolled"),
+    GuestSpec("suspended", period=2),
+    GuestSpec("off", period=5, start=False),
+)
+
+
+class GuestFactory(Protocol):
+    """Boots a guest that a test may mistreat."""
+
+    def __call__(self, spec: GuestSpec) -> Guest: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "guest: needs the private hypervisor (set automatically)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"hypervisor", "alone"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.guest)
+
+
+@contextmanager
+def started() -> Iterator[Hypervisor]:
+    """A private hypervisor; where a part of it is missing, no test that needs one can run."""
+    hypervisor = Hypervisor()
+    try:
+        hypervisor.open()
+    except LabUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    try:
+        yield hypervisor
+    finally:
+        hypervisor.close()
+
+
+@pytest.fixture(scope="session")
+def hypervisor() -> Iterator[Hypervisor]:
+    """The private hypervisor of the run."""
+    with started() as hypervisor:
+        yield hypervisor
+
+
+@pytest.fixture(scope="session")
+def guests(hypervisor: Hypervisor) -> dict[str, Guest]:
+    """Booted guests by name, for reading only: whoever changes one makes its own."""
+    guests = hypervisor.boot(GUESTS)
+    suspended = guests["suspended"].domain
+    wait_until(
+        lambda: suspended.memoryStats().get("last_update"), 60, "the guest's first statistics"
+    )
+    suspended.suspend()
+    return guests
+
+
+@contextmanager
+def _factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
+    made: list[Guest] = []
+
+    def make(spec: GuestSpec) -> Guest:
+        guest = hypervisor.add(spec)
+        made.append(guest)
+        if spec.start and not spec.paused:
+            guest.wait_booted()
+        return guest
+
+    try:
+        yield make
+    finally:
+        for guest in made:
+            hypervisor.remove(guest)
+
+
+@pytest.fixture
+def guest_factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
+    """Make guests for one test, removed after it whatever became of them."""
+    with _factory(hypervisor) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def module_guest_factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
+    """Make guests for the tests of one module."""
+    with _factory(hypervisor) as make:
+        yield make

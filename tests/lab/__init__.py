@@ -1,0 +1,15 @@
+"""A private hypervisor with real guests, for tests, demonstrations and playing."""
+
+from .guest import Guest, GuestSpec, domain_xml
+from .hypervisor import Hypervisor
+from .kernel import LabUnavailable
+from .waiting import wait_until
+
+__all__ = [
+    "Guest",
+    "GuestSpec",
+    "Hypervisor",
+    "LabUnavailable",
+    "domain_xml",
+    "wait_until",
+]

@@ -1,0 +1,297 @@
+"""A libvirt daemon of the lab's own, in a directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import libvirt
+
+from .guest import BOOT_TIMEOUT, BootFiles, Guest, GuestSpec, domain_xml
+from .initramfs import build_initramfs
+from .keeper import signal_process, sweep
+from .kernel import SETUP, LabUnavailable, find_kernel
+from .waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64")
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+_READY_TIMEOUT = 60.0
+_STOP_TIMEOUT = 20.0
+
+
+class Hypervisor:
+    """A private hypervisor: a context manager that leaves no process and no file.
+
+    The daemon is an unprivileged one ("session"). When the tester is root, it runs as nobody: a
+    number that no user has would do for the daemon, but libvirt looks up its user's record to
+    start a guest.
+    """
+
+    def __init__(self) -> None:
+        self._daemon: int | None = None
+        self._keeper: subprocess.Popen[str] | None = None
+        self._connection: Any = None
+        self._connecting = threading.Lock()
+        self._number = count(1)
+        self._guests: dict[str, Guest] = {}
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Start the daemon.
+
+        :raise LabUnavailable: when the machine lacks a part.
+        """
+        self._programs = {name: _program(name) for name in PROGRAMS}
+        self._kernel = find_kernel()
+        initramfs = build_initramfs(self._kernel)
+        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        # Not TMPDIR: below a long one, the path of a unix socket exceeds its 108 bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+        try:
+            self._start_keeper()
+            self._furnish(initramfs)
+            self.start_daemon()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_keeper(self) -> None:
+        keeper = Path(__file__).with_name("keeper.py")
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", str(keeper), str(self.directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C is for the tester, which then ends the daemon in its own order.
+            start_new_session=True,
+        )
+
+    def _furnish(self, initramfs: bytes) -> None:
+        for name in ("run", "config/libvirt", "cache", "data", "tmp", "guests"):
+            (self.directory / name).mkdir(parents=True)
+        shutil.copyfile(self._kernel.image, self.directory / "vmlinuz")
+        (self.directory / "initramfs").write_bytes(initramfs)
+        (self.directory / "config/libvirt/libvirtd.conf").write_text(
+            f'log_outputs = "3:file:{self.directory}/libvirtd.log"\n'
+        )
+        (self.directory / "config/libvirt/qemu.conf").write_text(
+            # "file": no virtlogd beside the daemon. "none": no AppArmor or SELinux to arrange.
+            'stdio_handler = "file"\nsecurity_driver = "none"\n'
+        )
+        if self._user is not None:
+            for path in (self.directory, *self.directory.rglob("*")):
+                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    @property
+    def uri(self) -> str:
+        """The URI under which this hypervisor is reached."""
+        return f"qemu:///session?socket={self.directory}/run/libvirt/libvirt-sock"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's pid."""
+        if self._daemon is None:
+            raise ProcessLookupError("the daemon does not run")
+        return self._daemon
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the daemon: nothing of the tester's but its search path."""
+        return {
+            "PATH": _PATH,
+            "LANG": "C.UTF-8",
+            "HOME": str(self.directory),
+            "TMPDIR": f"{self.directory}/tmp",
+            "XDG_RUNTIME_DIR": f"{self.directory}/run",
+            "XDG_CONFIG_HOME": f"{self.directory}/config",
+            "XDG_CACHE_HOME": f"{self.directory}/cache",
+            "XDG_DATA_HOME": f"{self.directory}/data",
+        }
+
+    def start_daemon(self) -> None:
+        """Start the daemon and wait until it answers."""
+        command = [
+            self._programs["libvirtd"],
+            f"--config={self.directory}/config/libvirt/libvirtd.conf",
+            f"--pid-file={self.directory}/libvirtd.pid",
+        ]
+        if self._user is not None:
+            user = self._user
+            identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            command = [_program("setpriv"), *identity, "--", *command]
+        self._daemon = self._ask_keeper({"command": command, "environment": self.environment})
+        wait_until(self._answers, _READY_TIMEOUT, f"the daemon in {self.directory}")
+
+    def _ask_keeper(self, request: dict[str, Any]) -> int:
+        assert self._keeper is not None, "not open"
+        assert self._keeper.stdin is not None
+        assert self._keeper.stdout is not None
+        print(json.dumps(request), file=self._keeper.stdin, flush=True)
+        return int(self._keeper.stdout.readline())
+
+    def _answers(self) -> bool:
+        if not Path(f"/proc/{self._daemon}").exists():
+            raise RuntimeError(f"the private libvirtd ended at once:\n{self.log()}")
+        return self.virsh("version", check=False).returncode == 0
+
+    def stop_daemon(self) -> None:
+        """End the daemon; its guests go on."""
+        self._connection = None
+        # One that waits for a monitor which does not answer takes no notice of SIGTERM.
+        if not signal_process(self.pid, signal.SIGTERM, self.directory, wait=_STOP_TIMEOUT):
+            signal_process(self.pid, signal.SIGKILL, self.directory, wait=None)
+        self._daemon = None
+
+    def restart_daemon(self) -> None:
+        """End the daemon and start another, which finds the guests again."""
+        self.stop_daemon()
+        self.start_daemon()
+
+    def log(self) -> str:
+        """Return what the daemon wrote."""
+        paths = (self.directory / "libvirtd.out", self.directory / "libvirtd.log")
+        return "".join(path.read_text(errors="replace") for path in paths if path.exists())
+
+    def close(self) -> None:
+        """End every guest and the daemon, and remove the directory; whatever state they are in."""
+        self._connection = None
+        # Nobody is asked to stop: a hung guest would not answer, and nothing here is kept.
+        self._daemon = None
+        if self._keeper is not None:
+            # The end of its input is its own.
+            self._keeper.communicate()
+            self._keeper = None
+            sweep(self.directory)
+        self._guests.clear()
+
+    def conn(self) -> Any:
+        """Open a new read-write connection; the caller closes it."""
+        return libvirt.open(self.uri)
+
+    @property
+    def connection(self) -> Any:
+        """The lab's own read-write connection, opened anew when the daemon was restarted."""
+        with self._connecting:
+            if self._connection is None or not self._connection.isAlive():
+                self._connection = self.conn()
+            return self._connection
+
+    def virsh(
+        self, *arguments: str, check: bool = True, timeout: float | None = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run virsh on this hypervisor."""
+        result = subprocess.run(
+            [self._programs["virsh"], "-q", "-c", self.uri, *arguments],
+            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        if check and result.returncode != 0:
+            raise RuntimeError(f"virsh {' '.join(arguments)}: {result.stderr.strip()}")
+        return result
+
+    def add(self, spec: GuestSpec) -> Guest:
+        """Define or create a guest as its spec says, without waiting until it has booted."""
+        files = self._boot_files(spec)
+        xml = domain_xml(spec, files)
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if spec.paused else 0
+        if spec.persistent:
+            domain = self.connection.defineXML(xml)
+            if spec.start:
+                domain.createWithFlags(flags)
+        else:
+            domain = self.connection.createXML(xml, flags)
+        guest = Guest(self, spec, files, domain.UUIDString())
+        self._guests[guest.uuid] = guest
+        return guest
+
+    def _boot_files(self, spec: GuestSpec) -> BootFiles:
+        # By number: a domain's name need not be a file's, and the path must stay short.
+        stem = self.directory / "guests" / str(next(self._number))
+        blacklist = not spec.driver and self._kernel.balloon_is_builtin
+        return BootFiles(
+            kernel=self.directory / "vmlinuz",
+            initramfs=self.directory / "initramfs",
+            console=stem.with_suffix(".console"),
+            control=stem.with_suffix(".control"),
+            arguments="initcall_blacklist=virtio_balloon_driver_init" if blacklist else "",
+        )
+
+    def boot(self, specs: Iterable[GuestSpec], timeout: float = BOOT_TIMEOUT) -> dict[str, Guest]:
+        """Add guests and wait until all that run have booted; they come by name."""
+        with ThreadPoolExecutor(4) as pool:
+            guests = {guest.name: guest for guest in pool.map(self.add, specs)}
+        for guest in guests.values():
+            if guest.spec.start and not guest.spec.paused:
+                guest.wait_booted(timeout)
+        return guests
+
+    def remove(self, guest: Guest) -> None:
+        """End and undefine a guest, hung or not; one that is gone already is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            guest.kill_process()
+        wait_until(lambda: self._forget(guest), 60, f"libvirt to let go of {guest.name!r}")
+        self._guests.pop(guest.uuid, None)
+
+    def _forget(self, guest: Guest) -> bool:
+        # Lists rather than a lookup: that would print an error for what is no error.
+        for domain in self.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            if domain.UUIDString() == guest.uuid:
+                return False
+        for domain in self.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE):
+            if domain.UUIDString() == guest.uuid:
+                domain.undefineFlags(
+                    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                )
+        return True
+
+    def create_blank(
+        self, number: int, memory_mib: int = 16, *, prefix: str = "blank", period: int | None = None
+    ) -> list[str]:
+        """Create so many transient domains that have no kernel and do not run, and name them."""
+        names = [f"{prefix}{index:04}" for index in range(number)]
+
+        def create(name: str) -> None:
+            spec = GuestSpec(name, memory_mib=memory_mib, period=period)
+            self.connection.createXML(domain_xml(spec), libvirt.VIR_DOMAIN_START_PAUSED)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(create, names))
+        return names
+
+
+def _program(name: str) -> str:
+    if not (path := shutil.which(name, path=_PATH)):
+        raise LabUnavailable(f"no {name}: run {SETUP}")
+    return path
