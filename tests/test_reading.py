@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -53,6 +53,18 @@ def report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> dict[str, Domain
     return read()
 
 
+def read_until(
+    read: Callable[[], DomainReport], condition: Callable[[DomainReport], bool], what: str
+) -> DomainReport:
+    """Read until the row is as it is waited for."""
+
+    def row() -> DomainReport | None:
+        found = read()
+        return found if condition(found) else None
+
+    return wait_until(row, 60, what)
+
+
 def same_moment(hypervisor: Hypervisor, name: str) -> tuple[DomainReport, DomainReport]:
     """A domain read from both sources between two updates of the guest's."""
 
@@ -76,15 +88,13 @@ def test_figures_equal_the_guests_own(
     # The guest tells its own figures every second; an idle one's hardly move in between.
     meminfo = guests[name].wait_meminfo()
     started = time.time()
-    row = wait_until(
-        lambda: (
-            (r := read_host(hypervisor.uri, [name]).domains[0]).last_update
-            and r.last_update > started
-            and r
-        ),
-        30,
+    row = read_until(
+        lambda: read_host(hypervisor.uri, [name]).domains[0],
+        lambda row: (row.last_update or 0) > started,
         "an update after the guest's own",
     )
+    assert row.stats.total_memory is not None
+    assert row.stats.available_memory is not None
     assert row.stats.total_memory == meminfo["MemTotal"]
     assert row.stats.free_memory == pytest.approx(meminfo["MemFree"], abs=2 * MIB)
     assert row.stats.available_memory == pytest.approx(meminfo["MemAvailable"], abs=2 * MIB)
@@ -97,9 +107,9 @@ def test_figures_equal_the_guests_own(
 def test_the_balloon_takes_memory_from_the_guest(guest_factory: GuestFactory) -> None:
     guest = guest_factory(GuestSpec("inflated", period=1))
     guest.hypervisor.virsh("setmem", guest.name, "112M", "--live")
-    row = wait_until(
-        lambda: (r := read_domain(guest.domain)).figures.current_bytes == 112 * MIB and r,
-        30,
+    row = read_until(
+        lambda: read_domain(guest.domain),
+        lambda row: row.figures.current_bytes == 112 * MIB,
         "the balloon to be inflated",
     )
     assert row.figures.maximum_bytes == 128 * MIB
@@ -183,9 +193,9 @@ def test_a_guest_whose_driver_goes_becomes_stale(guest_factory: GuestFactory) ->
     guest = guest_factory(GuestSpec("unloads", period=1))
     wait_until(lambda: read_domain(guest.domain).verdict is Verdict.FRESH, 30, "an answer")
     guest.unload_driver()
-    row = wait_until(
-        lambda: (r := read_domain(guest.domain)).verdict is Verdict.STALE and r,
-        60,
+    row = read_until(
+        lambda: read_domain(guest.domain),
+        lambda row: row.verdict is Verdict.STALE,
         "the figures to become stale",
     )
     assert row.age_seconds is not None

@@ -189,8 +189,8 @@ def test_all_means_running_and_with_config_persistent(
 ) -> None:
     guest_factory(GuestSpec("passing", persistent=False, paused=True))
 
-    def planned(**flags: bool) -> dict[str, Outcome]:
-        host = set_intervals(hypervisor.uri, 600, None, dry_run=True, **flags)
+    def planned(*, live: bool = False, config: bool = False) -> dict[str, Outcome]:
+        host = set_intervals(hypervisor.uri, 600, None, dry_run=True, live=live, config=config)
         return {change.name: change.outcome for change in host.changes}
 
     changed, skipped = Outcome.CHANGED, Outcome.SKIPPED
@@ -211,23 +211,23 @@ def test_what_cannot_be_set_of_a_domain_that_was_named(
     hypervisor: Hypervisor, guests: dict[str, Guest], guest_factory: GuestFactory
 ) -> None:
     guest_factory(GuestSpec("passing", persistent=False, paused=True))
-    cases: list[tuple[str, dict[str, bool], type[virtballoon.VirtballoonError]]] = [
-        ("nodevice", {}, virtballoon.NoBalloon),
-        ("off", {"live": True}, virtballoon.NotRunning),
-        ("off", {"live": True, "config": True}, virtballoon.NotRunning),
-        ("passing", {"config": True}, virtballoon.TransientDomain),
-        ("passing", {"live": True, "config": True}, virtballoon.TransientDomain),
+    cases: list[tuple[str, bool, bool, type[virtballoon.VirtballoonError]]] = [
+        ("nodevice", False, False, virtballoon.NoBalloon),
+        ("off", True, False, virtballoon.NotRunning),
+        ("off", True, True, virtballoon.NotRunning),
+        ("passing", False, True, virtballoon.TransientDomain),
+        ("passing", True, True, virtballoon.TransientDomain),
     ]
-    for name, flags, error in cases:
-        (change,) = set_intervals(hypervisor.uri, 600, [name], **flags).changes
-        assert (change.outcome, type(change.error)) == (Outcome.FAILED, error), (name, flags)
+    for name, live, config, error in cases:
+        host = set_intervals(hypervisor.uri, 600, [name], live=live, config=config)
+        (change,) = host.changes
+        assert (change.outcome, type(change.error)) == (Outcome.FAILED, error), name
         assert not change.changed
         assert change.before == change.after
         # By a pattern the same domain is passed over, or gets what it can have.
-        (change,) = set_intervals(
-            hypervisor.uri, 600, [f"{name[:-1]}[{name[-1]}]"], dry_run=True, **flags
-        ).changes
-        assert change.outcome in {Outcome.SKIPPED, Outcome.CHANGED}
+        pattern = f"{name[:-1]}[{name[-1]}]"
+        host = set_intervals(hypervisor.uri, 600, [pattern], live=live, config=config, dry_run=True)
+        assert host.changes[0].outcome in {Outcome.SKIPPED, Outcome.CHANGED}
     assert in_xml(guests["off"], "--inactive") == 5
 
 
