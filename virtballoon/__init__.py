@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from virtballoon.errors import (
         AccessDenied,
+        AmbiguousDomain,
         AuthError,
         Busy,
         ConnectError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
         TransientDomain,
         VirtballoonError,
     )
-    from virtballoon.fleet import read_hosts, set_intervals_on_hosts
+    from virtballoon.fleet import find_qom_paths, read_hosts, set_intervals_on_hosts
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.qmp import Monitor, QomChild
     from virtballoon.reading import (
@@ -73,6 +74,7 @@ _HOMES = {
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
     "errors": (
         "AccessDenied",
+        "AmbiguousDomain",
         "AuthError",
         "Busy",
         "ConnectError",
@@ -91,7 +93,7 @@ _HOMES = {
         "TransientDomain",
         "VirtballoonError",
     ),
-    "fleet": ("read_hosts", "set_intervals_on_hosts"),
+    "fleet": ("find_qom_paths", "read_hosts", "set_intervals_on_hosts"),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "qmp": ("Monitor", "QomChild"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
@@ -113,6 +115,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "STATISTICS",
     "AccessDenied",
+    "AmbiguousDomain",
     "AnyDomain",
     "AuthError",
     "Balloon",
@@ -158,6 +161,7 @@ __all__ = [
     "__version__",
     "check_interval",
     "find_qom_path",
+    "find_qom_paths",
     "iter_domains",
     "judge",
     "qom_path",

@@ -45,9 +45,15 @@ MAX_INTERVAL: Final = 2**31 - 1
 
 _EACCES: Final = frozenset({1, 13})  # EPERM and EACCES
 _AUTH: Final = frozenset(
-    {libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED, libvirt.VIR_ERR_AUTH_UNAVAILABLE}
+    {
+        libvirt.VIR_ERR_AUTH_FAILED,
+        libvirt.VIR_ERR_AUTH_CANCELLED,
+        libvirt.VIR_ERR_AUTH_UNAVAILABLE,
+        libvirt.VIR_ERR_ACCESS_DENIED,
+    }
 )
 _IN_USE: Final[Mapping[int, type[VirtballoonError]]] = {
+    libvirt.VIR_ERR_INVALID_CONN: ConnectionLost,
     libvirt.VIR_ERR_NO_DOMAIN: DomainNotFound,
     libvirt.VIR_ERR_OPERATION_DENIED: ReadOnly,
     libvirt.VIR_ERR_ACCESS_DENIED: AccessDenied,
@@ -164,6 +170,9 @@ class Connection:
             raw = opener(uri)
         except libvirt.libvirtError as error:
             raise _no_connection(error, uri) from error
+        except ValueError as error:
+            # A NUL, or what no UTF-8 can hold: it does not even reach libvirt.
+            raise ConnectError(f"the URI is none: {error}", host=uri) from error
         finally:
             elapsed = (time.monotonic() - started) * 1000
             _log.debug("%s: %s, %.1f ms", uri or "default", opener.__name__, elapsed)
@@ -359,20 +368,19 @@ class Domain:
         :raise InvalidInterval: when libvirt cannot take this number
         :raise ReadOnly: on a read-only connection
         :raise NotRunning: live, and it does not run
-        :raise TransientDomain: config alone, and it has none
+        :raise TransientDomain: config, and it has none
         """
+        if not 0 <= seconds <= MAX_INTERVAL:
+            raise InvalidInterval(
+                f"libvirt takes 0 to {MAX_INTERVAL} seconds, not {seconds}",
+                host=self.connection.uri,
+                domain=self.name,
+            )
         flags = live * libvirt.VIR_DOMAIN_AFFECT_LIVE | config * libvirt.VIR_DOMAIN_AFFECT_CONFIG
         names = "|".join(["LIVE"] * live + ["CONFIG"] * config)
-        invalid = NotRunning if live else TransientDomain
+        invalid = TransientDomain if config and not self.persistent else NotRunning
         with self._call(f"setMemoryStatsPeriod({seconds}, {names})", invalid):
-            try:
-                self.raw.setMemoryStatsPeriod(seconds, flags)
-            except OverflowError as error:
-                raise InvalidInterval(
-                    f"libvirt takes 0 to {MAX_INTERVAL} seconds, not {seconds}",
-                    host=self.connection.uri,
-                    domain=self.name,
-                ) from error
+            self.raw.setMemoryStatsPeriod(seconds, flags)
 
     def monitor(self) -> Monitor:
         """The guest's monitor, through libvirt's passthrough.

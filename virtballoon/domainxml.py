@@ -62,15 +62,20 @@ def parse(xml: str) -> DomainXML:
         raise DomainXMLError(
             "the domain's XML declares a document type, which libvirt's never does"
         )
+    # Only the XML of a running domain has an id, and only a running domain has a QEMU.
+    number = root.get("id")
+    domain_id = int(number) if _is_number(number) else None
     element = root.find("./devices/memballoon")
     return DomainXML(
         name=root.findtext("./name") or "",
-        id=int(number) if _is_number(number := root.get("id")) else None,
-        balloon=_balloon(element) if element is not None else BalloonConfig(balloon=None, period=0),
+        id=domain_id,
+        balloon=_balloon(element, running=domain_id is not None)
+        if element is not None
+        else BalloonConfig(balloon=None, period=0),
     )
 
 
-def _balloon(element: etree._Element) -> BalloonConfig:
+def _balloon(element: etree._Element, *, running: bool) -> BalloonConfig:
     stats = element.find("./stats")
     period = _period(stats.get("period") if stats is not None else None)
     model = element.get("model") or "virtio"
@@ -78,7 +83,7 @@ def _balloon(element: etree._Element) -> BalloonConfig:
         return BalloonConfig(balloon=None, period=period)
     alias_element = element.find("./alias")
     alias = alias_element.get("name") if alias_element is not None else None
-    path = qom_path_of(alias) if alias else None
+    path = qom_path_of(alias) if alias and running else None
     return BalloonConfig(
         balloon=Balloon(model=model, alias=alias or None, qom_path=path), period=period
     )

@@ -11,6 +11,7 @@ these, never as a foreign exception, and never with an empty message::
     │   └── ConnectionLost   the connection broke while it was in use
     ├── DomainError          one domain
     │   ├── DomainNotFound   unknown, or gone since it was listed
+    │   ├── AmbiguousDomain  more than one where one is meant
     │   ├── NoBalloon        it has no balloon device
     │   ├── NotRunning       something live was asked of a domain that is shut off
     │   ├── TransientDomain  something persistent was asked of a transient domain
@@ -100,6 +101,10 @@ class DomainError(VirtballoonError):
 
 class DomainNotFound(DomainError):
     """No domain answers to this name or UUID, or it vanished since it was listed."""
+
+
+class AmbiguousDomain(DomainError):
+    """More than one domain matches where one is meant."""
 
 
 class NoBalloon(DomainError):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
+from virtballoon.errors import VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT
-from virtballoon.reading import read_host
+from virtballoon.reading import QomPath, find_qom_path, read_host
 from virtballoon.report import HostChanges, HostReport, Source
 from virtballoon.setting import set_intervals
 
@@ -40,6 +42,27 @@ def read_hosts(
     )
 
 
+def find_qom_paths(
+    targets: Sequence[Target],
+    domain: str,
+    *,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> tuple[QomPath | VirtballoonError, ...]:
+    """Look for a domain on several hosts as :func:`find_qom_path` does, all at once.
+
+    :return: for each target, in their order, where QEMU has its balloon, or why that is not known
+    """
+
+    def visit(target: Target) -> QomPath | VirtballoonError:
+        try:
+            return find_qom_path(target, domain, via=via, timeout=timeout)
+        except VirtballoonError as error:
+            return error
+
+    return _visit_all([partial(visit, target) for target in targets])
+
+
 def set_intervals_on_hosts(
     targets: Sequence[Target],
     seconds: int,
@@ -54,22 +77,33 @@ def set_intervals_on_hosts(
     """Set the interval on several hosts as :func:`set_intervals` does, all at once.
 
     A name, UUID or pattern may match on some hosts only. One that matches on none of those that
-    answered keeps everything as it is.
+    answered keeps everything as it is. Where several hosts are given and domains are named, each
+    host is visited twice within its time: for the plan, and for the doing.
 
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     words = None if domains is None else tuple(domains)
 
+    deadline = time.monotonic() + timeout
+
     def visit(target: Target, meant: Sequence[str] | None, *, dry: bool) -> HostChanges:
         return set_intervals(
-            target, seconds, meant, live=live, config=config, via=via, dry_run=dry, timeout=timeout
+            target,
+            seconds,
+            meant,
+            live=live,
+            config=config,
+            via=via,
+            dry_run=dry,
+            timeout=deadline - time.monotonic(),
         )
 
     if words is None or len(targets) == 1:
         return _visit_all([partial(visit, target, words, dry=dry_run) for target in targets])
     plans = _visit_all([partial(visit, target, words, dry=True) for target in targets])
-    nowhere = [word for word in words if all(word in plan.unmatched for plan in plans)]
+    answered = [plan for plan in plans if plan.hostname is not None]
+    nowhere = [word for word in words if all(word in plan.unmatched for plan in answered)]
     if dry_run or nowhere:
         return plans
     there = [[word for word in words if word not in plan.unmatched] for plan in plans]

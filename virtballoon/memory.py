@@ -10,8 +10,9 @@ from typing import Any, Final, Self
 
 _KIB: Final = 1024
 
-#: What QEMU reports for a figure that the guest did not give; very old QEMU has -1.
-_UNSET: Final = frozenset({2**64 - 1, -1})
+#: What QEMU reports for a figure that the guest did not give; very old QEMU has -1. Figures have
+#: 64 bits, so nothing lies above.
+_UNSET: Final = 2**64 - 1
 
 #: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
 #: in its bulk call, with ours and the factor to bytes (libvirt-domain.h,
@@ -130,7 +131,7 @@ class MemoryStats:
 
     # A mapping proxy can be neither hashed nor pickled.
     def __hash__(self) -> int:
-        return hash(tuple(self.as_dict().items()))
+        return hash(frozenset(self.as_dict().items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         known = {name: getattr(self, name) for name in STATISTICS}
@@ -189,9 +190,9 @@ def _bytes(kib: int | None) -> int | None:
 
 def figure(value: object) -> int | None:
     """A figure as libvirt or QEMU gives it, or None where it is unset or no figure at all."""
-    if isinstance(value, bool) or not isinstance(value, int) or value in _UNSET or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value
+    return value if 0 <= value < _UNSET else None
 
 
 def _underscored(key: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from virtballoon.connection import AnyDomain, Domain, Target
-from virtballoon.errors import DomainNotFound, NoBalloon, NotRunning, NotSupported
+from virtballoon.errors import AmbiguousDomain, DomainNotFound, NoBalloon, NotRunning, NotSupported
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.report import DomainReport, HostReport, Source
 from virtballoon.sweep import Sweep, locate, read_configs
@@ -151,16 +151,18 @@ def find_qom_path(
     """Find a domain by name, UUID or pattern, and where QEMU has its balloon.
 
     :raise HostError: when the host cannot be reached or does not answer in time
-    :raise DomainNotFound: when no domain, or more than one, is meant
+    :raise DomainNotFound: when no domain matches
+    :raise AmbiguousDomain: when more than one does
     :raise NotRunning: a domain that does not run has no QEMU
     :raise NoBalloon: it has no balloon device
     """
     with Visit(target, [domain], via=via, readonly=via is Source.LIBVIRT, timeout=timeout) as visit:
         if visit.error is None:
             meant = [selected.domain for selected in visit.selection.domains]
-            if len(meant) != 1:
-                how_many = f"{len(meant)} domains match" if meant else "no domain matches"
-                raise DomainNotFound(f"{how_many} {domain!r}", host=visit.uri)
+            if not meant:
+                raise DomainNotFound(f"no domain matches {domain!r}", host=visit.uri)
+            if len(meant) > 1:
+                raise AmbiguousDomain(f"{len(meant)} domains match {domain!r}", host=visit.uri)
             path = visit.within(lambda: qom_path(meant[0], via=via))
             return QomPath(
                 uri=visit.uri,

@@ -116,7 +116,7 @@ class DomainReport:
             has_failed=error is not None,
         )
         if verdict is Verdict.FAILED and error is None:
-            error = _unexplained(figures, age, host=host, domain=name)
+            error = _unexplained(interval, figures, age, host=host, domain=name)
         return cls(
             name=name,
             uuid=uuid,
@@ -141,8 +141,10 @@ class DomainReport:
 
 
 def _unexplained(
-    figures: Figures, age: float | None, *, host: str, domain: str
+    interval: Interval, figures: Figures, age: float | None, *, host: str, domain: str
 ) -> VirtballoonError:
+    if interval.in_force is None:
+        return VirtballoonError("its polling interval is unknown", host=host, domain=domain)
     if figures.last_update is None:
         return VirtballoonError(
             "libvirt gives no statistics of this balloon",

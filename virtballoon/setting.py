@@ -129,7 +129,7 @@ def set_intervals(
     :param timeout: seconds for everything, from connecting on
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
-    check_interval(seconds, via=via)
+    check_interval(seconds, via=Source.LIBVIRT if config else via)
     changes: list[IntervalChange] = []
     # What would be takes no more than reading, except that QOM always needs to write.
     readonly = dry_run and via is Source.LIBVIRT
@@ -166,7 +166,7 @@ def set_interval(
 
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
-    check_interval(seconds, via=via)
+    check_interval(seconds, via=Source.LIBVIRT if config else via)
     meant = Selected(Domain.of(domain), exact=True)
     wish = _Wish(seconds, live=live, config=config, via=via, every=False)
     deadline = time.monotonic() + timeout
@@ -235,7 +235,7 @@ def _settled(
         obstacles.append(
             NotRunning(
                 "it does not run, so it has no live interval",
-                hint="--config",
+                hint="--config sets it for the next start",
                 host=host,
                 domain=name,
             )
@@ -248,7 +248,7 @@ def _settled(
         obstacles.append(
             TransientDomain(
                 "it is transient, so it has no persistent configuration",
-                hint="--live",
+                hint="--live sets it until it stops",
                 host=host,
                 domain=name,
             )
@@ -258,6 +258,16 @@ def _settled(
         obstacles.append(
             NoBalloon("its configuration has no balloon device", host=host, domain=name)
         )
+    if plan.config and plan.seconds > libvirt_limits.MAX_INTERVAL:
+        obstacles.append(
+            InvalidInterval(
+                f"a configuration takes 0 to {libvirt_limits.MAX_INTERVAL} seconds,"
+                f" not {plan.seconds}",
+                host=host,
+                domain=name,
+            )
+        )
+        plan = replace(plan, config=False)
     if obstacles and exact:
         return replace(plan, outcome=Outcome.FAILED, error=obstacles[0])
     if not plan.live and not plan.config:
@@ -284,7 +294,7 @@ def _carry_out(
         if isinstance(outcome, IntervalPlan):
             plans[uuid] = outcome
         elif not (isinstance(outcome, DomainNotFound) and not selected.exact):
-            yield _failed(selected.domain, outcome or _unanswered(selected.domain))
+            yield _failed(selected.domain, outcome or _unanswered(selected.domain, sent=False))
     to_do = {
         uuid: plan
         for uuid, plan in plans.items()
@@ -299,7 +309,7 @@ def _carry_out(
                 outcome=Outcome.FAILED,
                 changed=False,
                 after=plan.before,
-                error=_unanswered(plan.domain),
+                error=_unanswered(plan.domain, sent=plan.live),
             )
         elif isinstance(outcome, IntervalChange):
             yield outcome
@@ -385,9 +395,9 @@ def _failed(domain: Domain, error: object) -> IntervalChange:
     )
 
 
-def _unanswered(domain: Domain) -> Busy:
+def _unanswered(domain: Domain, *, sent: bool) -> Busy:
     return Busy(
-        "no answer in time; what was sent may still take effect",
+        "no answer in time" + ("; what was sent may still take effect" if sent else ""),
         host=domain.connection.uri,
         domain=domain.name,
         hint="its QEMU hangs, or a job holds its monitor",

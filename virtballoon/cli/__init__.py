@@ -42,6 +42,8 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    # Click's versions differ in what they do without a command; this is a usage error in all.
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="COMMAND …",
 )

@@ -41,7 +41,7 @@ _MOST_NAMES = 8
     "--columns",
     metavar="NAME,…",
     help="The columns of a table or of CSV, by the keys of the JSON: name, used_bytes, "
-    "interval.live, stats.swap_in; used, age and swap_in will do. interval alone is the one in "
+    "interval.live, stats.swap_in; used, age and swap_in will do, and interval for the one in "
     "force.",
 )
 @click.option(
@@ -134,7 +134,7 @@ def _column(word: str, option: str) -> Column:
     column = known.find(word)
     if column is None:
         raise click.UsageError(
-            f"{option}: no column {word!r}; there are: interval, {', '.join(known.RECORD)}"
+            f"{option}: no column {word!r}; there are: {', '.join(known.RECORD)}"
         )
     return column
 

@@ -6,7 +6,15 @@ import time
 
 import click
 
-from virtballoon.cli.options import OK, Settings, domain_argument, with_settings
+from virtballoon.cli.options import (
+    NOTHING,
+    OK,
+    PARTLY,
+    Settings,
+    complain,
+    domain_argument,
+    with_settings,
+)
 
 
 @click.command("qom-path", short_help="Print the QOM path of a domain's balloon.")
@@ -15,32 +23,49 @@ from virtballoon.cli.options import OK, Settings, domain_argument, with_settings
 def command(settings: Settings, *, domain: str) -> int:
     """Print the QOM path of the domain's balloon, alone on a line.
 
-    It follows from the live XML. A balloon that libvirt does not know, from <qemu:commandline>,
-    is found with --via qom only.
+    DOMAIN is a name, a UUID or a shell pattern that matches one domain. The path follows from the
+    live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found with
+    --via qom only.
     """
     from virtballoon.errors import DomainNotFound, VirtballoonError
-    from virtballoon.reading import find_qom_path
+    from virtballoon.fleet import find_qom_paths
+    from virtballoon.reading import QomPath
     from virtballoon.render import documents
+    from virtballoon.report import HostStatus
 
     started = time.time()
-    missing: VirtballoonError | None = None
-    for target in settings.targets:
-        try:
-            found = find_qom_path(target, domain, via=settings.via, timeout=settings.timeout)
-        except DomainNotFound as error:
-            missing = error
-            continue
-        record = {"name": found.name, "uuid": found.uuid, "qom_path": found.qom_path}
-        if settings.format == "table":
-            text = f"{found.qom_path}\n"
-        elif settings.format == "json":
-            host = {"uri": found.uri, "hostname": found.hostname, "domains": [record]}
-            text = documents.to_json(documents.document([host], generated_at=started))
-        elif settings.format == "jsonl":
-            text = documents.to_jsonl([{"uri": found.uri} | record])
-        else:
-            text = documents.to_csv([{"uri": found.uri} | record], ["uri", *record])
-        click.echo(text, nl=False)
-        return OK
-    assert missing is not None
-    raise missing
+    answers = find_qom_paths(settings.targets, domain, via=settings.via, timeout=settings.timeout)
+    found = [answer for answer in answers if isinstance(answer, QomPath)]
+    failed = [
+        answer
+        for answer in answers
+        if isinstance(answer, VirtballoonError) and not isinstance(answer, DomainNotFound)
+    ]
+    for error in failed:
+        complain(str(error))
+    if len(found) > 1:
+        complain(f"domains of {len(found)} hosts match {domain!r}")
+    elif not found and not failed:
+        complain(f"no domain matches {domain!r}")
+    if len(found) != 1:
+        return NOTHING
+    (path,) = found
+    record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
+    if settings.format == "table":
+        text = f"{path.qom_path}\n"
+    elif settings.format == "json":
+        host = {
+            "uri": path.uri,
+            "hostname": path.hostname,
+            "status": HostStatus.OK.value,
+            "error": None,
+            "elapsed_seconds": round(time.time() - started, 3),
+            "domains": [record],
+        }
+        text = documents.to_json(documents.document([host], generated_at=started))
+    elif settings.format == "jsonl":
+        text = documents.to_jsonl([{"uri": path.uri} | record])
+    else:
+        text = documents.to_csv([{"uri": path.uri} | record], ["uri", *record])
+    click.echo(text, nl=False)
+    return PARTLY if failed else OK

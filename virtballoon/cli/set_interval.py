@@ -88,12 +88,12 @@ def command(
 ) -> int:
     """Set the interval in which QEMU asks the guest for its memory figures; 0 turns it off.
 
-    DOMAIN is a name, a UUID or a shell pattern. Without --live and --config: in the guest where
-    it runs, in the configuration where it does not. A live setting does not outlast the guest's
-    next start; --live --config sets both.
+    DOMAIN is a name, a UUID or a shell pattern; --all stands for them all. Without --live and
+    --config: in the guest where it runs, in the configuration where it does not. A live setting
+    does not outlast the guest's next start; --live --config sets both.
 
     The interval is set through libvirt, so that its XML stays true. With --via qom it goes to
-    QEMU behind libvirt's back, and marks the guest as tainted.
+    QEMU behind libvirt's back, and marks the guest as tainted, even with --dry-run.
     """
     from virtballoon.errors import InvalidInterval
     from virtballoon.fleet import set_intervals_on_hosts

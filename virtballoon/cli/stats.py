@@ -36,8 +36,8 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
     if settings.format == "table":
         from virtballoon.render.table import stats_blocks
 
-        rows = [row for host in hosts for row in host.domains]
-        stats_blocks(rows, exact=units == "bytes", stream=sys.stdout)
+        rows = [(host, row) for host in hosts for row in host.domains]
+        stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=sys.stdout)
     else:
         from virtballoon.render.columns import RECORD
 

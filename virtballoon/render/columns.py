@@ -2,7 +2,7 @@
 
 A column is named by its key in the flattened record, such as ``used_bytes``,
 ``interval.live`` or ``stats.swap_in``; the unit or the part before the dot may be left out where
-that is clear: ``used``, ``swap_in``. ``interval`` alone is the interval in force.
+that is clear: ``used``, ``swap_in``. ``interval`` alone is ``interval.in_force``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ RECORD: Final = (
     "interval.live",
     "interval.config",
     "interval.qemu",
+    "interval.in_force",
     "verdict",
     "source",
     "last_update",
@@ -53,7 +54,7 @@ RECORD: Final = (
     "error.hint",
 )
 
-IN_FORCE: Final = "interval"
+IN_FORCE: Final = "interval.in_force"
 
 #: What a list shows unless told otherwise, and what ``--wide`` adds.
 DEFAULT: Final = (
@@ -110,8 +111,6 @@ class Column:
 
     def value(self, row: DomainReport) -> Any:
         """What to sort by, and what a CSV cell holds."""
-        if self.key == IN_FORCE:
-            return row.interval.in_force if row.balloon is not None else None
         return flattened(domain_record(row)).get(self.key)
 
     def cell(self, row: DomainReport, *, exact: bool) -> str:
@@ -120,8 +119,8 @@ class Column:
         if self.key == "age_seconds":
             return text.duration(row.age_seconds)
         if self.key == "used_ratio":
-            return text.percent(value)
-        if self.key == IN_FORCE or self.key.startswith("interval."):
+            return text.percent(row.usage.ratio)
+        if self.key.startswith("interval."):
             return text.seconds(value)
         if _is_size(self.key):
             return text.size(value, exact=exact)
@@ -139,7 +138,9 @@ def column(key: str) -> Column:
 def find(word: str) -> Column | None:
     """The column that a person means, or None."""
     wanted = word.strip().lower().replace("-", "_")
-    if wanted == IN_FORCE or wanted in RECORD:
+    if wanted == "interval":
+        return column(IN_FORCE)
+    if wanted in RECORD:
         return column(wanted)
     short = {
         name: key

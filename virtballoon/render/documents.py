@@ -28,7 +28,8 @@ def domain_record(row: DomainReport) -> Record:
         "balloon": {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
         if balloon is not None
         else None,
-        "interval": _interval(row.interval),
+        "interval": _interval(row.interval)
+        | {"in_force": row.interval.in_force if balloon is not None else None},
         "verdict": row.verdict.value,
         "source": row.source.value,
         "last_update": timestamp(row.last_update),
@@ -100,13 +101,16 @@ def to_jsonl(records: Iterable[Record]) -> str:
 
 def to_csv(records: Iterable[Record], columns: Sequence[str]) -> str:
     """Records as CSV with a header; nested keys are joined with a dot, null is an empty cell."""
+    flat = (flattened(record) for record in records)
+    rows = [columns, *([_cell(cells.get(column)) for column in columns] for cells in flat)]
+    return "".join(_csv_line(row) for row in rows)
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    # The module quotes a lone carriage return only where that ends its lines.
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    for record in records:
-        flat = flattened(record)
-        writer.writerow([_cell(flat.get(column)) for column in columns])
-    return out.getvalue()
+    csv.writer(out, lineterminator="\r\n").writerow(cells)
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

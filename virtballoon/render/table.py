@@ -50,9 +50,15 @@ def list_table(
     table.print(stream)
 
 
-def stats_blocks(rows: Sequence[DomainReport], *, exact: bool, stream: TextIO) -> None:
+def stats_blocks(
+    rows: Sequence[tuple[HostReport, DomainReport]],
+    *,
+    exact: bool,
+    with_host: bool,
+    stream: TextIO,
+) -> None:
     """Print every statistic of each domain, a block a domain."""
-    for index, row in enumerate(rows):
+    for index, (host, row) in enumerate(rows):
         if index:
             stream.write("\n")
         source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
@@ -61,6 +67,8 @@ def stats_blocks(rows: Sequence[DomainReport], *, exact: bool, stream: TextIO) -
         if row.age_seconds is not None:
             facts.append(f"{text.duration(row.age_seconds)} old")
         heading = Text(text.printable(row.name), style="bold")
+        if with_host:
+            facts.append(text.printable(host.uri))
         _console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
         table = _Table([("", False), ("", True)], heading=False)
         statistics = [f"stats.{name}" for name in row.stats.as_dict()]

@@ -33,7 +33,8 @@ def size(count: int | None, *, exact: bool = False) -> str:
 
 def percent(ratio: float | None) -> str:
     """A ratio in percent, rounded down so that 100 % means all of it."""
-    return ABSENT if ratio is None else f"{int(ratio * 100)}%"
+    # A little more, since 0.29 times 100 is 28.999999999999996.
+    return ABSENT if ratio is None else f"{int(ratio * 100 + 1e-9)}%"
 
 
 def seconds(interval: int | None) -> str:
