@@ -12,12 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from virtballoon.errors import VirtballoonError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+_THREAD: Final = "virtballoon-call"
+
+# A queue cannot wait longer than its clock can count; this is three years.
+_LONGEST_WAIT: Final = 1e8
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,7 @@ class Calls(Generic[K]):
         self.in_flight[key] = time.monotonic()
         if len(self.in_flight) > self._threads:
             self._threads += 1
-            threading.Thread(target=self._work, name="virtballoon-call", daemon=True).start()
+            threading.Thread(target=self._work, name=_THREAD, daemon=True).start()
         self._tasks.put((key, call))
 
     def wait(self, seconds: float) -> Answer[K] | None:
@@ -65,7 +70,7 @@ class Calls(Generic[K]):
         :raise BaseException: whatever a call raised that is no error of ours
         """
         try:
-            key, value, error = self._answers.get(timeout=max(0.0, seconds))
+            key, value, error = self._answers.get(timeout=min(max(0.0, seconds), _LONGEST_WAIT))
         except queue.Empty:
             return None
         del self.in_flight[key]
@@ -86,6 +91,11 @@ class Calls(Generic[K]):
             except BaseException as error:
                 # Raised again where the answer is read.
                 self._answers.put((key, None, error))
+
+
+def are_any_open() -> bool:
+    """Whether a thread is still busy with a call, or about to end."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def call_within(call: Callable[[], T], seconds: float) -> tuple[T] | None:

@@ -378,9 +378,25 @@ class Domain:
             )
         flags = live * libvirt.VIR_DOMAIN_AFFECT_LIVE | config * libvirt.VIR_DOMAIN_AFFECT_CONFIG
         names = "|".join(["LIVE"] * live + ["CONFIG"] * config)
-        invalid = TransientDomain if config and not self.persistent else NotRunning
-        with self._call(f"setMemoryStatsPeriod({seconds}, {names})", invalid):
-            self.raw.setMemoryStatsPeriod(seconds, flags)
+        try:
+            with self._call(
+                f"setMemoryStatsPeriod({seconds}, {names})", NotRunning if live else TransientDomain
+            ):
+                self.raw.setMemoryStatsPeriod(seconds, flags)
+        except NotRunning as error:
+            # Asked for both, libvirt has one number for either obstacle.
+            if not (config and self._is_transient()):
+                raise
+            raise TransientDomain(
+                error.message, host=error.host, domain=error.domain, code=error.code
+            ) from error.__cause__
+
+    def _is_transient(self) -> bool:
+        try:
+            with self._call("isPersistent"):
+                return not self.raw.isPersistent()
+        except VirtballoonError:
+            return not self.persistent
 
     def monitor(self) -> Monitor:
         """The guest's monitor, through libvirt's passthrough.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-import threading
 from typing import Final, NoReturn
 
 import click
 
 from virtballoon import __version__
-from virtballoon.cli.options import PROGRAM, Settings, complain, shared_options
+from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
 from virtballoon.errors import VirtballoonError
 
 _INTERRUPTED: Final = 130
@@ -63,34 +63,45 @@ def cli(ctx: click.Context, /, **options: object) -> None:
 
 def main() -> NoReturn:
     """Run the command line and end the process with its status."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the locale cannot show must not end the run.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _prepare_streams()
+    try:
+        status = _run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:
+        # A full disk, say. What could not be written is not tried again on the way out.
+        with contextlib.suppress(OSError):
+            complain(f"cannot write: {error.strerror or error}")
+        os._exit(1)
+    if "virtballoon.calls" in sys.modules and sys.modules["virtballoon.calls"].are_any_open():
+        # A call that hangs in libvirt would be waited for when its connection is taken down.
+        os._exit(status)
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         result = cli.main(prog_name=PROGRAM, standalone_mode=False)
-        status = result if isinstance(result, int) else 0
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx is not None else PROGRAM
         complain(f"{error.format_message()} (see '{place} --help')")
-        status = error.exit_code
-    except click.ClickException as error:
-        complain(error.format_message())
-        status = error.exit_code
+        return error.exit_code
     except click.Abort:
         complain("interrupted")
-        status = _INTERRUPTED
+        return _INTERRUPTED
     except VirtballoonError as error:
         complain(str(error))
-        status = 1
     except ImportError as error:
         complain(f"a library is missing: {error} (libvirt's is python3-libvirt or libvirt-python)")
-        status = 1
+    except OSError:
+        raise
     except Exception as error:
         if _is_verbose():
             raise
         complain(f"internal error: {type(error).__name__}: {error} (-v shows where)")
-        status = 1
-    _end(status)
+    else:
+        return result if isinstance(result, int) else OK
+    return NOTHING
 
 
 def _is_verbose() -> bool:
@@ -99,13 +110,10 @@ def _is_verbose() -> bool:
     return logging.getLogger(PROGRAM).isEnabledFor(logging.DEBUG)
 
 
-def _end(status: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            status = status or 1
-    if any(thread.name.startswith("virtballoon-call") for thread in threading.enumerate()):
-        # A call that hangs in libvirt would be waited for when its connection is taken down.
-        os._exit(status)
-    sys.exit(status)
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # Closed by the caller: what would be written there is not wanted.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        # A name that the locale cannot show must not end the run.
+        getattr(sys, name).reconfigure(errors="backslashreplace")

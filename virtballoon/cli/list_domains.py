@@ -87,7 +87,7 @@ def command(
         from virtballoon.render.table import list_table
 
         rows = [(host, row) for host in hosts for row in host.domains]
-        if rows or any(host.error is None for host in hosts):
+        if rows or (not domains and any(host.error is None for host in hosts)):
             list_table(
                 rows, shown, exact=units == "bytes", with_host=len(hosts) > 1, stream=sys.stdout
             )

@@ -151,10 +151,21 @@ def _aligned(cell: Text, width: int, *, flush_right: bool) -> Text:
     return fitted
 
 
+def _width(stream: TextIO) -> int | None:
+    # Rich would ask for the size of whatever standard input is.
+    try:
+        return (
+            int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or None
+        )
+    except (OSError, ValueError):
+        return None
+
+
 def _console(stream: TextIO) -> Console:
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
     return Console(
         file=stream,
+        width=_width(stream),
         force_terminal=stream.isatty(),
         color_system="auto" if colour else None,
         markup=False,

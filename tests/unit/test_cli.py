@@ -1,0 +1,497 @@
+"""The command line: exit statuses, where the output goes, and how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.command import COLD, Command, Result, clean_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEST = "test:///default"
+NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
+UUID = "6d993224-cd88-40b8-a312-e40709c38e72"
+EVIL = '-\u202eevil "x", y'
+
+
+def assert_refused(result: Result, status: int, *fragments: str) -> None:
+    """Nothing on stdout, and one line on stderr that says what is the matter."""
+    assert result.stdout == ""
+    assert len(result.complaints) == 1, result.stderr
+    (complaint,) = result.complaints
+    assert complaint.startswith("virtballoon: ")
+    assert complaint.isprintable()
+    assert "Traceback" not in complaint
+    assert "internal error: " not in complaint or "libvirt" in complaint
+    for fragment in fragments:
+        assert fragment in complaint
+    assert result.status == status
+
+
+def only_host(result: Result) -> dict[str, Any]:
+    (host,) = json.loads(result.stdout)["hosts"]
+    assert isinstance(host, dict)
+    return host
+
+
+# Wrong usage: refused before any host is asked.
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        "-5",
+        "-2.5",
+        "4294967296",
+        "2147483648",
+        "2.5",
+        "1e3",
+        "ten",
+        "0x10",
+        "1_0",
+        "",
+        " ",
+        " 5",
+        "5\n",
+        "٣",
+        "\uff15",
+        "nan",
+        "9" * 5000,
+        "10s",
+    ],
+)
+def test_an_interval_that_is_none(command: Command, interval: str) -> None:
+    result = command("-c", TEST, "set-interval", interval, "test")
+
+    assert_refused(result, 2)
+    assert "interval" in result.stderr.split("(see")[0]
+
+
+@pytest.mark.parametrize(
+    "args", [["--", "-5", "test"], ["--live", "-5", "test"], ["-5", "--all"], ["--all", "--", "-5"]]
+)
+def test_an_interval_below_0(command: Command, args: list[str]) -> None:
+    assert_refused(command("-c", TEST, "set-interval", *args), 2, "-5")
+
+
+@pytest.mark.parametrize(
+    ("args", "fragment"),
+    [
+        (["frobnicate"], "frobnicate"),
+        (["list", "--frobnicate"], "--frobnicate"),
+        (["list", "--format", "xml"], "xml"),
+        (["--format", "xml", "list"], "xml"),
+        (["list", "--via", "magic"], "magic"),
+        (["list", "--columns", "no-such"], "no-such"),
+        (["list", "--columns", "name,,used"], "no column ''"),
+        (["list", "--columns", ""], "no column ''"),
+        (["list", "--columns", "name", "--format", "json"], "--columns"),
+        (["list", "--sort", "no-such"], "no-such"),
+        (["list", "--sort", "-no-such"], "no-such"),
+        (["list", "--units", "furlongs"], "furlongs"),
+        (["list", "--timeout", "0"], "seconds"),
+        (["list", "--timeout", "-1"], "seconds"),
+        (["list", "--timeout", "nan"], "seconds"),
+        (["list", "--timeout", "inf"], "seconds"),
+        (["list", "--timeout", "soon"], "soon"),
+        (["list", "-c"], "-c"),
+        (["stats"], "DOMAIN"),
+        (["qom-path"], "DOMAIN"),
+        (["qom-path", "a", "b"], "b"),
+        (["set-interval"], "SECONDS"),
+        (["set-interval", "5"], "--all"),
+        (["set-interval", "5", "test", "--all"], "--all"),
+        (["completion", "tcsh"], "tcsh"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage(command: Command, args: list[str], fragment: str) -> None:
+    assert_refused(command(*args, env={"LIBVIRT_DEFAULT_URI": TEST}), 2, fragment, "--help")
+
+
+def test_no_command_is_wrong_usage(command: Command) -> None:
+    result = command("-c", TEST)
+
+    assert result.status == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+# Refused by what there is.
+
+
+@pytest.mark.parametrize(
+    ("args", "domain"),
+    [
+        *[(["list"], name) for name in ("nobody", "nob*", UUID)],
+        *[(["stats"], name) for name in ("nobody", "\udcff", "\u202e\x1b[31m\n")],
+        *[(["set-interval", "5"], name) for name in ("nobody", "nob*", "")],
+        *[(["qom-path"], name) for name in ("nobody", "nob*", "-")],
+    ],
+)
+def test_a_domain_that_does_not_exist(command: Command, args: list[str], domain: str) -> None:
+    assert_refused(command("-c", TEST, *args, domain), 1, "no domain matches")
+
+
+def test_a_pattern_that_matches_only_what_does_not_run(command: Command, node: str) -> None:
+    assert_refused(command("-c", node, "list", "of*"), 1, "--all")
+
+
+@pytest.mark.parametrize(
+    "args", [["list"], ["stats", "test"], ["set-interval", "5", "test"], ["qom-path", "test"]]
+)
+def test_a_driver_without_a_monitor(command: Command, args: list[str]) -> None:
+    assert_refused(command("-c", TEST, *args, "--via", "qom"), 1, "monitor", "--via libvirt")
+
+
+@pytest.mark.parametrize(
+    ("args", "uri", "fragment"),
+    [
+        *[
+            (args, NOBODY_LISTENS, "No such file or directory")
+            for args in (["list"], ["stats", "test"], ["set-interval", "5", "x"], ["qom-path", "x"])
+        ],
+        (["list"], "::", "::"),
+        (["set-interval", "5", "x"], "http://[", "http://["),
+        (["stats", "x"], "a b", "a b"),
+        (["list"], "\udcff", "URI"),
+    ],
+)
+def test_a_host_that_cannot_be_reached(
+    command: Command, args: list[str], uri: str, fragment: str
+) -> None:
+    assert_refused(command("-c", uri, *args), 1, fragment)
+
+
+def test_a_default_host_that_cannot_be_reached(command: Command) -> None:
+    environment = {"LIBVIRT_DEFAULT_URI": NOBODY_LISTENS}
+
+    assert_refused(command("list", env=environment), 1, NOBODY_LISTENS)
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+def test_a_host_that_cannot_be_reached_in_a_document(command: Command, form: str) -> None:
+    result = command("-c", NOBODY_LISTENS, "list", "--format", form)
+
+    assert result.status == 1
+    assert len(result.complaints) == 1
+    if form == "json":
+        host = only_host(result)
+        assert (host["uri"], host["status"]) == (NOBODY_LISTENS, "unreachable")
+        assert host["domains"] == []
+        assert host["error"]["code"] == 38
+    else:
+        assert len(result.stdout.splitlines()) == (form == "csv")
+
+
+def test_one_of_two_hosts(command: Command) -> None:
+    for args in (["list"], ["stats", "test"], ["set-interval", "5", "test"]):
+        result = command("-c", TEST, "-c", NOBODY_LISTENS, *args)
+        assert result.status == 3
+        assert "test" in result.stdout
+        assert sum(NOBODY_LISTENS in line for line in result.complaints) == 1
+
+
+def test_one_of_two_domains(command: Command, node: str) -> None:
+    for args in (["list"], ["stats"]):
+        result = command("-c", node, *args, "polled", "nobody")
+        assert result.status == 3
+        assert "polled" in result.stdout
+        assert "virtballoon: no domain matches 'nobody'" in result.complaints
+
+
+def test_setting_one_of_two_domains_sets_none(command: Command, node: str) -> None:
+    assert_refused(command("-c", node, "set-interval", "5", "polled", "nobody"), 1, "nobody")
+
+
+# What works.
+
+
+def test_a_list(command: Command, node: str) -> None:
+    result = command("-c", node, "list")
+
+    assert result.status == 0
+    heading, *rows = result.stdout.splitlines()
+    assert heading.split()[:2] == ["DOMAIN", "INTERVAL"]
+    assert heading.split()[-1] == "VERDICT"
+    assert [row.split()[0] for row in rows] == [r"-\u202eevil", "bare", "passing", "polled"]
+    assert [row.split()[-1] for row in rows] == [
+        "polling-off",
+        "no-device",
+        "polling-off",
+        "stale",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        ([], [EVIL, "bare", "passing", "polled"]),
+        (["--all"], [EVIL, "bare", "off", "passing", "polled"]),
+        (["p*"], ["passing", "polled"]),
+        (["*o*", "--all"], ["off", "polled"]),
+        (["off"], ["off"]),
+        ([UUID.upper().replace("-", ""), "polled", "pol*"], ["polled"]),
+        (["--", EVIL], [EVIL]),
+        (["--sort", "-name"], ["polled", "passing", "bare", EVIL]),
+        (["--sort", "interval", "p*", "bare"], ["passing", "polled", "bare"]),
+    ],
+    ids=" ".join,
+)
+def test_which_domains_are_listed(
+    command: Command, node: str, args: list[str], names: list[str]
+) -> None:
+    result = command("-c", node, "--format", "json", "list", *args)
+
+    assert (result.status, result.stderr) == (0, "")
+    assert [row["name"] for row in only_host(result)["domains"]] == names
+
+
+@pytest.mark.parametrize(
+    ("before", "words", "after"),
+    [
+        (["-c", TEST, "--format", "json", "--timeout", "5", "--via", "libvirt"], ["list"], []),
+        ([], ["list"], ["-c", TEST, "--format", "json", "--timeout", "5", "--via", "libvirt"]),
+        (["-c", TEST, "--via", "libvirt"], ["stats", "test"], ["--format", "json"]),
+        (["--format", "json"], ["set-interval", "5", "test"], ["--connect", TEST]),
+        # Behind the command's name wins.
+        (
+            ["-c", "::", "--format", "csv", "--via", "qom", "--timeout", "1e-9"],
+            ["list", "test"],
+            ["-c", TEST, "--format", "json", "--via", "libvirt", "--timeout", "5"],
+        ),
+    ],
+    ids=["before", "after", "both", "setting", "twice"],
+)
+def test_options_on_either_side(
+    command: Command, before: list[str], words: list[str], after: list[str]
+) -> None:
+    result = command(*before, *words, *after)
+
+    assert (result.status, result.stderr) == (0, "")
+    host = only_host(result)
+    assert (host["uri"], [row["name"] for row in host["domains"]]) == (TEST, ["test"])
+
+
+def test_the_default_host_is_libvirts(command: Command) -> None:
+    result = command("list", "--format", "json", env={"LIBVIRT_DEFAULT_URI": TEST})
+
+    assert only_host(result)["uri"] == TEST
+
+
+@pytest.mark.parametrize("args", [["list", "--all"], ["stats", "*"]], ids=["list", "stats"])
+def test_every_format_says_the_same(command: Command, node: str, args: list[str]) -> None:
+    runs = {form: command("-c", node, *args, "--format", form) for form in ("json", "jsonl", "csv")}
+
+    assert all((run.status, run.stderr) == (0, "") for run in runs.values())
+    domains = only_host(runs["json"])["domains"]
+    lines = [json.loads(line) for line in runs["jsonl"].stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(runs["csv"].stdout, newline=""), strict=True))
+    assert len(domains) == len(lines) == len(rows) == 5
+    for domain, line, row in zip(domains, lines, rows, strict=True):
+        assert next(iter(line)) == next(iter(row)) == "uri"
+        assert line["uri"] == row["uri"] == node
+        assert (line["name"], line["verdict"]) == (domain["name"], domain["verdict"])
+        assert (row["name"], row["verdict"]) == (domain["name"], domain["verdict"])
+        for figure in ("swap_in", "total_memory", "oom_kills"):
+            shown = domain["stats"][figure]
+            assert line["stats"][figure] == shown
+            assert row[f"stats.{figure}"] == ("" if shown is None else str(shown))
+
+
+def test_columns_of_csv(command: Command, node: str) -> None:
+    args = ("-c", node, "list", "--format", "csv", "--columns", "name,interval,used,swap_in")
+    rows = list(csv.reader(io.StringIO(command(*args).stdout, newline="")))
+
+    assert rows[0][0] == "uri"
+    assert rows[0][-3:-1] == ["interval.in_force", "used_bytes"]
+    assert [node, "polled", "7", "33554432", "0"] in rows
+
+
+def test_a_domain_that_does_not_run_has_no_qom_path(command: Command, node: str) -> None:
+    result = command("-c", node, "list", "off", "--format", "json")
+
+    (off,) = only_host(result)["domains"]
+    assert (off["verdict"], off["balloon"]["qom_path"]) == ("shutoff", None)
+
+
+# Setting.
+
+
+def changes(result: Result) -> dict[str, tuple[str, bool]]:
+    return {row["name"]: (row["outcome"], row["changed"]) for row in only_host(result)["domains"]}
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "outcomes"),
+    [
+        (["9", "polled"], 0, {"polled": ("changed", True)}),
+        (["7", "polled"], 0, {"polled": ("unchanged", False)}),
+        (["+9", "polled"], 0, {"polled": ("changed", True)}),
+        (["0", "polled"], 0, {"polled": ("changed", True)}),
+        (["2147483647", "polled"], 0, {"polled": ("changed", True)}),
+        (["9", "polled", "--dry-run"], 0, {"polled": ("changed", True)}),
+        (["9", "off"], 0, {"off": ("changed", True)}),
+        (["3", "off"], 0, {"off": ("unchanged", False)}),
+        (["9", "off", "--live"], 1, {"off": ("failed", False)}),
+        (["9", "passing", "--config"], 1, {"passing": ("failed", False)}),
+        (["9", "bare"], 1, {"bare": ("failed", False)}),
+        (["9", "bare", "--dry-run"], 1, {"bare": ("failed", False)}),
+        (["9", "bare", "polled"], 3, {"bare": ("failed", False), "polled": ("changed", True)}),
+        (["9", "ba*"], 0, {"bare": ("skipped", False)}),
+        (
+            ["9", "--all"],
+            0,
+            {
+                EVIL: ("changed", True),
+                "bare": ("skipped", False),
+                "passing": ("changed", True),
+                "polled": ("changed", True),
+            },
+        ),
+        (
+            ["9", "--all", "--config"],
+            0,
+            {
+                EVIL: ("changed", True),
+                "bare": ("skipped", False),
+                "off": ("changed", True),
+                "polled": ("changed", True),
+            },
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_setting(
+    command: Command,
+    node: str,
+    args: list[str],
+    status: int,
+    outcomes: dict[str, tuple[str, bool]],
+) -> None:
+    result = command("-c", node, "--format", "json", "set-interval", *args)
+
+    assert result.status == status
+    assert changes(result) == outcomes
+    failed = [name for name, (outcome, _) in outcomes.items() if outcome == "failed"]
+    assert len(result.complaints) == len(failed)
+    for name, complaint in zip(failed, result.complaints, strict=True):
+        assert f"domain '{name}'" in complaint
+        assert node in complaint
+
+
+def test_what_is_set_is_shown_from_and_to(command: Command, node: str) -> None:
+    result = command("-c", node, "set-interval", "9", "polled")
+
+    assert (result.status, result.stderr) == (0, "")
+    heading, row = result.stdout.splitlines()
+    assert heading.split() == ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"]
+    assert row.split("  ")[0] == "polled"
+    assert "7 s -> 9 s" in row
+
+
+# Noise, and streams that are not there.
+
+
+def test_a_long_time_is_time_enough(command: Command) -> None:
+    for seconds in ("1e10", "1e300"):
+        result = command("-c", TEST, "list", "test", "--timeout", seconds)
+        assert "internal error" not in result.stderr
+        assert result.status in {0, 2}
+
+
+def test_verbose_shows_the_calls_on_stderr(command: Command, node: str) -> None:
+    result = command("-c", node, "--format", "json", "list", "-v")
+
+    assert result.status == 0
+    assert only_host(result)["status"] == "ok"
+    assert any("listAllDomains" in line for line in result.complaints)
+    assert all(line.isprintable() for line in result.complaints)
+
+
+def test_a_command_to_turn_polling_on_can_be_pasted(command: Command, node: str) -> None:
+    result = command("-c", node, "list", "--", EVIL)
+
+    (advice,) = result.complaints
+    assert advice.isprintable()
+    assert "set-interval 10 -- " in advice
+
+
+def test_help_goes_to_stdout(command: Command) -> None:
+    for args in (["--help"], ["set-interval", "-h"]):
+        result = command(*args)
+        assert (result.status, result.stderr) == (0, "")
+        assert result.stdout.startswith("Usage: virtballoon")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(command: Command, shell: str) -> None:
+    result = command("completion", shell)
+
+    assert (result.status, result.stderr) == (0, "")
+    assert "_VIRTBALLOON_COMPLETE" in result.stdout
+
+
+def cold(redirection: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    # Python looks at its streams when it starts, so this starts one.
+    return subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *COLD, *args],
+        env=clean_environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("args", [["list"], ["--help"]], ids=" ".join)
+def test_a_full_disk(tmp_path: Path, args: list[str]) -> None:
+    result = cold(">/dev/full", tmp_path, "-c", TEST, *args)
+
+    complaints = [line for line in result.stderr.splitlines() if "not polled" not in line]
+    assert len(complaints) == 1, result.stderr
+    assert complaints[0].startswith("virtballoon: ")
+    assert "No space left on device" in complaints[0]
+    assert "internal error" not in complaints[0]
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-"])
+def test_a_stream_that_is_closed(tmp_path: Path, redirection: str) -> None:
+    result = cold(redirection, tmp_path, "-c", TEST, "list", "--format", "json")
+
+    assert "Traceback" not in result.stderr
+    assert "internal error" not in result.stderr
+    if redirection == "2>&-":
+        assert result.returncode == 0
+        assert json.loads(result.stdout)["hosts"][0]["status"] == "ok"
+
+
+def test_a_reader_that_has_gone(tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        result = subprocess.run(
+            [*COLD, "-c", TEST, "list", "--format", "json"],
+            env=clean_environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(theirs)
+
+    assert result.returncode not in {0, 120}
+    assert result.stderr == ""

@@ -1,0 +1,571 @@
+"""Documents: keys and their order, null, rounding, CSV that reads back, and the JSON Schema."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+from dataclasses import replace
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtballoon.balloon import Balloon
+from virtballoon.cli import cli
+from virtballoon.errors import Busy, ConnectError, NoBalloon
+from virtballoon.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.reading import QomPath
+from virtballoon.render import columns, documents
+from virtballoon.report import (
+    DomainReport,
+    HostChanges,
+    HostReport,
+    HostStatus,
+    Interval,
+    IntervalChange,
+    Outcome,
+    Source,
+)
+from virtballoon.verdict import State, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.unit.command import Command
+
+UUID = "1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5"
+HOST = "qemu:///system"
+NOW = 1_700_000_003.14
+
+STATS = MemoryStats.from_qemu(
+    {
+        "stat-swap-in": 0,
+        "stat-total-memory": 97_222_656,
+        "stat-available-memory": 75_649_024,
+        "stat-new-figure": 7,
+    }
+)
+
+
+def report(**facts: Any) -> DomainReport:
+    """A running guest, but for these facts."""
+    running: dict[str, Any] = {
+        "name": "web1",
+        "uuid": UUID,
+        "id": 7,
+        "state": State.RUNNING,
+        "balloon": Balloon(
+            model="virtio", alias="balloon0", qom_path="/machine/peripheral/balloon0"
+        ),
+        "interval": Interval(live=10, config=10),
+        "source": Source.LIBVIRT,
+        "figures": Figures(
+            stats=STATS,
+            last_update=1_700_000_000,
+            current_bytes=134217728,
+            maximum_bytes=134217728,
+            rss_bytes=218316800,
+        ),
+        "host": HOST,
+        "now": NOW,
+    }
+    return DomainReport.of(**(running | facts))
+
+
+BARE = report(
+    name="off",
+    id=None,
+    state=State.SHUTOFF,
+    balloon=None,
+    interval=Interval(config=0),
+    figures=Figures(),
+)
+HELD = report(error=Busy("held", host=HOST, domain="web1", code=68, hint="wait"))
+READ = HostReport(
+    uri=HOST,
+    hostname="hv1",
+    status=HostStatus.PARTIAL,
+    error=None,
+    elapsed_seconds=0.123456,
+    domains=(report(), BARE, HELD),
+)
+UNREACHED = HostReport(
+    uri="qemu+ssh://hv2/system",
+    hostname=None,
+    status=HostStatus.UNREACHABLE,
+    error=ConnectError("no route", host="qemu+ssh://hv2/system", code=38),
+    elapsed_seconds=10.0004,
+)
+CHANGES = HostChanges(
+    uri=HOST,
+    hostname="hv1",
+    status=HostStatus.PARTIAL,
+    error=None,
+    elapsed_seconds=0.5,
+    changes=(
+        IntervalChange(
+            name="web1",
+            uuid=UUID,
+            outcome=Outcome.CHANGED,
+            changed=True,
+            before=Interval(live=0),
+            after=Interval(live=10),
+        ),
+        IntervalChange(
+            name="bare",
+            uuid=UUID,
+            outcome=Outcome.FAILED,
+            changed=False,
+            before=Interval(live=0, config=0),
+            after=Interval(live=0, config=0),
+            error=NoBalloon("it has no balloon device", host=HOST, domain="bare"),
+        ),
+    ),
+)
+
+
+def document(*hosts: HostReport | HostChanges) -> dict[str, Any]:
+    """What a program reads: written as JSON and read back."""
+    records = [documents.host_record(host) for host in hosts]
+    text = documents.to_json(documents.document(records, generated_at=NOW))
+    value: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    return value
+
+
+def test_the_keys_of_a_reading_and_their_order() -> None:
+    read = document(READ)
+
+    assert list(read) == ["schema", "generated_at", "hosts"]
+    (host,) = read["hosts"]
+    assert list(host) == ["uri", "hostname", "status", "error", "elapsed_seconds", "domains"]
+    for domain in host["domains"]:
+        assert list(domain) == [
+            "name",
+            "uuid",
+            "id",
+            "state",
+            "balloon",
+            "interval",
+            "verdict",
+            "source",
+            "last_update",
+            "age_seconds",
+            "maximum_bytes",
+            "current_bytes",
+            "rss_bytes",
+            "stats",
+            "used_bytes",
+            "used_ratio",
+            "used_formula",
+            "error",
+        ]
+        assert list(domain["interval"]) == ["live", "config", "qemu", "in_force"]
+        assert list(domain["stats"])[: len(STATISTICS)] == list(STATISTICS)
+    assert list(host["domains"][0]["balloon"]) == ["model", "alias", "qom_path"]
+    assert list(host["domains"][2]["error"])[:2] == ["code", "message"]
+
+
+def test_a_reading() -> None:
+    read = document(READ)
+    host = read["hosts"][0]
+    domain = host["domains"][0]
+
+    assert (read["schema"], read["generated_at"]) == (1, "2023-11-14T22:13:23Z")
+    assert (host["status"], host["elapsed_seconds"]) == ("partial", 0.123)
+    assert domain == {
+        "name": "web1",
+        "uuid": UUID,
+        "id": 7,
+        "state": "running",
+        "balloon": {
+            "model": "virtio",
+            "alias": "balloon0",
+            "qom_path": "/machine/peripheral/balloon0",
+        },
+        "interval": {"live": 10, "config": 10, "qemu": None, "in_force": 10},
+        "verdict": "fresh",
+        "source": "libvirt",
+        "last_update": "2023-11-14T22:13:20Z",
+        "age_seconds": 3.1,
+        "maximum_bytes": 134217728,
+        "current_bytes": 134217728,
+        "rss_bytes": 218316800,
+        "stats": dict.fromkeys(STATISTICS)
+        | {
+            "swap_in": 0,
+            "total_memory": 97_222_656,
+            "available_memory": 75_649_024,
+            "new_figure": 7,
+        },
+        "used_bytes": 21573632,
+        "used_ratio": 0.2219,
+        "used_formula": "total-available",
+        "error": None,
+    }
+
+
+def test_what_is_absent_is_null() -> None:
+    domain = document(READ)["hosts"][0]["domains"][1]
+
+    assert domain["interval"] == {"live": None, "config": 0, "qemu": None, "in_force": None}
+    given = {key for key, value in domain.items() if value is not None}
+    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats"}
+    assert set(domain["stats"].values()) == {None}
+
+
+def test_an_error() -> None:
+    read = document(READ, UNREACHED)
+
+    assert read["hosts"][0]["domains"][2]["error"] == {
+        "code": 68,
+        "message": "held",
+        "hint": "wait",
+    }
+    assert read["hosts"][1]["error"]["message"] == "no route"
+    assert read["hosts"][1]["hostname"] is None
+    assert read["hosts"][1]["domains"] == []
+
+
+def test_the_keys_of_a_change_and_their_order() -> None:
+    (host,) = document(CHANGES)["hosts"]
+
+    assert list(host) == ["uri", "hostname", "status", "error", "elapsed_seconds", "domains"]
+    for domain in host["domains"]:
+        assert list(domain) == ["name", "uuid", "outcome", "changed", "before", "after", "error"]
+        assert list(domain["before"])[:2] == list(domain["after"])[:2] == ["live", "config"]
+    assert host["domains"][0]["outcome"] == "changed"
+    assert host["domains"][0]["changed"] is True
+    assert host["domains"][1]["error"]["message"] == "it has no balloon device"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stamp"),
+    [
+        (None, None),
+        (0, "1970-01-01T00:00:00Z"),
+        (1_700_000_000, "2023-11-14T22:13:20Z"),
+        (253_402_300_799, "9999-12-31T23:59:59Z"),
+        (253_402_300_800, None),
+        (2**63, None),
+        (10**400, None),
+    ],
+)
+def test_a_time(seconds: int | None, stamp: str | None) -> None:
+    assert documents.timestamp(seconds) == stamp
+
+
+def test_a_line_of_jsonl_is_a_record() -> None:
+    records = [{"uri": HOST} | record for record in documents.domain_records(READ)]
+    records[0]["name"] = "a\nb\u2028c"
+    lines = documents.to_jsonl(records)
+
+    assert lines.endswith("\n")
+    assert lines.isascii()
+    assert [json.loads(line) for line in lines.splitlines()] == records
+    assert documents.to_jsonl([]) == ""
+
+
+def test_nested_keys_are_joined_with_a_dot() -> None:
+    flat = documents.flattened(documents.domain_record(report()))
+
+    assert flat["balloon.qom_path"] == "/machine/peripheral/balloon0"
+    assert flat["interval.live"] == 10
+    assert flat["stats.swap_in"] == 0
+    assert flat["stats.new_figure"] == 7
+    assert flat["error"] is None
+    assert (
+        list(flat)[: columns.RECORD.index("error.code")]
+        == [
+            *columns.RECORD[: columns.RECORD.index("used_bytes")],
+            "stats.new_figure",
+            *columns.RECORD[
+                columns.RECORD.index("used_bytes") : columns.RECORD.index("error.code")
+            ],
+        ][: columns.RECORD.index("error.code")]
+    )
+
+
+def test_every_column_of_a_list_is_a_key_of_the_record() -> None:
+    held = documents.flattened(documents.domain_record(HELD))
+
+    assert set(columns.RECORD) == held.keys() - {"stats.new_figure"}
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+
+
+def test_csv() -> None:
+    changed, failed = documents.domain_records(CHANGES)
+    names = ["name", "changed", "before.live", "before.config", "error.code", "error.message"]
+    rows = read_csv(documents.to_csv([changed, failed], names))
+
+    assert rows == [
+        dict(zip(names, ["web1", "true", "0", "", "", ""], strict=True)),
+        dict(zip(names, ["bare", "false", "0", "0", "", "it has no balloon device"], strict=True)),
+    ]
+
+
+def test_csv_has_a_header_even_without_rows() -> None:
+    assert documents.to_csv([], ["name", "uuid"]) == "name,uuid\n"
+
+
+HOSTILE = ['a,"b"', "a\nb", "a\rb", "a\r\nb", "=1+1", " a ", "", "é🎈", "\u202e", "'", "\t", "a;b"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_reads_back_from_csv(name: str) -> None:
+    text = documents.to_csv([{"name": name, "uuid": UUID}], ["name", "uuid"])
+
+    assert read_csv(text) == [{"name": name, "uuid": UUID}]
+
+
+NAMES = st.text(st.characters(exclude_characters="\0")) | st.text("a,;\"'\r\n\t =")
+
+
+@given(st.lists(NAMES, max_size=4))
+def test_any_names_read_back_from_csv(names: list[str]) -> None:
+    text = documents.to_csv([{"name": name, "uuid": UUID} for name in names], ["name", "uuid"])
+
+    assert [row["name"] for row in read_csv(text)] == names
+    assert all(row["uuid"] == UUID for row in read_csv(text))
+
+
+FIGURE = st.none() | st.integers(0, 2**64 - 2) | st.sampled_from([0, 1, 2**64 - 1])
+
+
+@given(
+    figures=st.dictionaries(st.sampled_from(STATISTICS), FIGURE),
+    last_update=FIGURE,
+    sizes=st.tuples(FIGURE, FIGURE, FIGURE),
+    state=st.sampled_from(State),
+    period=st.none() | st.integers(0, 2**32 - 1),
+    name=st.text(st.characters()),
+)
+def test_any_reading_fits_every_format(
+    *,
+    figures: dict[str, int | None],
+    last_update: int | None,
+    sizes: tuple[int | None, ...],
+    state: State,
+    period: int | None,
+    name: str,
+) -> None:
+    read = report(
+        name=name,
+        state=state,
+        interval=Interval(live=period),
+        figures=Figures(
+            stats=MemoryStats.from_qemu({f"stat-{key}": figures[key] for key in figures}),
+            last_update=last_update,
+            current_bytes=sizes[0],
+            maximum_bytes=sizes[1],
+            rss_bytes=sizes[2],
+        ),
+    )
+    host = HostReport(
+        uri=HOST,
+        hostname="hv1",
+        status=HostStatus.OK,
+        error=None,
+        elapsed_seconds=0.1,
+        domains=(read,),
+    )
+
+    VALIDATOR.validate(document(host))
+    text = documents.to_csv(documents.domain_records(host), columns.RECORD)
+    if "\r" not in name and "\0" not in name:
+        assert [row["uuid"] for row in read_csv(text)] == [UUID]
+    for key in columns.RECORD:
+        for exact in (True, False):
+            assert columns.column(key).cell(read, exact=exact).isprintable()
+
+
+# The schema that comes with the package.
+
+SCHEMA: dict[str, Any] = json.loads(
+    (resources.files("virtballoon") / "schema.json").read_text(encoding="utf-8")
+)
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def place() -> dict[str, Any]:
+    """A document of qom-path."""
+    record = {"name": "web1", "uuid": UUID, "qom_path": "/machine/peripheral/balloon0"}
+    host = documents.host_record(replace(READ, domains=())) | {"domains": [record]}
+    return documents.document([host], generated_at=NOW)
+
+
+DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "reading": lambda: document(READ, UNREACHED),
+    "change": lambda: document(CHANGES),
+    "place": place,
+}
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_schema_knows_our_words() -> None:
+    definitions = SCHEMA["$defs"]
+    reading = definitions["reading"]["properties"]
+
+    assert set(reading["verdict"]["enum"]) == set(Verdict)
+    assert set(reading["state"]["enum"]) == set(State)
+    assert set(reading["source"]["enum"]) == set(Source)
+    assert set(definitions["host"]["properties"]["status"]["enum"]) == set(HostStatus)
+    assert set(definitions["change"]["properties"]["outcome"]["enum"]) == set(Outcome)
+    assert definitions["stats"]["required"] == list(STATISTICS)
+    assert list(definitions["stats"]["properties"]) == list(STATISTICS)
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_documents_hold_to_the_schema(kind: str) -> None:
+    VALIDATOR.validate(DOCUMENTS[kind]())
+
+
+def objects(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a document has objects."""
+    if isinstance(value, dict):
+        yield path
+        for key, below in value.items():
+            yield from objects(below, (*path, key))
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from objects(below, (*path, index))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+# As little as has every key, since each is broken in turn.
+SMALL = DOCUMENTS | {"reading": lambda: document(replace(READ, domains=(HELD,)))}
+# Any text will do for these.
+FREE_TEXT = {"uri", "hostname", "name", "model", "alias", "message", "hint"}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_key_is_needed_and_no_other_is_known(kind: str) -> None:
+    whole = SMALL[kind]()
+
+    for path in objects(whole):
+        is_open = path[-1:] == ("stats",)
+        for key in at(whole, path):
+            broken = copy.deepcopy(whole)
+            del at(broken, path)[key]
+            assert VALIDATOR.is_valid(broken) == (is_open and key not in STATISTICS), (*path, key)
+        broken = copy.deepcopy(whole)
+        at(broken, path)["further"] = 5
+        assert VALIDATOR.is_valid(broken) == is_open, path
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_no_value_may_be_of_another_type(kind: str) -> None:
+    whole = SMALL[kind]()
+
+    for path in objects(whole):
+        for key in at(whole, path):
+            for wrong in ([5], *["x"] * (key not in FREE_TEXT)):
+                broken = copy.deepcopy(whole)
+                at(broken, path)[key] = wrong
+                assert not VALIDATOR.is_valid(broken), (*path, key, wrong)
+
+
+DOMAIN = ("hosts", 0, "domains", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "wrong"),
+    [
+        ("reading", ("schema",), 2),
+        ("reading", ("generated_at",), "2023-11-14 22:13:20"),
+        ("reading", ("generated_at",), None),
+        ("reading", ("hosts", 0, "status"), "unreachable"),
+        ("reading", ("hosts", 0, "hostname"), None),
+        ("reading", ("hosts", 1, "status"), "ok"),
+        ("reading", ("hosts", 0, "elapsed_seconds"), -1),
+        ("reading", (*DOMAIN, "uuid"), UUID.upper()),
+        ("reading", (*DOMAIN, "id"), -1),
+        ("reading", (*DOMAIN, "id"), 1.5),
+        ("reading", (*DOMAIN, "verdict"), "failed"),
+        ("reading", (*DOMAIN, "verdict"), "busy"),
+        ("reading", (*DOMAIN, "used_ratio"), 1.01),
+        ("reading", (*DOMAIN, "used_ratio"), -0.1),
+        ("reading", (*DOMAIN, "used_formula"), "total_available"),
+        ("reading", (*DOMAIN, "rss_bytes"), -1),
+        ("reading", (*DOMAIN, "stats", "swap_in"), -1),
+        ("reading", (*DOMAIN, "stats", "swap_in"), 0.5),
+        ("reading", (*DOMAIN, "stats", "new_figure"), "7"),
+        ("reading", (*DOMAIN, "balloon", "qom_path"), "machine"),
+        ("reading", ("hosts", 0, "domains", 2, "error", "message"), ""),
+        ("reading", ("hosts", 0, "domains", 2, "error"), None),
+        ("change", (*DOMAIN, "outcome"), "unchanged"),
+        ("change", (*DOMAIN, "outcome"), "skipped"),
+        ("change", (*DOMAIN, "outcome"), "failed"),
+        ("change", (*DOMAIN, "changed"), False),
+        ("change", (*DOMAIN, "after", "live"), -5),
+        ("place", (*DOMAIN, "qom_path"), None),
+        ("place", (*DOMAIN, "qom_path"), ""),
+    ],
+)
+def test_broken_documents_are_refused(kind: str, path: tuple[Any, ...], wrong: object) -> None:
+    broken = DOCUMENTS[kind]()
+    at(broken, path[:-1])[path[-1]] = wrong
+
+    assert not VALIDATOR.is_valid(broken)
+
+
+def test_kinds_of_documents_do_not_mix() -> None:
+    mixed = document(READ, CHANGES)
+
+    assert not VALIDATOR.is_valid(mixed)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list", "--all"),
+        ("stats", "*"),
+        ("set-interval", "5", "--all"),
+        ("set-interval", "5", "--all", "--config", "--dry-run"),
+        ("set-interval", "5", "bare", "off", "--live"),
+    ],
+    ids=" ".join,
+)
+def test_what_the_command_prints_holds_to_the_schema(
+    command: Command, node: str, args: tuple[str, ...]
+) -> None:
+    result = command("-c", node, "-c", f"{node}.none", "--format", "json", *args)
+
+    printed = json.loads(result.stdout)
+    VALIDATOR.validate(printed)
+    assert [host["uri"] for host in printed["hosts"]] == [node, f"{node}.none"]
+    assert printed["hosts"][0]["domains"]
+    assert printed["hosts"][1]["status"] == "unreachable"
+
+
+def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A path is QEMU's, and here is no QEMU: the finding is stood in for.
+    found = QomPath(uri=HOST, hostname="hv1", name="we\nb", uuid=UUID, qom_path="/machine/x")
+    monkeypatch.setattr("virtballoon.fleet.find_qom_path", lambda *_args, **_kwargs: found)
+    # A test run's stderr stays as noisy as it is.
+    monkeypatch.setattr("virtballoon.connection.keep_stderr_quiet", lambda: None)
+
+    result = CliRunner().invoke(
+        cli, ["--format", "json", "qom-path", "web1"], standalone_mode=False
+    )
+
+    assert result.return_value == 0
+    VALIDATOR.validate(json.loads(result.stdout))
+    assert json.loads(result.stdout)["hosts"][0]["domains"][0]["name"] == "we\nb"

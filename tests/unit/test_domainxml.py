@@ -1,0 +1,331 @@
+"""Domain XML: where the balloon is, its period, and what cannot be read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+from xml.sax.saxutils import quoteattr
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtballoon.balloon import Balloon, BalloonConfig
+from virtballoon.domainxml import MAX_XML_BYTES, DomainXML, parse
+from virtballoon.errors import DomainXMLError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
+CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"
+MMIO = "<address type='virtio-mmio'/>"
+
+
+def domain(devices: str, *, attributes: str = "type='kvm' id='7'", before: str = "") -> str:
+    """A domain's XML as libvirt prints it."""
+    return f"""<domain {attributes}>
+  <name>web1</name>
+  <uuid>1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5</uuid>
+  {before}<memory unit='KiB'>131072</memory>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    {devices}
+  </devices>
+</domain>
+"""
+
+
+def memballoon(model: str = "virtio", inside: str = "<alias name='balloon0'/>") -> str:
+    return f"<memballoon model={quoteattr(model)}>{inside}</memballoon>"
+
+
+@pytest.mark.parametrize("address", [PCI, CCW, MMIO, ""], ids=["pci", "ccw", "mmio", "none"])
+@pytest.mark.parametrize("model", ["virtio", "virtio-transitional", "virtio-non-transitional"])
+def test_a_running_domains_balloon(model: str, address: str) -> None:
+    inside = f"<stats period='10'/><alias name='balloon0'/>{address}"
+
+    assert parse(domain(memballoon(model, inside))) == DomainXML(
+        name="web1",
+        id=7,
+        balloon=BalloonConfig(
+            balloon=Balloon(model=model, alias="balloon0", qom_path="/machine/peripheral/balloon0"),
+            period=10,
+        ),
+    )
+
+
+def test_a_users_own_alias() -> None:
+    xml = parse(domain(memballoon(inside="<alias name='ua-memory.1_x'/>")))
+
+    assert xml.balloon.balloon is not None
+    assert xml.balloon.balloon.alias == "ua-memory.1_x"
+    assert xml.balloon.balloon.qom_path == "/machine/peripheral/ua-memory.1_x"
+
+
+@pytest.mark.parametrize("alias", ["a/b", "../x", "a b", "é", "a'b", '"', "*", "a[0]"])
+def test_an_alias_that_names_no_child_gives_no_path(alias: str) -> None:
+    xml = parse(domain(memballoon(inside=f"<alias name={quoteattr(alias)}/>")))
+
+    assert xml.balloon.balloon == Balloon(model="virtio", alias=alias, qom_path=None)
+
+
+@pytest.mark.parametrize("alias", ["", "<alias/>", "<alias name=''/>"])
+def test_a_balloon_without_an_alias(alias: str) -> None:
+    xml = parse(domain(memballoon(inside=alias)))
+
+    assert xml.balloon.balloon == Balloon(model="virtio", alias=None, qom_path=None)
+
+
+def test_live_and_inactive_xml_have_each_their_own_period() -> None:
+    live = parse(domain(memballoon(inside="<stats period='5'/><alias name='balloon0'/>")))
+    inactive = parse(domain(memballoon(inside="<stats period='30'/>"), attributes="type='kvm'"))
+
+    assert (live.id, live.balloon.period) == (7, 5)
+    assert (inactive.id, inactive.balloon.period) == (None, 30)
+    assert inactive.balloon.balloon == Balloon(model="virtio")
+
+
+def test_a_domain_that_does_not_run_has_no_qom_path() -> None:
+    # libvirt keeps a user's own alias in the inactive XML, too.
+    inside = "<alias name='ua-memory'/>"
+    xml = parse(domain(memballoon(inside=inside), attributes="type='kvm'"))
+
+    assert xml.id is None
+    assert xml.balloon.balloon is not None
+    assert xml.balloon.balloon.qom_path is None
+
+
+@pytest.mark.parametrize(
+    ("stats", "period"),
+    [
+        ("", 0),
+        ("<stats/>", 0),
+        ("<stats period='0'/>", 0),
+        ("<stats period='1'/>", 1),
+        ("<stats period='2147483647'/>", 2147483647),
+        ("<stats period='4294967295'/>", 4294967295),
+    ],
+)
+@pytest.mark.parametrize("model", ["virtio", "none"])
+def test_the_period(model: str, stats: str, period: int) -> None:
+    assert parse(domain(memballoon(model, stats))).balloon.period == period
+
+
+@pytest.mark.parametrize("period", ["", " ", "-1", "+1", "2.5", "ten", "1_0", "٣", "9" * 5000])
+@pytest.mark.parametrize("model", ["virtio", "none"])
+def test_a_period_that_is_no_number(model: str, period: str) -> None:
+    with pytest.raises(DomainXMLError, match="period"):
+        parse(domain(memballoon(model, f"<stats period='{period}'/>")))
+
+
+def test_model_none_is_no_balloon_and_keeps_its_period() -> None:
+    xml = parse(domain(memballoon("none", "<stats period='10'/>")))
+
+    assert xml.balloon == BalloonConfig(balloon=None, period=10)
+
+
+@pytest.mark.parametrize("devices", ["", "<controller type='usb'/>"])
+def test_no_memballoon_is_no_balloon(devices: str) -> None:
+    assert parse(domain(devices)).balloon == BalloonConfig(balloon=None, period=0)
+
+
+def test_a_memballoon_without_a_model_is_virtio() -> None:
+    assert parse(domain("<memballoon/>")).balloon.balloon == Balloon(model="virtio")
+
+
+def test_only_the_domains_own_devices_count() -> None:
+    # Metadata is free for anyone to write.
+    metadata = f"<metadata><x:y xmlns:x='urn:x'><devices>{memballoon()}</devices></x:y></metadata>"
+
+    assert parse(domain("", before=metadata)).balloon.balloon is None
+    nested = f"<disk><devices>{memballoon()}</devices></disk>"
+    assert parse(domain(nested)).balloon.balloon is None
+
+
+def test_comments_are_passed_over() -> None:
+    devices = f"<!-- {memballoon('none')} --><?x y?>{memballoon('virtio-transitional')}"
+
+    balloon = parse(domain(devices)).balloon.balloon
+    assert balloon is not None
+    assert balloon.model == "virtio-transitional"
+
+
+def test_a_name_with_markup_comes_unescaped() -> None:
+    xml = domain("").replace("web1", "a&amp;b &lt;c&gt; \u202e 🎈")
+
+    assert parse(xml).name == "a&b <c> \u202e 🎈"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\0",
+        "garbage",
+        "<",
+        "<domain>",
+        "<domain/><domain/>",
+        "<domain></devices>",
+        "<network/>",
+        "<x:domain xmlns:x='urn:x'/>",
+        "<domain xmlns='urn:x'/>",
+        "<!-- only a comment -->",
+        "<domain>&undefined;</domain>",
+        "<domain a='1' a='2'/>",
+        "<domain>\x1b</domain>",
+        "<domain>\ud800</domain>",
+        "<?xml version='1.0' encoding='no-such'?><domain/>",
+        "<?xml version='1.0' encoding='utf-16'?><domain/>",
+        "{}",
+    ],
+)
+def test_garbage(text: str) -> None:
+    with pytest.raises(DomainXMLError) as caught:
+        parse(text)
+    assert caught.value.message
+
+
+def test_what_is_cut_off() -> None:
+    whole = domain(memballoon(inside="<stats period='10'/><alias name='balloon0'/>")).rstrip()
+
+    for length in range(len(whole)):
+        with pytest.raises(DomainXMLError):
+            parse(whole[:length])
+    assert parse(whole).balloon.period == 10
+
+
+BILLION_LAUGHS = (
+    "<!DOCTYPE domain ["
+    + "<!ENTITY a0 'ha'>"
+    + "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 10))
+    + "]>"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BILLION_LAUGHS + domain("").replace("web1", "&a9;"),
+        BILLION_LAUGHS + domain(memballoon(inside="<stats period='&a9;'/>")),
+        "<!DOCTYPE domain [<!ENTITY a '&b;'><!ENTITY b '&a;'>]><domain><name>&a;</name></domain>",
+        "<!DOCTYPE domain><domain/>",
+    ],
+    ids=["text", "attribute", "loop", "unused"],
+)
+def test_entities_are_refused(text: str) -> None:
+    with pytest.raises(DomainXMLError):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!DOCTYPE domain [<!ENTITY x SYSTEM 'FILE'>]><domain><name>&x;</name></domain>",
+        "<!DOCTYPE domain [<!ENTITY % x SYSTEM 'FILE'> %x;]><domain/>",
+        "<!DOCTYPE domain SYSTEM 'FILE'><domain/>",
+        "<!DOCTYPE domain PUBLIC 'x' 'FILE'><domain/>",
+        "<domain xmlns:i='http://www.w3.org/2001/XInclude'><name>web1</name>"
+        "<i:include href='FILE' parse='text'/></domain>",
+        "<?xml-stylesheet href='FILE'?><domain><name>web1</name></domain>",
+    ],
+    ids=["entity", "parameter-entity", "dtd", "public-dtd", "xinclude", "stylesheet"],
+)
+def test_no_file_is_read(tmp_path: Path, text: str) -> None:
+    # Whatever is read from a pipe is gone from it. Who reads it waits for more than the secret,
+    # hence the thread.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    both_ends = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    told: list[str] = []
+
+    def read() -> None:
+        try:
+            told.append(repr(parse(text.replace("FILE", str(pipe)))))
+        except DomainXMLError as error:
+            told.append(str(error))
+
+    try:
+        os.write(both_ends, b"secret")
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert os.read(both_ends, 100) == b"secret"
+        assert len(told) == 1
+        assert "secret" not in told[0]
+    finally:
+        os.close(both_ends)
+
+
+def test_deep_xml() -> None:
+    depth = 100_000
+    deep = "<x>" * depth + "</x>" * depth
+
+    with pytest.raises(DomainXMLError):
+        parse(domain("", before=deep))
+
+
+def test_more_xml_than_any_domain_has() -> None:
+    with pytest.raises(DomainXMLError, match=str(MAX_XML_BYTES + 1)):
+        parse("x" * (MAX_XML_BYTES + 1))
+
+
+def test_many_devices() -> None:
+    disks = "<disk type='file'><source file='/a'/></disk>" * 20_000
+
+    assert parse(domain(disks + memballoon())).balloon.balloon is not None
+
+
+def assert_read_or_refused(text: str) -> None:
+    refused = None
+    try:
+        xml = parse(text)
+    except DomainXMLError as error:
+        refused = error
+    if refused is not None:
+        assert refused.message
+        return
+    assert isinstance(xml, DomainXML)
+    assert xml.id is None or xml.id >= 0
+    assert xml.balloon.period >= 0
+    balloon = xml.balloon.balloon
+    if balloon is not None:
+        assert balloon.model not in {"", "none"}
+        assert balloon.alias != ""
+        if balloon.qom_path is not None:
+            assert balloon.qom_path == f"/machine/peripheral/{balloon.alias}"
+
+
+@given(st.text(st.characters()))
+def test_any_text(text: str) -> None:
+    assert_read_or_refused(text)
+    assert_read_or_refused(
+        f"<domain id='1'><devices><memballoon>{text}</memballoon></devices></domain>"
+    )
+
+
+NAMES = st.sampled_from(
+    ["domain", "devices", "memballoon", "stats", "alias", "name", "id", "model", "period", "x"]
+)
+VALUES = st.sampled_from(["0", "7", "none", "virtio", "balloon0", ""]) | st.text(
+    st.characters(), max_size=5
+)
+# One element each: how deep it stands, its tag, one attribute and its text.
+ELEMENTS = st.tuples(st.integers(0, 5), NAMES, NAMES, VALUES, VALUES)
+
+
+@given(st.lists(ELEMENTS, max_size=8))
+def test_any_tree(elements: list[tuple[int, str, str, str, str]]) -> None:
+    root = ET.Element("domain", {"id": "1"})
+    devices = ET.SubElement(root, "devices")
+    path = [root, devices, ET.SubElement(devices, "memballoon")]
+    for depth, tag, attribute, value, text in elements:
+        del path[depth + 1 :]
+        path.append(ET.SubElement(path[-1], tag, {attribute: value}))
+        path[-1].text = text
+    assert_read_or_refused(ET.tostring(root, encoding="unicode"))
+    if len(root) > 1:
+        assert_read_or_refused(ET.tostring(root[-1], encoding="unicode"))

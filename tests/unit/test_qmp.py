@@ -1,0 +1,388 @@
+"""QMP: what is sent, where the balloon is found, and whatever QEMU may answer."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virtballoon.errors import MonitorError
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.qmp import Monitor, QomChild
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PERIPHERAL = "/machine/peripheral"
+ANON = "/machine/peripheral-anon"
+TYPES = (
+    "virtio-balloon-pci",
+    "virtio-balloon-pci-transitional",
+    "virtio-balloon-pci-non-transitional",
+    "virtio-balloon-ccw",
+    "virtio-balloon-device",
+)
+BALLOON0 = f"{PERIPHERAL}/balloon0"
+AWKWARD = f'{PERIPHERAL}/a "quoted" \\ one\n{{'
+
+
+class FakeQemu:
+    """Answers as QEMU does, from a tree of types by path.
+
+    :ivar sent: the commands that came, decoded
+    """
+
+    def __init__(self, *objects: tuple[str, str]) -> None:
+        self.types = {"/machine": "pc-q35-7.2-machine", PERIPHERAL: "container", ANON: "container"}
+        self.types |= {"/machine/unattached": "container", "/machine/q35": "q35-pcihost"}
+        for path, kind in objects:
+            self.types[path] = kind
+            if kind.startswith("virtio-balloon-") and kind != "virtio-balloon-device":
+                self.types[f"{path}/virtio-backend"] = "virtio-balloon-device"
+        self.interval = 0
+        self.stats: dict[str, Any] = {"stats": {"stat-swap-in": 5}, "last-update": 17}
+        self.sent: list[dict[str, Any]] = []
+
+    def __call__(self, text: str) -> str:
+        command = json.loads(text, parse_constant=pytest.fail)
+        self.sent.append(command)
+        assert command.keys() == {"execute", "arguments"}
+        arguments = command["arguments"]
+        path = arguments["path"]
+        if path not in self.types:
+            return self._refuse("DeviceNotFound", f"Device '{path}' not found")
+        return json.dumps({"return": self._answer(command["execute"], path, arguments), "id": "x"})
+
+    def _answer(self, name: str, path: str, arguments: dict[str, Any]) -> Any:
+        match name, arguments.get("property"):
+            case "qom-list", None:
+                assert arguments.keys() == {"path"}
+                return [{"name": "type", "type": "string"}, *self._children(path)]
+            case "qom-get", "guest-stats":
+                assert arguments.keys() == {"path", "property"}
+                return self.stats
+            case "qom-get", "guest-stats-polling-interval":
+                assert arguments.keys() == {"path", "property"}
+                return self.interval
+            case "qom-set", "guest-stats-polling-interval":
+                assert arguments.keys() == {"path", "property", "value"}
+                self.interval = arguments["value"]
+                return {}
+        pytest.fail(f"{name} {arguments} may not go through")
+
+    def _children(self, path: str) -> list[dict[str, str]]:
+        children = [
+            {"name": below.removeprefix(f"{path}/"), "type": f"child<{kind}>"}
+            for below, kind in self.types.items()
+            if below.startswith(f"{path}/") and "/" not in below.removeprefix(f"{path}/")
+        ]
+        # A link is another way to an object, not the object.
+        return [{"name": "bus", "type": "link<virtio-balloon-pci>"}, *children]
+
+    @staticmethod
+    def _refuse(kind: str, text: str) -> str:
+        return json.dumps({"id": "libvirt-9", "error": {"class": kind, "desc": text}})
+
+
+def answering(answer: str) -> Monitor:
+    return Monitor(lambda _command: answer, host="qemu:///system", domain="web1")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("alias", ["balloon0", None, "net0"])
+def test_a_balloon_with_an_id(kind: str, alias: str | None) -> None:
+    qemu = FakeQemu((f"{PERIPHERAL}/net0", "virtio-net-pci"), (BALLOON0, kind))
+
+    assert Monitor(qemu).find_balloon(alias) == BALLOON0
+
+
+@pytest.mark.parametrize("alias", ["balloon1", "ua-memory"])
+def test_the_alias_wins_over_another_balloon(alias: str) -> None:
+    qemu = FakeQemu(
+        (BALLOON0, "virtio-balloon-pci"), (f"{PERIPHERAL}/{alias}", "virtio-balloon-pci")
+    )
+
+    assert Monitor(qemu).find_balloon(alias) == f"{PERIPHERAL}/{alias}"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_balloon_without_an_id(kind: str) -> None:
+    qemu = FakeQemu((f"{ANON}/device[0]", "virtio-net-pci"), (f"{ANON}/device[1]", kind))
+
+    assert Monitor(qemu).find_balloon("balloon0") == f"{ANON}/device[1]"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_balloon_elsewhere_in_the_tree(kind: str) -> None:
+    path = "/machine/unattached/device[5]"
+    qemu = FakeQemu(("/machine/unattached/device[4]", "virtio-mmio"), (path, kind))
+
+    assert Monitor(qemu).find_balloon("balloon0") == path
+    assert list(Monitor(qemu).balloons_below("/machine")) == [path]
+
+
+def test_a_guest_without_a_balloon() -> None:
+    qemu = FakeQemu((f"{PERIPHERAL}/net0", "virtio-net-pci"))
+
+    assert Monitor(qemu).find_balloon() is None
+    assert Monitor(qemu).find_balloon("net0") is None
+
+
+def test_every_device_comes_once() -> None:
+    paths = [f"{PERIPHERAL}/b{number}" for number in range(len(TYPES))]
+    qemu = FakeQemu(*zip(paths, TYPES, strict=True))
+
+    assert sorted(Monitor(qemu).balloons_below("/machine")) == paths
+
+
+def test_an_object_that_vanishes_during_the_walk_is_passed_over() -> None:
+    qemu = FakeQemu(("/machine/unattached/device[5]", "virtio-balloon-device"))
+
+    def send(command: str) -> str:
+        if json.loads(command)["arguments"]["path"] == "/machine/q35":
+            del qemu.types["/machine/q35"]
+        return qemu(command)
+
+    assert list(Monitor(send).balloons_below("/machine")) == ["/machine/unattached/device[5]"]
+
+
+def test_a_tree_without_an_end_ends_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real limit takes a while.
+    monkeypatch.setattr("virtballoon.qmp._MAX_NODES", 500)
+    endless = json.dumps({"return": [{"name": "x", "type": "child<container>"}]})
+
+    assert list(answering(endless).balloons_below("/machine")) == []
+
+
+def test_children_are_objects_and_not_properties() -> None:
+    qemu = FakeQemu((BALLOON0, "virtio-balloon-pci"))
+
+    assert Monitor(qemu).children(PERIPHERAL) == [QomChild("balloon0", "virtio-balloon-pci")]
+
+
+@pytest.mark.parametrize("path", [BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{PERIPHERAL}/é🎈"])
+def test_what_is_sent(path: str) -> None:
+    qemu = FakeQemu((path, "virtio-balloon-pci"))
+    monitor = Monitor(qemu)
+
+    monitor.set_polling_interval(path, 10)
+    assert monitor.polling_interval(path) == 10
+    monitor.guest_stats(path)
+    monitor.children(path)
+
+    interval = {"path": path, "property": "guest-stats-polling-interval"}
+    assert qemu.sent == [
+        {"execute": "qom-set", "arguments": interval | {"value": 10}},
+        {"execute": "qom-get", "arguments": interval},
+        {"execute": "qom-get", "arguments": {"path": path, "property": "guest-stats"}},
+        {"execute": "qom-list", "arguments": {"path": path}},
+    ]
+
+
+@given(st.text(st.characters()), st.integers())
+def test_whatever_is_sent_is_json_on_one_line(path: str, seconds: int) -> None:
+    sent: list[str] = []
+
+    def send(command: str) -> str:
+        sent.append(command)
+        return '{"return": {}}'
+
+    Monitor(send).set_polling_interval(path, seconds)
+
+    (command,) = sent
+    assert command.isascii()
+    assert command.isprintable()
+    assert json.loads(command)["arguments"] == {
+        "path": path,
+        "property": "guest-stats-polling-interval",
+        "value": seconds,
+    }
+
+
+def test_finding_a_balloon_only_lists() -> None:
+    qemu = FakeQemu(("/machine/unattached/device[5]", "virtio-balloon-device"))
+
+    Monitor(qemu).find_balloon("balloon0")
+
+    assert {command["execute"] for command in qemu.sent} == {"qom-list"}
+
+
+def test_guest_stats() -> None:
+    qemu = FakeQemu((BALLOON0, "virtio-balloon-pci"))
+    unset = 2**64 - 1
+    qemu.stats = {
+        "stats": {"stat-total-memory": 5, "stat-swap-in": unset, "stat-oom-kills": 2, "stat-x": 3},
+        "last-update": 1700000000,
+    }
+
+    assert Monitor(qemu).guest_stats(BALLOON0) == Figures(
+        stats=MemoryStats(total_memory=5, oom_kills=2, other={"x": 3}), last_update=1700000000
+    )
+
+
+def test_never_updated() -> None:
+    qemu = FakeQemu((BALLOON0, "virtio-balloon-pci"))
+    qemu.stats = {"stats": dict.fromkeys(["stat-swap-in"], 2**64 - 1), "last-update": 0}
+
+    figures = Monitor(qemu).guest_stats(BALLOON0)
+    assert figures.last_update == 0
+    assert figures.stats.is_empty
+
+
+METHODS: dict[str, Callable[[Monitor], object]] = {
+    "children": lambda monitor: monitor.children(PERIPHERAL),
+    "guest_stats": lambda monitor: monitor.guest_stats(BALLOON0),
+    "polling_interval": lambda monitor: monitor.polling_interval(BALLOON0),
+    "set_polling_interval": lambda monitor: monitor.set_polling_interval(BALLOON0, 5),
+    "find_balloon": lambda monitor: monitor.find_balloon("balloon0"),
+    "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
+}
+# A walk goes on past what it cannot read.
+REFUSABLE = sorted(METHODS.keys() - {"balloons_below"})
+
+
+@pytest.mark.parametrize("method", REFUSABLE)
+def test_an_error_inside_the_answer(method: str) -> None:
+    answer = '{"error": {"class": "GenericError", "desc": "timer value is too big"}, "id": "x"}'
+
+    with pytest.raises(MonitorError) as caught:
+        METHODS[method](answering(answer))
+
+    error = caught.value
+    assert error.message == "timer value is too big"
+    assert error.error_class == "GenericError"
+    assert error.received == answer
+    assert json.loads(error.sent)["execute"].startswith("qom-")
+    assert (error.host, error.domain) == ("qemu:///system", "web1")
+    copy = pickle.loads(pickle.dumps(error))
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        " ",
+        "{",
+        "null",
+        "5",
+        "[]",
+        '"return"',
+        "{}",
+        '{"id": "x"}',
+        '{"error": null}',
+        '{"error": "no"}',
+        '{"error": {}}',
+        '{"error": {"class": 5, "desc": ["no"]}}',
+        '{"error": {"class": "GenericError", "desc": "  "}}',
+        '{"error": {"desc": "no"}, "return": {}}',
+        "[" * 100_000,
+        '{"return": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"return": ' + "9" * 5000 + "}",
+        "x" * (4 * 1024 * 1024 + 1),
+        '{"return": 5}\n{"return": 6}',
+    ],
+    ids=lambda answer: answer[:40],
+)
+def test_an_answer_of_no_known_shape(answer: str) -> None:
+    for method in REFUSABLE:
+        with pytest.raises(MonitorError) as caught:
+            METHODS[method](answering(answer))
+        assert caught.value.message
+        assert caught.value.received is not None
+        assert answer.startswith(caught.value.received)
+
+
+UNKNOWN_SHAPES: dict[str, list[object]] = {
+    "children": [None, {}, "x", [5], [{}], [{"name": "x"}], [{"name": 5, "type": "child<x>"}]],
+    "guest_stats": [
+        None,
+        [],
+        5,
+        {},
+        {"stats": {}},
+        {"last-update": 5},
+        {"stats": [], "last-update": 5},
+        *({"stats": {}, "last-update": late} for late in (None, -5, 1.5, "5", 2**64)),
+    ],
+    "polling_interval": [None, [], "5", 5.0, True, -1, 2**32],
+}
+
+
+@pytest.mark.parametrize("method", UNKNOWN_SHAPES)
+def test_a_value_of_no_known_shape(method: str) -> None:
+    for value in UNKNOWN_SHAPES[method]:
+        answer = json.dumps({"return": value})
+        with pytest.raises(MonitorError) as caught:
+            METHODS[method](answering(answer))
+        assert caught.value.received == answer
+
+
+def test_the_longest_interval() -> None:
+    assert answering('{"return": 4294967295}').polling_interval(BALLOON0) == 4294967295
+
+
+def test_what_carries_the_command_fails_in_its_own_way() -> None:
+    class GoneError(Exception):
+        pass
+
+    def send(_command: str) -> str:
+        raise GoneError
+
+    for method in METHODS.values():
+        with pytest.raises(GoneError):
+            method(Monitor(send))
+
+
+KEYS = st.sampled_from(["return", "error", "class", "desc", "name", "type", "stats", "last-update"])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=10**400, max_value=10**401)
+    | st.floats()
+    | st.text(st.characters(), max_size=5)
+    | st.sampled_from(["child<virtio-balloon-pci>", "child<>", "child<x>", "GenericError"])
+)
+ANY_JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+CHILDREN = st.lists(st.fixed_dictionaries({"name": SCALARS, "type": SCALARS}), max_size=3)
+STATS = st.fixed_dictionaries(
+    {
+        "stats": st.dictionaries(st.text(st.characters(), max_size=5), SCALARS, max_size=3),
+        "last-update": SCALARS,
+    }
+)
+ANSWERS = (
+    st.text(st.characters())
+    | ANY_JSON.map(json.dumps)
+    | (ANY_JSON | CHILDREN | STATS).map(lambda value: json.dumps({"return": value}))
+    | ANY_JSON.map(lambda value: json.dumps({"error": value}))
+)
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=6))
+def test_any_answer(answers: list[str]) -> None:
+    for method in METHODS.values():
+        left = list(answers)
+
+        def send(command: str, left: list[str] = left) -> str:
+            json.loads(command)
+            return left.pop(0) if left else '{"return": []}'
+
+        error: MonitorError | None = None
+        try:
+            method(Monitor(send))
+        except MonitorError as raised:
+            error = raised
+        if error is not None:
+            assert error.message
+            assert error.received in answers or error.received == '{"return": []}'
+            assert json.loads(error.sent)["execute"] in {"qom-list", "qom-get", "qom-set"}

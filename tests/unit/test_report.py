@@ -1,0 +1,119 @@
+"""Reports: the interval in force, the age, and an error that says what failed."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from virtballoon.balloon import Balloon
+from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.report import DomainReport, Interval, Source
+from virtballoon.verdict import State, Verdict
+
+NOW = 1_700_000_000.5
+
+
+def report(**facts: Any) -> DomainReport:
+    """A guest with nothing the matter, but for these facts."""
+    healthy: dict[str, Any] = {
+        "name": "web1",
+        "uuid": "1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5",
+        "id": 7,
+        "state": State.RUNNING,
+        "balloon": Balloon(model="virtio"),
+        "interval": Interval(live=10),
+        "source": Source.LIBVIRT,
+        "figures": Figures(stats=MemoryStats(total_memory=5), last_update=1_700_000_000),
+        "host": "qemu:///system",
+        "now": NOW,
+    }
+    return DomainReport.of(**(healthy | facts))
+
+
+@pytest.mark.parametrize(
+    ("interval", "in_force"),
+    [
+        (Interval(), None),
+        (Interval(config=3), 3),
+        (Interval(live=0, config=3), 0),
+        (Interval(live=2, config=3), 2),
+        (Interval(live=2, config=3, qemu=0), 0),
+        (Interval(live=0, config=3, qemu=5), 5),
+    ],
+)
+def test_the_interval_in_force(interval: Interval, in_force: int | None) -> None:
+    assert interval.in_force == in_force
+
+
+def test_the_age_is_now_minus_last_update() -> None:
+    assert report().age_seconds == 0.5
+    assert report().last_update == 1_700_000_000
+
+
+@pytest.mark.parametrize("never", [0, None])
+def test_never_updated_has_no_age(never: int | None) -> None:
+    found = report(figures=Figures(last_update=never))
+
+    assert (found.last_update, found.age_seconds) == (None, None)
+
+
+def test_an_error_makes_the_verdict() -> None:
+    assert report(error=Busy("held")).verdict is Verdict.BUSY
+    assert report(error=LibvirtFailure("no")).verdict is Verdict.FAILED
+
+
+def test_whatever_failed_says_what() -> None:
+    """The verdict "failed" never stands without an error that names host and domain."""
+    stats = (MemoryStats(), MemoryStats(total_memory=5))
+    updates = (None, 0, 1_699_999_000, 1_700_000_000, 1_700_000_100)
+    intervals = (Interval(), Interval(live=0), Interval(live=10), Interval(config=10))
+    for stat, update, interval, state in product(stats, updates, intervals, State):
+        figures = Figures(stats=stat, last_update=update)
+        found = report(figures=figures, interval=interval, state=state)
+        if found.verdict is Verdict.FAILED:
+            assert isinstance(found.error, VirtballoonError)
+            assert found.error.message
+            assert (found.error.host, found.error.domain) == ("qemu:///system", "web1")
+        else:
+            assert found.error is None
+
+
+def test_a_future_update_says_so() -> None:
+    found = report(figures=Figures(last_update=1_700_000_100, stats=MemoryStats(swap_in=1)))
+
+    assert found.verdict is Verdict.FAILED
+    assert "future" in str(found.error)
+    assert found.age_seconds == -99.5
+
+
+def test_an_unknown_interval_is_not_blamed_on_the_clock() -> None:
+    found = report(interval=Interval())
+
+    assert found.verdict is Verdict.FAILED
+    assert "interval" in str(found.error)
+    assert "future" not in str(found.error)
+
+
+def test_a_figure_that_no_float_holds_is_no_figure() -> None:
+    # QEMU's figures have 64 bits; JSON has no such limit.
+    figures = Figures(stats=MemoryStats.from_qemu({"stat-total-memory": 10**400}))
+
+    assert report(figures=figures).stats == MemoryStats()
+
+
+@pytest.mark.parametrize(
+    ("facts", "needs"),
+    [
+        ({"interval": Interval(live=0)}, True),
+        ({"interval": Interval(live=0), "state": State.PAUSED}, True),
+        ({"interval": Interval(live=10), "state": State.PAUSED}, False),
+        ({"interval": Interval(live=0), "state": State.SHUTOFF}, False),
+        ({"interval": Interval(live=0), "balloon": None}, False),
+        ({}, False),
+    ],
+)
+def test_what_setting_an_interval_would_help(facts: dict[str, Any], needs: bool) -> None:
+    assert report(**facts).needs_polling is needs

@@ -1,0 +1,299 @@
+"""Tables: whole and plain in a pipe, cut and coloured on a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import termios
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+import pytest
+
+from tests.unit.test_documents import CHANGES, HELD, HOST, READ, report
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.render import columns
+from virtballoon.render.table import changes_table, list_table, stats_blocks
+from virtballoon.report import DomainReport, Interval
+from virtballoon.verdict import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ESCAPE = "\x1b"
+CODES = re.compile(r"\x1b\[[0-9;]*m")
+LONG = "a-rather-long-name-" * 20
+HOSTILE = "\x1b[31mred\x1b[0m [bold]x[/bold] :smile: \u202e\r\n\t"
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def show(
+    *rows: DomainReport,
+    keys: tuple[str, ...] = columns.DEFAULT,
+    exact: bool = False,
+    with_host: bool = False,
+) -> Callable[[TextIO], None]:
+    """Printing a list."""
+    shown = [columns.column(key) for key in keys]
+    pairs = [(READ, row) for row in rows]
+    return lambda stream: list_table(pairs, shown, exact=exact, with_host=with_host, stream=stream)
+
+
+def stats(
+    stream: TextIO, *rows: DomainReport, exact: bool = False, with_host: bool = False
+) -> None:
+    pairs = [(READ, row) for row in rows]
+    stats_blocks(pairs, exact=exact, with_host=with_host, stream=stream)
+
+
+def in_a_pipe(show: Callable[[TextIO], None]) -> list[str]:
+    stream = io.StringIO()
+    show(stream)
+    assert stream.getvalue().endswith("\n")
+    return stream.getvalue().split("\n")[:-1]
+
+
+def on_a_terminal(show: Callable[[TextIO], None], width: int = 80) -> list[str]:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    shown = b""
+    try:
+        with os.fdopen(theirs, "w", encoding="utf-8") as stream:
+            show(stream)
+        # Linux ends it with an error once nobody holds the other side.
+        with suppress(OSError):
+            while part := os.read(ours, 4096):
+                shown += part
+    finally:
+        os.close(ours)
+    text = shown.decode()
+    assert text.endswith("\r\n")
+    return text.split("\r\n")[:-1]
+
+
+def bare(lines: list[str]) -> list[str]:
+    """Lines without their colours."""
+    return [CODES.sub("", line) for line in lines]
+
+
+def test_a_list_in_a_pipe() -> None:
+    off = report(
+        name="off",
+        id=None,
+        state=State.SHUTOFF,
+        balloon=None,
+        interval=Interval(config=0),
+        figures=Figures(),
+    )
+
+    assert in_a_pipe(show(report(), off)) == [
+        "DOMAIN  INTERVAL  AGE      USED  USED%     TOTAL    BALLOON  VERDICT",
+        "web1        10 s  3 s  20.6 MiB    22%  92.7 MiB  128.0 MiB  fresh",
+        "off            -    -         -      -         -          -  shutoff",
+    ]
+
+
+def test_a_pipe_never_cuts() -> None:
+    lines = in_a_pipe(show(report(name=LONG), keys=columns.WIDE, with_host=True))
+
+    assert lines[1].startswith(LONG)
+    assert lines[1].endswith(HOST)
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("printed", ["list", "stats", "changes"])
+def test_a_pipe_has_no_codes_and_no_trailing_spaces(printed: str) -> None:
+    shows: dict[str, Callable[[TextIO], None]] = {
+        "list": show(report(), HELD, keys=columns.WIDE),
+        "stats": lambda stream: stats(stream, report(), HELD),
+        "changes": lambda stream: changes_table([CHANGES], with_qemu=True, stream=stream),
+    }
+    lines = in_a_pipe(shows[printed])
+
+    assert not any(ESCAPE in line for line in lines)
+    assert lines == [line.rstrip() for line in lines]
+    assert len(lines) > 2
+
+
+def test_a_list_of_nothing_is_its_heading() -> None:
+    assert in_a_pipe(show()) == ["DOMAIN  INTERVAL  AGE  USED  USED%  TOTAL  BALLOON  VERDICT"]
+
+
+def test_exact_sizes() -> None:
+    keys = ("name", "used_bytes", "stats.swap_in", "stats.major_faults", "stats.new_figure")
+
+    assert in_a_pipe(show(report(), keys=keys, exact=True)) == [
+        "DOMAIN      USED  SWAP IN  MAJOR FAULTS  NEW FIGURE",
+        "web1    21573632        0             -           7",
+    ]
+    assert in_a_pipe(show(report(), keys=keys))[1].split("  ")[-1].strip() == "7"
+
+
+@pytest.mark.parametrize("rest", [4096, 2**20])
+def test_only_all_of_it_is_100_percent(rest: int) -> None:
+    # A host has guests with so much memory that one page of it is nothing in four digits.
+    total = 2**44
+    stats = MemoryStats(total_memory=total, available_memory=rest)
+    full = report(figures=Figures(stats=stats, last_update=1_700_000_000))
+
+    assert full.usage.ratio is not None
+    assert full.usage.ratio < 1
+    assert columns.column("used_ratio").cell(full, exact=False) == "99%"
+
+
+def test_a_column_by_any_of_its_names() -> None:
+    for word, key in {
+        "name": "name",
+        "used": "used_bytes",
+        "USED-BYTES": "used_bytes",
+        "age": "age_seconds",
+        " rss ": "rss_bytes",
+        "swap_in": "stats.swap_in",
+        "stats.swap-in": "stats.swap_in",
+        "total_memory": "stats.total_memory",
+        "interval": "interval.in_force",
+        "live": "interval.live",
+        "interval.qemu": "interval.qemu",
+        "qom_path": "balloon.qom_path",
+        "stats.new_figure": "stats.new_figure",
+        "message": "error.message",
+    }.items():
+        found = columns.find(word)
+        assert found is not None, word
+        assert found.key == key
+    for word in ("", " ", "nothing", "stats", "balloon", "name,uuid", "*"):
+        assert columns.find(word) is None, word
+
+
+def test_every_column_has_a_title_and_is_found_by_its_key() -> None:
+    for key in (*columns.RECORD, *columns.DEFAULT, *columns.WIDE):
+        column = columns.find(key)
+        assert column is not None
+        assert column.key == key
+        assert column.title == column.title.upper() != ""
+
+
+def test_a_hostile_name_does_nothing() -> None:
+    row = report(name=HOSTILE)
+    shown = r"\x1b[31mred\x1b[0m [bold]x[/bold] :smile: \u202e\r\n\t"
+
+    assert in_a_pipe(show(row, keys=("name", "verdict")))[1] == f"{shown}  fresh"
+    blocks = in_a_pipe(lambda stream: stats(stream, row))
+    assert blocks[0].startswith(f"{shown}: fresh, ")
+    terminal = on_a_terminal(show(row, keys=("name", "verdict")))[1]
+    assert shown in bare([terminal])[0]
+    assert "\x1b[31m" not in terminal
+
+
+def test_wide_characters_keep_the_columns_straight() -> None:
+    lines = in_a_pipe(show(report(name="漢字🎈"), report(name="web123"), keys=("name", "verdict")))
+
+    assert lines == ["DOMAIN  VERDICT", "漢字🎈  fresh", "web123  fresh"]
+
+
+def test_hosts_stand_behind_where_there_are_several() -> None:
+    assert in_a_pipe(show(report(), keys=("name", "verdict"), with_host=True)) == [
+        "DOMAIN  VERDICT  HOST",
+        f"web1    fresh    {HOST}",
+    ]
+
+
+@pytest.mark.parametrize("width", [30, 60, 100, 200])
+def test_a_terminal_cuts_to_its_width(width: int) -> None:
+    lines = bare(on_a_terminal(show(report(name=LONG), HELD), width))
+
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+    assert "…" in lines[1]
+    if width >= 80:
+        # The name is cut first, so that the figures stay.
+        assert lines[1].endswith("fresh")
+        assert max(map(len, lines)) > width - 5
+
+
+def test_a_wide_terminal_cuts_nothing() -> None:
+    show_it = show(report(name=LONG), HELD)
+
+    assert bare(on_a_terminal(show_it, 500)) == in_a_pipe(show_it)
+
+
+def test_a_terminal_has_colours() -> None:
+    lines = on_a_terminal(show(report(), HELD))
+
+    assert f"{ESCAPE}[1m" in lines[0]
+    assert f"{ESCAPE}[32mfresh" in lines[1]
+    assert f"{ESCAPE}[31mbusy" in lines[2]
+
+
+@pytest.mark.parametrize("value", ["1", "0", "yes"])
+def test_no_color_holds(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    show_it = show(report(), HELD)
+
+    assert ESCAPE not in "".join(on_a_terminal(show_it))
+    assert on_a_terminal(show_it) == in_a_pipe(show_it)
+
+
+def test_an_empty_no_color_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "")
+
+    assert ESCAPE in "".join(on_a_terminal(show(report())))
+
+
+def test_a_dumb_terminal_has_no_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+
+    assert ESCAPE not in "".join(on_a_terminal(show(report())))
+
+
+def test_forced_colours_do_not_reach_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+
+    assert ESCAPE not in "".join(in_a_pipe(show(report())))
+
+
+def test_every_statistic_has_a_line() -> None:
+    lines = in_a_pipe(lambda stream: stats(stream, report(), HELD, exact=True))
+
+    assert lines[0] == "web1: fresh, from libvirt, interval 10 s, 3 s old"
+    facts = dict(line.split() for line in lines[1 : lines.index("")])
+    assert facts["swap_in"] == "0"
+    assert facts["major_faults"] == "-"
+    assert facts["total_memory"] == "97222656"
+    assert facts["new_figure"] == "7"
+    assert facts["used"] == "21573632"
+    assert facts["rss"] == "218316800"
+    assert lines[lines.index("") + 1].startswith("web1: busy, ")
+
+
+def test_statistics_name_the_host_where_there_are_several() -> None:
+    lines = in_a_pipe(lambda stream: stats(stream, report(), with_host=True))
+
+    assert lines[0].endswith(HOST)
+
+
+def test_changes() -> None:
+    assert in_a_pipe(lambda stream: changes_table([CHANGES], with_qemu=False, stream=stream)) == [
+        "DOMAIN  OUTCOME  LIVE         CONFIG",
+        "web1    changed  off -> 10 s  -",
+        "bare    failed   off          off",
+    ]
+
+
+def test_changes_on_several_hosts() -> None:
+    lines = in_a_pipe(
+        lambda stream: changes_table([CHANGES, CHANGES], with_qemu=True, stream=stream)
+    )
+
+    assert lines[0].split() == ["DOMAIN", "OUTCOME", "LIVE", "CONFIG", "QEMU", "HOST"]
+    assert [line.endswith(HOST) for line in lines[1:]] == [True] * 4
