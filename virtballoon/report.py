@@ -169,15 +169,14 @@ class HostStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport:
-    """One host and its domains.
+class HostResult:
+    """What a visit to one host came to.
 
     :ivar uri: the host's libvirt URI, as the caller gave it, else as libvirt tells it
-    :ivar hostname: the host's own name, or None if unreachable
-    :ivar status: how much could be read
-    :ivar error: why nothing could be read
+    :ivar hostname: the host's own name, or None if it was not reached
+    :ivar status: how much of it was reached
+    :ivar error: why no more of it was
     :ivar elapsed_seconds: how long it took, connecting included
-    :ivar domains: the domains, sorted by name
     :ivar unmatched: what was asked for and matched no domain
     """
 
@@ -186,20 +185,17 @@ class HostReport:
     status: HostStatus
     error: VirtballoonError | None
     elapsed_seconds: float
-    domains: tuple[DomainReport, ...] = ()
     unmatched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """A reading of one or many hosts.
+class HostReport(HostResult):
+    """One host and its domains.
 
-    :ivar generated_at: when, epoch seconds
-    :ivar hosts: the hosts, in the order in which they were asked for
+    :ivar domains: the domains, sorted by name
     """
 
-    generated_at: float
-    hosts: tuple[HostReport, ...]
+    domains: tuple[DomainReport, ...] = ()
 
 
 class Outcome(StrEnum):
@@ -233,17 +229,10 @@ class IntervalChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostChanges:
+class HostChanges(HostResult):
     """What setting the interval did to the domains of one host.
 
-    :ivar uri: as in :class:`HostReport`, like the fields that follow
     :ivar changes: the domains, sorted by name
     """
 
-    uri: str
-    hostname: str | None
-    status: HostStatus
-    error: VirtballoonError | None
-    elapsed_seconds: float
     changes: tuple[IntervalChange, ...] = ()
-    unmatched: tuple[str, ...] = ()

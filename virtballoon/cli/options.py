@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from virtballoon.errors import VirtballoonError
-    from virtballoon.report import HostChanges, HostReport, Source
+    from virtballoon.report import HostChanges, HostReport, HostResult, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -219,7 +219,7 @@ def complain(text: str) -> None:
     click.echo(f"{PROGRAM}: {printable(' '.join(text.split()))}", err=True)
 
 
-def unmatched_everywhere(hosts: Sequence[HostReport | HostChanges]) -> list[str]:
+def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
     """The words that match no domain of any host that answered."""
     answered = [host for host in hosts if host.hostname is not None]
     return [
@@ -230,7 +230,7 @@ def unmatched_everywhere(hosts: Sequence[HostReport | HostChanges]) -> list[str]
 
 
 def complain_of_all(
-    hosts: Iterable[HostReport | HostChanges], errors: Iterable[VirtballoonError | None]
+    hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]
 ) -> bool:
     """Say what went wrong with hosts as a whole and with domains, and whether anything did."""
     wrong = [error for error in (*(host.error for host in hosts), *errors) if error is not None]
