@@ -212,9 +212,8 @@ class Connection:
             driver = str(self.raw.getType())
         if driver != "QEMU":
             raise NotSupported(
-                f"libvirt's {driver} driver has no QEMU monitor to pass anything through to",
+                f"libvirt's {driver} driver has no QEMU, and so neither a monitor nor QOM paths",
                 host=self.uri,
-                hint="read through libvirt instead: --via libvirt",
             )
 
     def domains(self) -> list[Domain]:

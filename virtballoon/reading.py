@@ -109,12 +109,12 @@ def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
     """
     domain = Domain.of(domain)
     host = domain.connection.uri
+    domain.connection.require_monitor()
     configs = read_configs(domain)
     if configs.live is None:
         raise NotRunning("it does not run, so it has no QOM path", host=host, domain=domain.name)
     balloon = configs.live.balloon
     if via is Source.QOM:
-        domain.connection.require_monitor()
         balloon = locate(domain.monitor(), balloon)
     if balloon is None:
         raise NoBalloon("it has no balloon device", host=host, domain=domain.name)

@@ -280,7 +280,7 @@ class Sweep:
             return
         running = statistics.state is not State.SHUTOFF
         if running and statistics.figures is None:
-            self._again(row, _Ask.SINGLE)
+            self._waiting.append(_Task(_Ask.SINGLE, (row.domain,)))
         elif running and statistics.died:
             # Its QEMU went away under the call; soon libvirt will know that, too.
             self._again(row, _Ask.BULK)

@@ -68,12 +68,12 @@ def judge(
     :param is_busy: whether QEMU's monitor did not let us in
     :param has_failed: whether reading failed in some other way
     """
-    if state is State.SHUTOFF:
-        return Verdict.SHUTOFF
     if is_busy:
         return Verdict.BUSY
     if has_failed:
         return Verdict.FAILED
+    if state is State.SHUTOFF:
+        return Verdict.SHUTOFF
     if not has_balloon:
         return Verdict.NO_DEVICE
     if state in STOPPED_STATES:

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
 # Starting and ending Python takes most of a run's time. So one process imports everything, and a
 # fork of it does no more than main().
@@ -24,13 +24,8 @@ from virtballoon.cli import main
 
 gc.collect()
 gc.freeze()
-for line in sys.stdin:
-    request = json.loads(line)
-    child = os.fork()
-    if child:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(status, flush=True)
-        continue
+
+def run(request):
     write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for fd, path in enumerate(("/dev/null", request["stdout"], request["stderr"])):
         opened = os.open(path, write if fd else os.O_RDONLY)
@@ -42,6 +37,17 @@ for line in sys.stdin:
         main()
     except SystemExit as end:
         os._exit(end.code)
+
+for line in sys.stdin:
+    children = []
+    for request in json.loads(line):
+        children.append(os.fork())
+        if not children[-1]:
+            run(request)
+            # Whatever else main() may do, it does not return.
+            os._exit(99)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(statuses), flush=True)
 """
 
 #: What starts the command in a Python of its own.
@@ -52,6 +58,7 @@ COLD = (sys.executable, "-c", "from virtballoon.cli import main; main()")
 class Result:
     """What a run left behind."""
 
+    args: tuple[str, ...]
     status: int
     stdout: str
     stderr: str
@@ -66,7 +73,7 @@ class Command:
     """The command line."""
 
     def __init__(self, folder: Path) -> None:
-        self._out, self._err = folder / "stdout", folder / "stderr"
+        self._folder = folder
         self._server = subprocess.Popen(
             [sys.executable, "-c", _SERVER],
             env=clean_environment(folder),
@@ -83,26 +90,42 @@ class Command:
 
     def __call__(self, *args: str, env: Mapping[str, str] | None = None) -> Result:
         """Run ``virtballoon`` with these arguments."""
+        (result,) = self.each([args], env=env)
+        return result
+
+    def each(
+        self, runs: Iterable[Sequence[str]], *, env: Mapping[str, str] | None = None
+    ) -> list[Result]:
+        """Run it with each of these arguments, all at once."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        request = {
-            "args": args,
-            "env": dict(env or {}),
-            "stdout": str(self._out),
-            "stderr": str(self._err),
-        }
-        self._server.stdin.write(json.dumps(request) + "\n")
+        requests: list[dict[str, Any]] = [
+            {
+                "args": args,
+                "env": dict(env or {}),
+                "stdout": str(self._folder / f"stdout{number}"),
+                "stderr": str(self._folder / f"stderr{number}"),
+            }
+            for number, args in enumerate(runs)
+        ]
+        self._server.stdin.write(json.dumps(requests) + "\n")
         self._server.stdin.flush()
-        status = int(self._server.stdout.readline())
-        out, err = (path.read_text(encoding="utf-8") for path in (self._out, self._err))
-        return Result(status, out, err)
+        statuses = json.loads(self._server.stdout.readline())
+        return [
+            Result(
+                args=tuple(request["args"]),
+                status=status,
+                stdout=Path(request["stdout"]).read_text(encoding="utf-8"),
+                stderr=Path(request["stderr"]).read_text(encoding="utf-8"),
+            )
+            for request, status in zip(requests, statuses, strict=True)
+        ]
 
 
 def clean_environment(home: Path) -> dict[str, str]:
     """An environment in which no setting of whoever runs the tests counts."""
-    kept = {
-        key: os.environ[key] for key in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if key in os.environ
-    }
+    names = ("PATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home),

@@ -102,11 +102,11 @@ FACTS = {
 
 
 def test_the_first_thing_that_is_the_matter_decides() -> None:
-    """Whatever else is true: shut off, busy, failed, without a device, stopped, not polled."""
+    """Whatever else is true: busy, failed, shut off, without a device, stopped, not polled."""
     first = (
-        (Verdict.SHUTOFF, lambda facts: facts["state"] is State.SHUTOFF),
         (Verdict.BUSY, lambda facts: facts["is_busy"]),
         (Verdict.FAILED, lambda facts: facts["has_failed"]),
+        (Verdict.SHUTOFF, lambda facts: facts["state"] is State.SHUTOFF),
         (Verdict.NO_DEVICE, lambda facts: not facts["has_balloon"]),
         (Verdict.SUSPENDED, lambda facts: facts["state"] in STOPPED_STATES),
         (Verdict.POLLING_OFF, lambda facts: facts["interval"] == 0),

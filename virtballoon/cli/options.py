@@ -229,9 +229,7 @@ def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
     ]
 
 
-def complain_of_all(
-    hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]
-) -> bool:
+def complain_of_all(hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]) -> bool:
     """Say what went wrong with hosts as a whole and with domains, and whether anything did."""
     wrong = [error for error in (*(host.error for host in hosts), *errors) if error is not None]
     for error in wrong:
