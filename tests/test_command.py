@@ -104,7 +104,7 @@ def test_json_is_what_the_library_gives(fresh: Hypervisor) -> None:
     assert domain["uuid"] == row.uuid
     assert domain["stats"]["total_memory"] == row.stats.total_memory
     assert domain["stats"]["oom_kills"] is None
-    assert domain["interval"] == {"live": 2, "config": 2, "qemu": None}
+    assert domain["interval"] == {"live": 2, "config": 2, "qemu": None, "in_force": 2}
     assert domain["verdict"] == "fresh"
     assert domain["used_formula"] == "total-available"
 
@@ -131,7 +131,7 @@ def test_columns_and_order(fresh: Hypervisor) -> None:
     assert rows[1][1:] == ["-", "2", "s"]
     assert int(rows[2][1]) > 1024**2
     by_use = run(fresh, *words, "--sort", "used", "--format", "csv").stdout.splitlines()
-    assert by_use[0] == "uri,name,stats.free_memory,interval"
+    assert by_use[0] == "uri,name,stats.free_memory,interval.in_force"
     assert by_use[-1].split(",")[1] == "nodriver", "what has no value comes last"
 
 

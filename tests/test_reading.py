@@ -375,30 +375,3 @@ def test_a_transient_domain_has_no_configuration(
     guest_factory(GuestSpec("passing", period=4, persistent=False, paused=True))
     (row,) = read_host(connection, ["passing"]).domains
     assert row.interval == virtballoon.Interval(live=4, config=None)
-
-
-# A guest that hangs.
-
-
-def test_a_hung_guest_costs_its_own_row(
-    hypervisor: Hypervisor, guests: dict[str, Guest], guest_factory: GuestFactory
-) -> None:
-    hung = guest_factory(GuestSpec("hung", period=2))
-    hung.stop_process()
-    for via in Source:
-        host = read_host(hypervisor.uri, ["hung", *POLLED], via=via, timeout=3)
-        rows = {row.name: row for row in host.domains}
-        assert rows["hung"].verdict is Verdict.BUSY
-        assert isinstance(rows["hung"].error, virtballoon.Busy)
-        assert rows["hung"].interval.live == 2
-        assert {rows[name].verdict for name in POLLED} == {Verdict.FRESH}
-        assert host.status is HostStatus.PARTIAL
-    change = virtballoon.set_intervals(
-        hypervisor.uri, 9, ["hung", "classic"], dry_run=False, timeout=3
-    ).changes
-    outcomes = {c.name: (c.outcome, type(c.error)) for c in change}
-    assert outcomes["hung"] == (virtballoon.Outcome.FAILED, virtballoon.Busy)
-    assert outcomes["classic"][0] is virtballoon.Outcome.CHANGED
-    virtballoon.set_intervals(hypervisor.uri, 2, ["classic"])
-    hung.cont_process()
-    wait_until(lambda: read_domain(hung.domain).verdict is Verdict.FRESH, 30, "it to go on")

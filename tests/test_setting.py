@@ -321,3 +321,15 @@ def test_half_done_is_reported_as_what_it_is(polled: Guest) -> None:
     assert (again.outcome, again.changed) == (Outcome.UNCHANGED, False)
     assert "period='30'" in file.read_text()
     reset(polled)
+
+
+def test_where_off_leaves_others_alone(polled: Guest) -> None:
+    reset(polled)
+    set_interval(polled.domain, 3, live=True)
+    change = set_interval(polled.domain, 30, live=True, config=True, where_off=True)
+    assert (change.outcome, change.after) == (Outcome.CHANGED, Interval(live=3, config=30))
+    assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (3, 30, 3)
+    change = set_interval(polled.domain, 9, live=True, config=True, where_off=True)
+    assert (change.outcome, change.changed) == (Outcome.UNCHANGED, False)
+    assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (3, 30, 3)
+    reset(polled)

@@ -7,6 +7,7 @@ neither for its result nor when the process ends.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -23,6 +24,9 @@ _THREAD: Final = "virtballoon-call"
 
 # A queue cannot wait longer than its clock can count; this is three years.
 _LONGEST_WAIT: Final = 1e8
+
+_NUDGE_SECONDS: Final = 0.1
+_NUDGE_AT_LEAST_EVERY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,20 @@ class Calls(Generic[K]):
 
     Belongs to one thread, which submits and waits.
 
+    Of several calls on one connection, libvirt's client lets one thread talk to the daemon for
+    all, and a call that is handed to it just as it goes to sleep stays unsent until something
+    wakes it: another answer, or another call. Where the first waits for a hung guest there is no
+    other answer, so that a call from here has to wake it (seen with libvirt 9.0; its
+    virnetclient.c ends a main loop that may not have begun to run).
+
+    :param nudge: some cheap call on the same connection
+
     :ivar in_flight: the calls that have no answer yet, with when they began
         (``time.monotonic()``)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nudge: Callable[[], object] | None = None) -> None:
+        self._nudge = nudge
         self._tasks: queue.SimpleQueue[tuple[K, Callable[[], object]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[K, object, BaseException | None]] = (
             queue.SimpleQueue()
@@ -69,10 +82,19 @@ class Calls(Generic[K]):
 
         :raise BaseException: whatever a call raised that is no error of ours
         """
-        try:
-            key, value, error = self._answers.get(timeout=min(max(0.0, seconds), _LONGEST_WAIT))
-        except queue.Empty:
-            return None
+        deadline = time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT)
+        pause = _NUDGE_SECONDS
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            nudging = self._nudge is not None and len(self.in_flight) > 1
+            try:
+                key, value, error = self._answers.get(timeout=min(left, pause) if nudging else left)
+                break
+            except queue.Empty:
+                if left <= pause or not nudging:
+                    return None
+                threading.Thread(target=self._do_nudge, name=_THREAD, daemon=True).start()
+                pause = min(2 * pause, _NUDGE_AT_LEAST_EVERY_SECONDS)
         del self.in_flight[key]
         if error is not None and not isinstance(error, VirtballoonError):
             raise error
@@ -82,6 +104,12 @@ class Calls(Generic[K]):
         """Let the threads end: the idle ones now, a stuck one with its call or the process."""
         for _ in range(self._threads):
             self._tasks.put(None)
+
+    def _do_nudge(self) -> None:
+        # What comes of it is of no interest: whoever waits sees for itself.
+        with contextlib.suppress(VirtballoonError):
+            if self._nudge is not None:
+                self._nudge()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -203,6 +203,11 @@ class Connection:
         with _call("getHostname", connection=self):
             return str(self.raw.getHostname())
 
+    def nudge(self) -> None:
+        """Ask the daemon something that costs it nothing."""
+        with _call("getLibVersion", connection=self):
+            self.raw.getLibVersion()
+
     def require_monitor(self) -> None:
         """Refuse a hypervisor that has no QEMU monitor.
 
@@ -248,24 +253,29 @@ class DomainStatistics:
     :ivar figures: its memory figures; None where the driver does not take part in the bulk call
     :ivar asked: whether libvirt was let in and asked QEMU for the figures
     :ivar died: whether QEMU went away while it was asked
+    :ivar read_at: when they were read, epoch seconds
     """
 
     state: State
     figures: Figures | None
     asked: bool
     died: bool
+    read_at: float
 
 
 def _statistics(answer: Mapping[str, Any]) -> DomainStatistics:
     prefix = "balloon."
     figures = {k.removeprefix(prefix): v for k, v in answer.items() if k.startswith(prefix)}
+    read = Figures.from_libvirt(figures) if figures else None
     return DomainStatistics(
         state=_state(answer.get("state.state")),
-        figures=Figures.from_libvirt(figures) if figures else None,
+        figures=read,
         # Without the guest's lock libvirt gives what it knows itself: current and maximum
         # (qemu_driver.c, qemuDomainGetStatsBalloon).
         asked=bool(figures.keys() - {"current", "maximum"}),
-        died=figures.get("rss") == 0,
+        # A QEMU that is gone leaves an RSS of 0 and nothing of the guest's.
+        died=figures.get("rss") == 0 and read is not None and read.is_nothing,
+        read_at=time.time(),
     )
 
 

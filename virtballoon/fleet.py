@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
 from virtballoon.errors import VirtballoonError
-from virtballoon.host import DEFAULT_TIMEOUT
+from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.reading import QomPath, find_qom_path, read_host
 from virtballoon.report import HostChanges, HostReport, Source
-from virtballoon.setting import set_intervals
+from virtballoon.setting import check_interval, set_intervals
 
 #: So many hosts are visited at a time.
 _JOBS: Final = 32
@@ -70,6 +70,7 @@ def set_intervals_on_hosts(
     *,
     live: bool = False,
     config: bool = False,
+    where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
@@ -78,37 +79,54 @@ def set_intervals_on_hosts(
 
     A name, UUID or pattern may match on some hosts only. One that matches on none of those that
     answered keeps everything as it is. Where several hosts are given and domains are named, each
-    host is visited twice within its time: for the plan, and for the doing.
+    host is visited twice within its time: to look for them, in half of it at most, and to change
+    them.
 
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     words = None if domains is None else tuple(domains)
-
+    check_interval(seconds, via=Source.LIBVIRT if config else via)
     deadline = time.monotonic() + timeout
 
-    def visit(target: Target, meant: Sequence[str] | None, *, dry: bool) -> HostChanges:
+    def visit(target: Target, meant: Sequence[str] | None) -> HostChanges:
         return set_intervals(
             target,
             seconds,
             meant,
             live=live,
             config=config,
+            where_off=where_off,
             via=via,
-            dry_run=dry,
+            dry_run=dry_run,
             timeout=deadline - time.monotonic(),
         )
 
     if words is None or len(targets) == 1:
-        return _visit_all([partial(visit, target, words, dry=dry_run) for target in targets])
-    plans = _visit_all([partial(visit, target, words, dry=True) for target in targets])
-    answered = [plan for plan in plans if plan.hostname is not None]
-    nowhere = [word for word in words if all(word in plan.unmatched for plan in answered)]
-    if dry_run or nowhere:
-        return plans
-    there = [[word for word in words if word not in plan.unmatched] for plan in plans]
-    return _visit_all(
-        [partial(visit, t, meant, dry=False) for t, meant in zip(targets, there, strict=True)]
+        return _visit_all([partial(visit, target, words) for target in targets])
+    # A silent host must not use up the time in which the others are changed.
+    found = _visit_all([partial(_look_for, target, words, timeout / 2) for target in targets])
+    answered = [host for host in found if host.hostname is not None]
+    if any(all(word in host.unmatched for host in answered) for word in words):
+        return found
+    there = [index for index, host in enumerate(found) if host.hostname is not None]
+    meant = [[word for word in words if word not in found[index].unmatched] for index in there]
+    done = _visit_all([partial(visit, targets[i], m) for i, m in zip(there, meant, strict=True)])
+    changes = dict(enumerate(found)) | dict(zip(there, done, strict=True))
+    return tuple(changes.values())
+
+
+def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChanges:
+    """Only find out which of the domains a host has."""
+    with Visit(target, words, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+        pass
+    return HostChanges(
+        uri=visit.uri,
+        hostname=visit.hostname,
+        status=visit.status(complete=True),
+        error=visit.error,
+        elapsed_seconds=visit.elapsed_seconds,
+        unmatched=visit.selection.unmatched,
     )
 
 

@@ -166,6 +166,11 @@ class Figures:
     maximum_bytes: int | None = None
     rss_bytes: int | None = None
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether neither the guest nor QEMU said anything."""
+        return self.last_update is None and self.stats.is_empty
+
     @classmethod
     def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:
         """From ``virDomainMemoryStats``, or the bulk call's answer with its ``balloon.`` cut off.

@@ -107,18 +107,21 @@ class Monitor:
         """
         self._execute("qom-set", {"path": path, "property": INTERVAL, "value": seconds})
 
-    def find_balloon(self, alias: str | None = None) -> str | None:
+    def find_balloon(self, alias: str | None = None, *, everywhere: bool = True) -> str | None:
         """The QOM path of the guest's balloon, or None if it has none.
 
         In this order, the cheapest first: the device with this alias, any balloon that has an id,
         any without one, and the whole tree.
+
+        :param everywhere: whether to walk the tree, too. That takes hundreds of commands, and
+            finds only what was added neither by libvirt nor with ``-device``.
         """
         named = self._balloons_at(PERIPHERAL)
         if alias is not None and f"{PERIPHERAL}/{alias}" in named:
             return f"{PERIPHERAL}/{alias}"
         for path in (*named, *self._balloons_at(PERIPHERAL_ANON)):
             return path
-        return next(self.balloons_below("/machine"), None)
+        return next(self.balloons_below("/machine"), None) if everywhere else None
 
     def _balloons_at(self, parent: str) -> list[str]:
         return [f"{parent}/{c.name}" for c in self.children(parent) if c.type in QOM_TYPES]

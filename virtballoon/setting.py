@@ -31,6 +31,9 @@ from virtballoon.sweep import Configs, locate, read_configs
 _IN_FLIGHT: Final = 4
 _RETRY_SECONDS: Final = 0.2
 
+#: Stands for an errand that was begun and has no answer.
+_SENT: Final = object()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalPlan:
@@ -106,6 +109,7 @@ def set_intervals(
     *,
     live: bool = False,
     config: bool = False,
+    where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
@@ -123,6 +127,7 @@ def set_intervals(
         ``config``, every persistent one
     :param live: set it in the running guest
     :param config: write it to the persistent configuration
+    :param where_off: leave every interval alone that is not 0
     :param via: which way the live interval is set. Through libvirt the XML stays true; QOM
         bypasses it and marks the guest as tainted.
     :param dry_run: only say what would be
@@ -135,7 +140,14 @@ def set_intervals(
     readonly = dry_run and via is Source.LIBVIRT
     with Visit(target, domains, via=via, readonly=readonly, timeout=timeout) as visit:
         if not visit.selection.unmatched:
-            wish = _Wish(seconds, live=live, config=config, via=via, every=domains is None)
+            wish = _Wish(
+                seconds,
+                live=live,
+                config=config,
+                where_off=where_off,
+                via=via,
+                every=domains is None,
+            )
             meant = [s for s in visit.selection.domains if wish.concerns(s.domain)]
             changes.extend(_carry_out(wish, meant, dry_run=dry_run, deadline=visit.deadline))
     return HostChanges(
@@ -155,6 +167,7 @@ def set_interval(
     *,
     live: bool = False,
     config: bool = False,
+    where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
@@ -168,7 +181,7 @@ def set_interval(
     """
     check_interval(seconds, via=Source.LIBVIRT if config else via)
     meant = Selected(Domain.of(domain), exact=True)
-    wish = _Wish(seconds, live=live, config=config, via=via, every=False)
+    wish = _Wish(seconds, live=live, config=config, where_off=where_off, via=via, every=False)
     deadline = time.monotonic() + timeout
     (change,) = _carry_out(wish, [meant], dry_run=dry_run, deadline=deadline)
     return change
@@ -181,6 +194,7 @@ class _Wish:
     seconds: int
     live: bool
     config: bool
+    where_off: bool
     via: Source
     every: bool
 
@@ -220,7 +234,22 @@ class _Wish:
                 qemu = monitor.polling_interval(balloon.qom_path)
                 before = replace(plan.before, qemu=qemu)
                 plan = replace(plan, before=before, qom_path=balloon.qom_path)
-        return _settled(plan, configs, balloon, exact=meant.exact)
+        plan = _settled(plan, configs, balloon, exact=meant.exact)
+        return _only_where_off(plan) if self.where_off else plan
+
+
+def _only_where_off(plan: IntervalPlan) -> IntervalPlan:
+    """The plan without what is polled already."""
+    if plan.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
+        return plan
+    live_now = plan.before.live if plan.before.qemu is None else plan.before.qemu
+    plan = replace(
+        plan,
+        live=plan.live and live_now == 0,
+        config=plan.config and plan.before.config == 0,
+    )
+    outcome = Outcome.CHANGED if plan.after != plan.before else Outcome.UNCHANGED
+    return replace(plan, outcome=outcome)
 
 
 def _settled(
@@ -287,32 +316,38 @@ def _carry_out(
     wish: _Wish, meant: Iterable[Selected[Domain]], *, dry_run: bool, deadline: float
 ) -> Iterator[IntervalChange]:
     by_uuid = {selected.domain.uuid: selected for selected in meant}
-    plans: dict[str, IntervalPlan] = {}
-    errands = {uuid: partial(wish.plan, selected) for uuid, selected in by_uuid.items()}
-    for uuid, outcome in _run(errands, deadline):
+    connections = {selected.domain.connection for selected in by_uuid.values()}
+    nudge = connections.pop().nudge if connections else None
+    errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
+    for uuid, outcome in _run(errands, deadline, nudge):
         selected = by_uuid[uuid]
-        if isinstance(outcome, IntervalPlan):
-            plans[uuid] = outcome
-        elif not (isinstance(outcome, DomainNotFound) and not selected.exact):
-            yield _failed(selected.domain, outcome or _unanswered(selected.domain, sent=False))
-    to_do = {
-        uuid: plan
-        for uuid, plan in plans.items()
-        if not dry_run and plan.outcome in {Outcome.CHANGED, Outcome.UNCHANGED}
-    }
-    yield from (plan.change for uuid, plan in plans.items() if uuid not in to_do)
-    for uuid, outcome in _run({u: partial(_apply, plan) for u, plan in to_do.items()}, deadline):
-        plan = to_do[uuid]
-        if outcome is None:
-            yield replace(
-                plan.change,
-                outcome=Outcome.FAILED,
-                changed=False,
-                after=plan.before,
-                error=_unanswered(plan.domain, sent=plan.live),
-            )
-        elif isinstance(outcome, IntervalChange):
+        if isinstance(outcome, IntervalChange):
+            error: object = outcome.error
+        else:
+            error = outcome
+        if isinstance(error, DomainNotFound) and not selected.exact:
+            # It vanished; nobody asked for this one by name.
+            continue
+        if isinstance(outcome, IntervalChange):
             yield outcome
+        elif isinstance(outcome, VirtballoonError):
+            yield _failed(selected.domain, outcome)
+        else:
+            yield _failed(selected.domain, _unanswered(selected.domain, sent=outcome is _SENT))
+
+
+def _errand(
+    wish: _Wish,
+    meant: Selected[Domain],
+    dry_run: bool,  # noqa: FBT001 - bound by position
+) -> IntervalChange | Control:
+    """All that is done to one domain: look, and change it unless there is nothing to change."""
+    plan = wish.plan(meant)
+    if isinstance(plan, Control):
+        return plan
+    if dry_run or plan.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
+        return plan.change
+    return _apply(plan)
 
 
 def _apply(plan: IntervalPlan) -> IntervalChange | Control:
@@ -321,7 +356,8 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
     domain = plan.domain
     live = plan.live
     try:
-        if live:
+        # The configuration, too, is behind the lock of whoever holds the guest.
+        if plan.before.live is not None and (live or plan.config):
             control = domain.control()
             if not control.free:
                 return control
@@ -355,14 +391,16 @@ def _reread(plan: IntervalPlan) -> Interval:
 
 
 def _run(
-    errands: Mapping[str, Callable[[], object]], deadline: float
+    errands: Mapping[str, Callable[[], object]],
+    deadline: float,
+    nudge: Callable[[], object] | None,
 ) -> Iterator[tuple[str, object]]:
     """Run an errand for each domain, a few at a time, and yield what each returned or raised of
     ours. One that finds the guest's monitor held is run again until the deadline; what has no
-    answer by then gives None."""
-    calls: Calls[str] = Calls()
+    answer by then gives ``_SENT`` if it is still out, else None."""
+    calls: Calls[str] = Calls(nudge)
     waiting = [(0.0, uuid) for uuid in errands]
-    unanswered = dict.fromkeys(errands)
+    unanswered = set(errands)
     try:
         while unanswered and (now := time.monotonic()) < deadline:
             due = [(at, uuid) for at, uuid in waiting if at <= now]
@@ -376,14 +414,15 @@ def _run(
             if isinstance(answer.value, Control):
                 waiting.append((time.monotonic() + _RETRY_SECONDS, answer.key))
                 continue
-            del unanswered[answer.key]
+            unanswered.remove(answer.key)
             yield answer.key, answer.error or answer.value
     finally:
         calls.close()
-    yield from unanswered.items()
+    for uuid in unanswered:
+        yield uuid, _SENT if uuid in calls.in_flight else None
 
 
-def _failed(domain: Domain, error: object) -> IntervalChange:
+def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
     return IntervalChange(
         name=domain.name,
         uuid=domain.uuid,
@@ -391,7 +430,7 @@ def _failed(domain: Domain, error: object) -> IntervalChange:
         changed=False,
         before=Interval(),
         after=Interval(),
-        error=error if isinstance(error, VirtballoonError) else None,
+        error=error,
     )
 
 

@@ -108,6 +108,7 @@ class _Qom:
     balloon: Balloon | None = None
     interval: int | None = None
     figures: Figures | None = None
+    read_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -119,7 +120,6 @@ class _Row:
     statistics: DomainStatistics | None = None
     qom: _Qom | None = None
     error: VirtballoonError | None = None
-    read_at: float = 0.0
     held_since: float | None = None
     attempts: int = 0
     in_vain: int = 0
@@ -146,16 +146,20 @@ class Sweep:
         self._started = time.monotonic()
         self._deadline = deadline
         self._rows = {domain.uuid: _Row(domain) for domain in domains}
-        self._calls: Calls[_Task] = Calls()
+        self._calls: Calls[_Task] = Calls(connection.nudge)
         self._waiting: deque[_Task] = deque()
         self._later: list[tuple[float, _Task]] = []
         self._looked: dict[_Task, float] = {}
+        self._routed_around: set[_Task] = set()
+        self._lost: ConnectionLost | None = None
         self.vanished: list[Domain] = []
 
     def __iter__(self) -> Iterator[DomainReport]:
-        """Yield a row for each domain that is still there.
+        """Yield a row for each domain that is still there. The time that the caller takes over a
+        row does not count.
 
-        :raise ConnectionLost: when the connection breaks
+        :raise ConnectionLost: when the connection breaks, after all rows: those that were not
+            read yet have failed with it
         :raise ReadOnly: when ``via`` is QOM and the connection may not write
         """
         everyone = [row.domain for row in self._rows.values()]
@@ -163,16 +167,24 @@ class Sweep:
             chunk = tuple(everyone[start : start + _CHUNK])
             self._waiting += [_Task(_Ask.BULK, chunk), _Task(_Ask.XML, chunk)]
         try:
-            while self._rows and (now := time.monotonic()) < self._deadline:
+            while self._rows and self._lost is None:
+                now = time.monotonic()
                 self._start_calls(now)
-                answer = self._calls.wait(self._next_event() - time.monotonic())
-                if answer is not None:
-                    yield from self._take(answer)
+                answer = self._calls.wait(self._next_event() - now)
+                if answer is None and time.monotonic() >= self._deadline:
+                    break
+                for report in self._take(answer) if answer is not None else ():
+                    handed_over = time.monotonic()
+                    yield report
+                    self._deadline += time.monotonic() - handed_over
                 self._look_after_late_calls()
         finally:
             self._calls.close()
         for row in self._rows.values():
+            row.error = row.error or self._lost
             yield self._given_up(row)
+        if self._lost is not None:
+            raise self._lost
 
     # Which call is made when.
 
@@ -234,8 +246,10 @@ class Sweep:
 
     # What an answer means.
 
-    def _take(self, answer: Answer[_Task]) -> Iterator[DomainReport]:
+    def _take(self, answer: Answer[_Task]) -> list[DomainReport]:
+        """Take in an answer, and give the rows that it completes."""
         task = answer.key
+        done = []
         self._looked.pop(task, None)
         outcomes = answer.value if isinstance(answer.value, dict) else {}
         for domain in task.domains:
@@ -243,8 +257,11 @@ class Sweep:
             if row is None:
                 continue
             outcome = answer.error or outcomes.get(domain.uuid)
-            if isinstance(outcome, ConnectionLost | ReadOnly):
+            if isinstance(outcome, ReadOnly):
                 raise outcome
+            if isinstance(outcome, ConnectionLost):
+                self._lost = outcome
+                break
             if isinstance(outcome, DomainNotFound):
                 del self._rows[domain.uuid]
                 self.vanished.append(domain)
@@ -252,9 +269,10 @@ class Sweep:
             self._advance(row, task, outcome)
             if self._is_done(row):
                 del self._rows[domain.uuid]
-                yield self._report(row)
+                done.append(self._report(row))
         if task.ask is _Ask.CONTROL:
             self._route_around(task)
+        return done
 
     def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
         match outcome:
@@ -272,6 +290,14 @@ class Sweep:
                 self._again(row, _Ask.BULK)
             case NotSupported() if task.ask is _Ask.BULK:
                 self._again(row, _Ask.SINGLE)
+            case VirtballoonError() if task.ask is _Ask.CONTROL:
+                # A driver that does not tell: it is asked again like one whose monitor is free.
+                self._take_control(row, Control(free=True, seconds=0))
+            case LibvirtFailure() if task.ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
+                # Its QEMU may have gone away under the call; libvirt's state tells.
+                row.in_vain += 1
+                row.statistics = None
+                self._again(row, _Ask.BULK)
             case VirtballoonError():
                 row.error = outcome
 
@@ -288,7 +314,6 @@ class Sweep:
             self._waiting.append(_Task(_Ask.CONTROL, (row.domain,)))
         else:
             row.statistics = statistics
-            row.read_at = time.time()
             row.held_since = None
             row.attempts = 0
 
@@ -313,13 +338,21 @@ class Sweep:
     def _route_around(self, looked_at: _Task) -> None:
         """Ask the guests of a stuck chunk again, without those that it is stuck on."""
         for task in self._calls.in_flight:
-            if task.ask is not _Ask.BULK or not set(looked_at.domains) & set(task.domains):
+            if task.ask is not _Ask.BULK or not self._hung(task):
                 continue
-            if self._hung(task):
-                rows = [self._rows.get(domain.uuid) for domain in task.domains]
-                rest = [r.domain for r in rows if r and not r.hung and r.statistics is None]
-                if rest:
-                    self._waiting.appendleft(_Task(_Ask.BULK, tuple(rest)))
+            if not set(looked_at.domains) & set(task.domains):
+                continue
+            rows = [self._rows.get(domain.uuid) for domain in task.domains]
+            pending = [row for row in rows if row is not None and row.statistics is None]
+            rest = tuple(row.domain for row in pending if not row.hung)
+            if rest and task not in self._routed_around:
+                self._routed_around.add(task)
+                self._waiting.appendleft(_Task(_Ask.BULK, rest))
+            for row in pending:
+                # What looks stuck may only have been held for a while, and NOWAIT makes sure that
+                # asking again does not get stuck, too.
+                if row.hung and row.domain in looked_at.domains:
+                    self._again(row, _Ask.BULK)
 
     def _is_done(self, row: _Row) -> bool:
         if row.configs is None and row.error is None:
@@ -370,8 +403,10 @@ class Sweep:
             state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
         figures = (row.statistics.figures if row.statistics else None) or Figures()
         balloon, interval = configs.balloon, None
+        read_at = row.statistics.read_at if row.statistics else 0.0
         if row.qom is not None:
             balloon, interval = row.qom.balloon, row.qom.interval
+            read_at = row.qom.read_at or read_at
             figures = _merged(figures, row.qom.figures)
         live = configs.live if state is not State.SHUTOFF else None
         return DomainReport.of(
@@ -388,7 +423,7 @@ class Sweep:
             source=self._via,
             figures=figures,
             host=self._connection.uri,
-            now=row.read_at or time.time(),
+            now=read_at or time.time(),
             error=row.error,
         )
 
@@ -415,7 +450,9 @@ def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object
 def _read_single(domain: Domain) -> DomainStatistics:
     state = domain.state()
     figures = domain.figures() if state is not State.SHUTOFF else None
-    return DomainStatistics(state=state, figures=figures, asked=True, died=False)
+    return DomainStatistics(
+        state=state, figures=figures, asked=True, died=False, read_at=time.time()
+    )
 
 
 def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
@@ -433,17 +470,21 @@ def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
         balloon=balloon,
         interval=monitor.polling_interval(path),
         figures=monitor.guest_stats(path),
+        read_at=time.time(),
     )
 
 
-def locate(monitor: Monitor, known: Balloon | None) -> Balloon | None:
+def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
     """The balloon with its QOM path: from the XML where that tells, else by asking QEMU.
 
     :param known: the balloon by the live XML, or None if that shows none
+    :param everywhere: whether to walk the whole tree for one that the XML does not show
     """
     if known is not None and known.qom_path is not None:
         return known
-    path = monitor.find_balloon(known.alias if known is not None else None)
+    path = monitor.find_balloon(
+        known.alias if known is not None else None, everywhere=everywhere or known is not None
+    )
     if path is None:
         return None
     return replace(known or Balloon(model=None), qom_path=path)

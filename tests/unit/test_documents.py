@@ -244,6 +244,9 @@ def test_the_keys_of_a_change_and_their_order() -> None:
     assert host["domains"][1]["error"]["message"] == "it has no balloon device"
 
 
+NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
+
+
 @pytest.mark.parametrize(
     ("seconds", "stamp"),
     [
@@ -557,11 +560,11 @@ def test_kinds_of_documents_do_not_mix() -> None:
 def test_what_the_command_prints_holds_to_the_schema(
     command: Command, node: str, args: tuple[str, ...]
 ) -> None:
-    result = command("-c", node, "-c", f"{node}.none", "--format", "json", *args)
+    result = command("-c", node, "-c", NOBODY_LISTENS, "--format", "json", *args)
 
     printed = json.loads(result.stdout)
     VALIDATOR.validate(printed)
-    assert [host["uri"] for host in printed["hosts"]] == [node, f"{node}.none"]
+    assert [host["uri"] for host in printed["hosts"]] == [node, NOBODY_LISTENS]
     assert printed["hosts"][0]["domains"]
     assert printed["hosts"][1]["status"] == "unreachable"
 

@@ -71,7 +71,7 @@ def main() -> NoReturn:
     except OSError as error:
         # A full disk, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
-            complain(f"cannot write: {error.strerror or error}")
+            complain(str(error))
         os._exit(1)
     if "virtballoon.calls" in sys.modules and sys.modules["virtballoon.calls"].are_any_open():
         # A call that hangs in libvirt would be waited for when its connection is taken down.

@@ -154,9 +154,12 @@ def _advise(host: HostReport, settings: Settings) -> None:
     if not unpolled:
         return
     words = [PROGRAM, *(["-c", host.uri] if settings.uris else []), "set-interval", "10"]
+    if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
+        # Libvirt does not know of this one.
+        words += ["--via", "qom"]
     names = sorted(row.name for row in unpolled)
     if len(names) > _MOST_NAMES:
-        words.append("--all")
+        words += ["--all", "--where-off"]
     else:
         words += [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
     domains = "1 domain is" if len(names) == 1 else f"{len(names)} domains are"

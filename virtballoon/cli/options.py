@@ -73,6 +73,15 @@ class Settings:
         return bool(self._given.get("verbose"))
 
 
+def _no_empty_uri(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    # Libvirt would take it for its default host, where a variable that is unset was meant.
+    if not all(value):
+        raise click.BadParameter("a URI cannot be empty.")
+    return value
+
+
 def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise click.BadParameter("it is a number of seconds above 0.")
@@ -87,6 +96,7 @@ def shared_options(function: F) -> F:
             "--connect",
             metavar="URI",
             multiple=True,
+            callback=_no_empty_uri,
             help="A host, by libvirt's URI; several may be given.  [default: libvirt's own]",
         ),
         click.option(
@@ -231,8 +241,9 @@ def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
 
 def complain_of_all(hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]) -> bool:
     """Say what went wrong with hosts as a whole and with domains, and whether anything did."""
-    wrong = [error for error in (*(host.error for host in hosts), *errors) if error is not None]
-    for error in wrong:
+    # A connection that broke is one error, not one of each domain behind it.
+    wrong = {id(error): error for error in (*(host.error for host in hosts), *errors) if error}
+    for error in wrong.values():
         complain(str(error))
     return bool(wrong)
 

@@ -72,6 +72,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 )
 @click.option("--live", is_flag=True, help="Set it in the running guest.")
 @click.option("--config", is_flag=True, help="Write it to the persistent configuration.")
+@click.option("--where-off", is_flag=True, help="Leave every interval alone that is not 0.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be.")
 @click.argument("seconds", metavar="SECONDS", callback=_seconds)
 @domain_argument()
@@ -84,6 +85,7 @@ def command(
     every: bool,
     live: bool,
     config: bool,
+    where_off: bool,
     dry_run: bool,
 ) -> int:
     """Set the interval in which QEMU asks the guest for its memory figures; 0 turns it off.
@@ -108,6 +110,7 @@ def command(
             None if every else domains,
             live=live,
             config=config,
+            where_off=where_off,
             via=settings.via,
             dry_run=dry_run,
             timeout=settings.timeout,
