@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeGuard
-
-from lxml import etree
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from virtballoon.balloon import Balloon, BalloonConfig, qom_path_of
 from virtballoon.errors import DomainXMLError
+
+if TYPE_CHECKING:
+    from lxml import etree
 
 # A real domain's XML is a few tens of KiB.
 MAX_XML_BYTES: Final = 16 * 1024 * 1024
@@ -28,9 +29,15 @@ class DomainXML:
     balloon: BalloonConfig
 
 
-def _parser() -> etree.XMLParser:
+def _parse(xml: bytes) -> etree._Element | None:
+    # Not before it is needed. Once it is imported, lxml loads every file that libxml2 is asked for,
+    # and takes what others keep in libxml2's parser for an object of its own. Where both share a
+    # libxml2, as Debian's do, that ends the process when libvirt's test and embedded drivers read
+    # their files, which they do when a connection to them is opened.
+    from lxml import etree
+
     # No entity of the document is ever looked up: a domain's metadata is somebody else's text.
-    return etree.XMLParser(
+    parser = etree.XMLParser(
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
@@ -39,6 +46,10 @@ def _parser() -> etree.XMLParser:
         remove_comments=True,
         remove_pis=True,
     )
+    try:
+        return etree.fromstring(xml, parser)
+    except etree.LxmlError as error:
+        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
 
 
 def parse(xml: str) -> DomainXML:
@@ -53,8 +64,8 @@ def parse(xml: str) -> DomainXML:
     if len(xml) > MAX_XML_BYTES:
         raise DomainXMLError(f"the domain's XML has {len(xml)} characters, which no domain's has")
     try:
-        root = etree.fromstring(xml.encode("utf-8"), _parser())
-    except (etree.LxmlError, ValueError) as error:
+        root = _parse(xml.encode("utf-8"))
+    except ValueError as error:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
     if root is None or root.tag != "domain":
         raise DomainXMLError("the XML is not a domain's")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # fork of it does no more than main().
 _SERVER = """
 import gc, json, os, sys
-import libvirt, lxml.etree, rich.console
+import libvirt, rich.console
 import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.fleet
 import virtballoon.render.table
 from virtballoon.cli import main

@@ -417,11 +417,32 @@ def test_what_an_error_of_connecting_means(
 # What can be brought about for real.
 
 
+# Not from a file: libvirt must not read one in a process that has lxml in it, see domainxml.
+TEST = "test:///default"
+DOMAIN = """
+<domain type='test'>
+  <name>{}</name>
+  <memory>65536</memory>
+  <os><type>hvm</type></os>
+  <devices><memballoon model='virtio'><stats period='7'/></memballoon></devices>
+</domain>
+"""
+
+
 @pytest.fixture
-def host(node: str) -> Iterator[Connection]:
-    """The test driver's domains, to change."""
-    with Connection.open(node, readonly=False) as connection:
+def host() -> Iterator[Connection]:
+    """The test driver with domains to change."""
+    with Connection.open(TEST, readonly=False) as connection:
+        connection.raw.defineXML(DOMAIN.format("polled")).create()
+        connection.raw.defineXML(DOMAIN.format("off"))
+        connection.raw.createXML(DOMAIN.format("passing"))
         yield connection
+        for domain in connection.domains():
+            if domain.name in {"polled", "off", "passing"}:
+                if domain.raw.isActive():
+                    domain.raw.destroy()
+                if domain.persistent:
+                    domain.raw.undefine()
 
 
 def named(connection: Connection, name: str) -> Domain:
@@ -471,13 +492,13 @@ def test_a_bad_uri(uri: str, readonly: bool) -> None:
     assert caught.value.host == uri
 
 
-def test_a_read_only_connection_does_not_write(node: str) -> None:
+def test_a_read_only_connection_does_not_write() -> None:
     with (
-        Connection.open(node) as connection,
+        Connection.open(TEST) as connection,
         pytest.raises(ReadOnly) as caught,
     ):
-        named(connection, "polled").set_period(5, live=True, config=False)
-    assert (caught.value.code, caught.value.domain, caught.value.host) == (29, "polled", node)
+        named(connection, "test").set_period(5, live=True, config=False)
+    assert (caught.value.code, caught.value.domain, caught.value.host) == (29, "test", TEST)
     assert caught.value.hint
 
 
@@ -541,8 +562,8 @@ def test_an_interval_that_libvirt_cannot_take(host: Connection, seconds: int) ->
     assert (caught.value.domain, caught.value.host) == ("polled", host.uri)
 
 
-def test_a_callers_connection_that_is_closed(node: str) -> None:
-    closed = libvirt.open(node)
+def test_a_callers_connection_that_is_closed() -> None:
+    closed = libvirt.open(TEST)
     closed.close()
 
     report = virtballoon.read_host(closed)
