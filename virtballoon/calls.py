@@ -25,8 +25,11 @@ _THREAD: Final = "virtballoon-call"
 # A queue cannot wait longer than its clock can count; this is three years.
 _LONGEST_WAIT: Final = 1e8
 
-_NUDGE_SECONDS: Final = 0.1
-_NUDGE_AT_LEAST_EVERY_SECONDS: Final = 1.0
+# A call that has no answer in this time may hold up those behind it; then nudges begin, fast at
+# first.
+_LATE_SECONDS: Final = 0.3
+_NUDGE_SECONDS: Final = 0.02
+_LONGEST_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,21 @@ class Calls(Generic[K]):
         :raise BaseException: whatever a call raised that is no error of ours
         """
         deadline = time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT)
+        late_at = min(self.in_flight.values(), default=deadline) + _LATE_SECONDS
         pause = _NUDGE_SECONDS
         while True:
-            left = max(0.0, deadline - time.monotonic())
-            nudging = self._nudge is not None and len(self.in_flight) > 1
+            now = time.monotonic()
+            until = deadline
+            if self._nudge is not None and len(self.in_flight) > 1:
+                until = min(deadline, late_at if now < late_at else now + pause)
             try:
-                key, value, error = self._answers.get(timeout=min(left, pause) if nudging else left)
+                key, value, error = self._answers.get(timeout=max(0.0, until - now))
                 break
             except queue.Empty:
-                if left <= pause or not nudging:
+                if until >= deadline:
                     return None
                 threading.Thread(target=self._do_nudge, name=_THREAD, daemon=True).start()
-                pause = min(2 * pause, _NUDGE_AT_LEAST_EVERY_SECONDS)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         del self.in_flight[key]
         if error is not None and not isinstance(error, VirtballoonError):
             raise error
