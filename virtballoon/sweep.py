@@ -169,7 +169,9 @@ class Sweep:
         try:
             while self._rows and self._lost is None:
                 now = time.monotonic()
-                self._start_calls(now)
+                if now < self._deadline:
+                    self._start_calls(now)
+                # When the time is up, what has been answered still counts.
                 answer = self._calls.wait(self._next_event() - now)
                 if answer is None and time.monotonic() >= self._deadline:
                     break
