@@ -74,7 +74,9 @@ def test_three_hung_among_thirty(alone: Hypervisor, thirty: list[str], via: Sour
             assert host.status is virtballoon.HostStatus.PARTIAL
             busy = next(row for row in host.domains if row.name == hung[0])
             assert isinstance(busy.error, virtballoon.Busy)
-            assert busy.interval.live == 5
+            # Where libvirt gives the XML of a guest that is held.
+            if alone.connection.getLibVersion() < 9_001_000:
+                assert busy.interval.live == 5
         # After that the daemon serves others, a healthy guest's monitor included.
         assert thirty[0] in alone.virsh("list").stdout
         assert "actual" in alone.virsh("dommemstat", thirty[0], timeout=60).stdout

@@ -19,6 +19,7 @@ from virtballoon.errors import (
     InvalidInterval,
     NoBalloon,
     NotRunning,
+    NotSupported,
     TransientDomain,
     VirtballoonError,
 )
@@ -211,6 +212,8 @@ class _Wish:
         :raise VirtballoonError: when it cannot be read
         """
         domain = meant.domain
+        if domain.active and (hold := _hold(domain)):
+            return hold
         configs = read_configs(domain)
         running = configs.live is not None
         either = self.live or self.config
@@ -225,9 +228,6 @@ class _Wish:
         )
         balloon = configs.live.balloon if configs.live is not None else None
         if plan.live and running and self.via is Source.QOM:
-            control = domain.control()
-            if not control.free:
-                return control
             monitor = domain.monitor()
             balloon = locate(monitor, balloon)
             if balloon is not None and balloon.qom_path is not None:
@@ -357,10 +357,8 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
     live = plan.live
     try:
         # The configuration, too, is behind the lock of whoever holds the guest.
-        if plan.before.live is not None and (live or plan.config):
-            control = domain.control()
-            if not control.free:
-                return control
+        if plan.before.live is not None and (live or plan.config) and (hold := _hold(domain)):
+            return hold
         if live and plan.qom_path is not None:
             domain.monitor().set_polling_interval(plan.qom_path, plan.seconds)
             live = False
@@ -376,6 +374,15 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
             error=error,
         )
     return plan.change
+
+
+def _hold(domain: Domain) -> Control | None:
+    """How the domain's monitor is held, if it is, and if its driver tells."""
+    try:
+        control = domain.control()
+    except (NotRunning, NotSupported):
+        return None
+    return None if control.free else control
 
 
 def _reread(plan: IntervalPlan) -> Interval:

@@ -52,6 +52,7 @@ class _Ask(Enum):
     SINGLE = auto()
     QOM = auto()
     CONTROL = auto()
+    HELD_XML = auto()
 
 
 _BLOCKING: Final = frozenset({_Ask.BULK, _Ask.SINGLE, _Ask.QOM})
@@ -86,7 +87,7 @@ class Configs:
 
 
 def read_configs(domain: Domain) -> Configs:
-    """Read a domain's XML, live and inactive. Never waits for the guest.
+    """Read a domain's XML, live and inactive. May wait for whoever holds the domain.
 
     :raise DomainNotFound: when the domain is gone
     :raise DomainXMLError: when its XML cannot be read
@@ -123,6 +124,8 @@ class _Row:
     held_since: float | None = None
     attempts: int = 0
     in_vain: int = 0
+    configs_asked: bool = False
+    held_configs_asked: bool = False
     configs_again: bool = True
     hung: bool = False
 
@@ -165,7 +168,7 @@ class Sweep:
         everyone = [row.domain for row in self._rows.values()]
         for start in range(0, len(everyone), _CHUNK):
             chunk = tuple(everyone[start : start + _CHUNK])
-            self._waiting += [_Task(_Ask.BULK, chunk), _Task(_Ask.XML, chunk)]
+            self._waiting.append(_Task(_Ask.BULK, chunk))
         try:
             while self._rows and self._lost is None:
                 now = time.monotonic()
@@ -236,6 +239,8 @@ class Sweep:
         match task.ask:
             case _Ask.XML:
                 return lambda: _each(domains, read_configs)
+            case _Ask.HELD_XML:
+                return lambda: _held_configs(self._connection, domains)
             case _Ask.CONTROL:
                 return lambda: _each(domains, Domain.control)
             case _Ask.BULK:
@@ -274,7 +279,19 @@ class Sweep:
                 done.append(self._report(row))
         if task.ask is _Ask.CONTROL:
             self._route_around(task)
+        else:
+            self._ask_for_configs(task.domains)
         return done
+
+    def _ask_for_configs(self, domains: Iterable[Domain]) -> None:
+        """Ask for the XML of the domains that have let libvirt in just now: newer libvirt makes it
+        wait for a guest that is held."""
+        rows = [self._rows.get(domain.uuid) for domain in domains]
+        ready = [r for r in rows if r is not None and r.statistics and not r.configs_asked]
+        for row in ready:
+            row.configs_asked = True
+        if ready:
+            self._waiting.append(_Task(_Ask.XML, tuple(row.domain for row in ready)))
 
     def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
         match outcome:
@@ -286,6 +303,8 @@ class Sweep:
                 self._take_control(row, outcome)
             case _Qom():
                 row.qom = outcome
+            case None if task.ask is _Ask.HELD_XML:
+                row.configs_asked = False
             case Busy() | None:
                 self._again(row, task.ask)
             case NotRunning() if task.ask is not _Ask.XML:
@@ -321,6 +340,9 @@ class Sweep:
 
     def _take_control(self, row: _Row, control: Control) -> None:
         row.held_since = None if control.free else time.monotonic() - control.seconds
+        if not control.free and not row.configs_asked and not row.held_configs_asked:
+            row.configs_asked = row.held_configs_asked = True
+            self._waiting.appendleft(_Task(_Ask.HELD_XML, (row.domain,)))
         out = [t for t in self._calls.in_flight if t.ask in _BLOCKING and row.domain in t.domains]
         if out:
             # The guests of a chunk are asked in turn: only the one it is stuck on is held long.
@@ -438,6 +460,10 @@ def _each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[s
         except VirtballoonError as error:
             outcomes[domain.uuid] = error
     return outcomes
+
+
+def _held_configs(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
+    return _each(domains, read_configs) if connection.xml_never_waits() else {}
 
 
 def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
