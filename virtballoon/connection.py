@@ -155,9 +155,10 @@ class Connection:
         There is no time limit: libvirt has none for connecting.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
-        loop, which is started for it, in a thread, for as long as the process lives. A program
-        with an event loop of its own registers that first, opens the connection itself and hands
-        it over.
+        loop, which is started for it, in a thread, for as long as the process lives. It also
+        takes custom resolvers from lxml, see :func:`virtballoon.domainxml.leave_files_to_libvirt`.
+        A program with an event loop of its own registers that first, opens the connection itself
+        and hands it over.
 
         :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
@@ -167,6 +168,7 @@ class Connection:
         """
         started = time.monotonic()
         if _is_embedded(uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")):
+            domainxml.leave_files_to_libvirt()
             _run_event_loop()
         opener = libvirt.openReadOnly if readonly else libvirt.open
         try:

@@ -30,10 +30,8 @@ class DomainXML:
 
 
 def _parse(xml: bytes) -> etree._Element | None:
-    # Not before it is needed. Once it is imported, lxml loads every file that libxml2 is asked for,
-    # and takes what others keep in libxml2's parser for an object of its own. Where both share a
-    # libxml2, as Debian's do, that ends the process when libvirt's test and embedded drivers read
-    # their files, which they do when a connection to them is opened.
+    # Not before it is needed: see leave_files_to_libvirt. A connection to libvirt's test driver
+    # reads its file when it is opened.
     from lxml import etree
 
     # No entity of the document is ever looked up: a domain's metadata is somebody else's text.
@@ -84,6 +82,29 @@ def parse(xml: str) -> DomainXML:
         if element is not None
         else BalloonConfig(balloon=None, period=0),
     )
+
+
+def leave_files_to_libvirt() -> None:
+    """Take lxml out of the way of a libvirt driver that runs in this process and reads XML files.
+
+    From its import on, lxml loads every file that libxml2 is asked for, and takes what others keep
+    in libxml2's parser for an object of its own. Where lxml and libvirt share a libxml2, as
+    Debian's do, that ends the process now and then. Here libxml2's own loader comes back, for the
+    whole process; what it costs are lxml's custom resolvers.
+    """
+    import ctypes
+
+    import lxml.etree  # noqa: F401 - so that it does not come later and take the files again
+
+    try:
+        libxml2 = ctypes.CDLL("libxml2.so.2")
+    except OSError:
+        # Another one than libvirt's, so there is nothing that they share.
+        return
+    loader = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p)
+    libxml2.xmlSetExternalEntityLoader.argtypes = [ctypes.c_void_p]
+    libxml2.xmlSetExternalEntityLoader.restype = None
+    libxml2.xmlSetExternalEntityLoader(loader)
 
 
 def _balloon(element: etree._Element, *, running: bool) -> BalloonConfig:
