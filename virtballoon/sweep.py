@@ -2,8 +2,10 @@
 
 Libvirt's bulk call walks the guests one by one and waits without limit for one whose QEMU hangs.
 So the guests are asked in chunks from several threads; where a chunk does not come back, libvirt's
-``controlInfo``, which never waits, tells which guest it is stuck on, and the others are asked
-again without it. A guest whose monitor somebody else holds is asked again until the time is up.
+``controlInfo``, which does not wait for the guest, tells which guest it is stuck on, and the
+others are asked again without it. A guest whose monitor somebody else holds is asked again until
+the time is up. The XML is asked for after the figures, since newer libvirt makes it wait for a
+guest that is held.
 """
 
 from __future__ import annotations
