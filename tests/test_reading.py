@@ -272,7 +272,8 @@ def test_reading_needs_no_write_access_and_marks_no_guest(guest_factory: GuestFa
     with Connection.open(guest.hypervisor.uri, readonly=True) as connection:
         host = read_host(connection, [guest.name])
         assert host.status is HostStatus.OK
-        assert virtballoon.qom_path(connection.domains()[0].raw)
+        (domain,) = (each for each in connection.domains() if each.name == guest.name)
+        assert virtballoon.qom_path(domain.raw)
     virtballoon.set_interval(guest.domain, 2)
     assert not is_tainted()
     assert read_domain(guest.domain, via=Source.QOM).error is None
