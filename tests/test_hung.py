@@ -82,6 +82,25 @@ def test_three_hung_among_thirty(alone: Hypervisor, thirty: list[str], via: Sour
         assert "actual" in alone.virsh("dommemstat", thirty[0], timeout=60).stdout
 
 
+def test_many_that_hang_leave_the_daemon_to_others(alone: Hypervisor, thirty: list[str]) -> None:
+    """As when their storage is gone. Each call that waits for one of them keeps one of the daemon's
+    twenty workers, so that a few runs could take them all."""
+    hung = thirty[4:28]
+    with hanging(alone, *hung):
+        for _ in range(6):
+            host = read_host(alone.uri, timeout=2)
+            assert len(host.domains) == len(thirty)
+            host_changes = set_intervals(alone.uri, 5, hung, timeout=2)
+            assert {change.outcome for change in host_changes.changes} == {Outcome.FAILED}
+        with alone.conn() as connection:
+            held = [c for n in hung if (c := connection.lookupByName(n).controlInfo())[0] == 2]
+        assert 4 <= len(held) <= 16
+        assert thirty[0] in alone.virsh("list").stdout
+        assert "actual" in alone.virsh("dommemstat", thirty[0], timeout=60).stdout
+        (row,) = read_host(alone.uri, [thirty[0]], timeout=TIMEOUT).domains
+        assert row.verdict is Verdict.SUSPENDED
+
+
 @pytest.mark.parametrize("via", Source)
 def test_setting_the_interval_of_all_but_a_hung_one(
     alone: Hypervisor, thirty: list[str], via: Source

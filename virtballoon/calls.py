@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from virtballoon.errors import VirtballoonError
 
@@ -125,6 +125,27 @@ class Calls(Generic[K]):
             except BaseException as error:
                 # Raised again where the answer is read.
                 self._answers.put((key, None, error))
+
+
+def together(*calls: Callable[[], object]) -> tuple[Any, ...]:
+    """Make these calls at the same time, and wait for all of them without limit.
+
+    :raise BaseException: whatever the first that fails raises
+    """
+    running: Calls[int] = Calls()
+    results: dict[int, object] = {}
+    try:
+        for index, call in enumerate(calls):
+            running.submit(index, call)
+        while running.in_flight:
+            answer = running.wait(_LONGEST_WAIT)
+            if answer is not None and answer.error is not None:
+                raise answer.error
+            if answer is not None:
+                results[answer.key] = answer.value
+    finally:
+        running.close()
+    return tuple(results[index] for index in range(len(calls)))
 
 
 def are_any_open() -> bool:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import libvirt
 
 from virtballoon import domainxml
+from virtballoon.calls import together
 from virtballoon.errors import (
     AccessDenied,
     AuthError,
@@ -45,6 +46,9 @@ MAX_INTERVAL: Final = 2**31 - 1
 
 #: The daemon's version from which on a domain's XML may wait for whoever holds the domain.
 _XML_MAY_WAIT: Final = 9_001_000
+
+#: A QEMU that is well answers within some milliseconds.
+_HUNG_SECONDS: Final = 2.0
 
 _EACCES: Final = frozenset({1, 13})  # EPERM and EACCES
 _AUTH: Final = frozenset(
@@ -208,19 +212,12 @@ class Connection:
         with _call("getHostname", connection=self):
             return str(self.raw.getHostname())
 
-    def nudge(self) -> None:
-        """Ask the daemon something that costs it nothing."""
+    def link(self) -> Link:
+        """Ask the daemon something that costs it nothing, and so learn how far away it is."""
+        started = time.monotonic()
         with _call("getLibVersion", connection=self):
-            self.raw.getLibVersion()
-
-    def xml_never_waits(self) -> bool:
-        """Whether the XML of a guest whose monitor is held can be had at once.
-
-        With libvirt 9.0 it can; with 11.3 it comes when the guest is let go. What is not known to
-        be without harm is taken for harmful.
-        """
-        with _call("getLibVersion", connection=self):
-            return int(self.raw.getLibVersion()) < _XML_MAY_WAIT
+            version = int(self.raw.getLibVersion())
+        return Link(time.monotonic() - started, xml_waits=version >= _XML_MAY_WAIT)
 
     def require_monitor(self) -> None:
         """Refuse a hypervisor that has no QEMU monitor.
@@ -237,12 +234,16 @@ class Connection:
 
     def domains(self) -> list[Domain]:
         """Every domain of the host, running or not. Never waits for a guest."""
-        with _call("listAllDomains", connection=self):
-            everyone = self.raw.listAllDomains(0)
-        with _call("listAllDomains(TRANSIENT)", connection=self):
-            transient = self.raw.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        everyone, transient = together(
+            lambda: self._listed("", 0),
+            lambda: self._listed("TRANSIENT", libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT),
+        )
         uuids = {raw.UUIDString() for raw in transient}
         return [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
+
+    def _listed(self, text: str, flags: int) -> list[Any]:
+        with _call(f"listAllDomains({text})", connection=self):
+            return list(self.raw.listAllDomains(flags))
 
     def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
         """State and memory figures of these domains, by UUID, in one call.
@@ -257,6 +258,20 @@ class Connection:
         with _call(f"domainListGetStats({len(raws)} domains)", connection=self):
             answers = self.raw.domainListGetStats(raws, what, flags) if raws else []
         return {raw.UUIDString(): _statistics(answer) for raw, answer in answers}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The way to a host's daemon.
+
+    :ivar round_trip_seconds: the time from a question to its answer
+    :ivar xml_waits: whether the XML of a guest whose monitor is held comes only when the guest is
+        let go. With libvirt 9.0 it comes at once, with 11.3 it does not; what is not known to be
+        without harm is taken for harmful.
+    """
+
+    round_trip_seconds: float
+    xml_waits: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,10 +318,17 @@ class Control:
 
     :ivar free: whether nothing holds it
     :ivar seconds: for how long it has been held
+    :ivar waiting: whether a call waits for QEMU, which keeps one of the daemon's workers
     """
 
     free: bool
     seconds: float
+    waiting: bool
+
+    @property
+    def hangs(self) -> bool:
+        """Whether QEMU takes longer over the call than one that is well would."""
+        return self.waiting and self.seconds >= _HUNG_SECONDS
 
 
 class Domain:
@@ -346,7 +368,7 @@ class Domain:
         """The domain's XML: the live one of a domain that runs, unless ``inactive``.
 
         It does not ask the guest's QEMU, but newer libvirt waits for whoever holds the domain; see
-        :meth:`Connection.xml_never_waits`.
+        :class:`Link`.
 
         :raise DomainNotFound: when the domain is gone
         :raise DomainXMLError: when it cannot be read
@@ -369,7 +391,11 @@ class Domain:
         """How its monitor is occupied. Never waits for the guest."""
         with self._call("controlInfo", NotRunning):
             state, _details, milliseconds = self.raw.controlInfo(0)
-        return Control(free=state == libvirt.VIR_DOMAIN_CONTROL_OK, seconds=milliseconds / 1000)
+        return Control(
+            free=state == libvirt.VIR_DOMAIN_CONTROL_OK,
+            seconds=milliseconds / 1000,
+            waiting=state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED,
+        )
 
     def figures(self) -> Figures:
         """Memory figures by the call for a single domain, for drivers that do not take part in

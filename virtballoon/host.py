@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from virtballoon.calls import call_within
-from virtballoon.connection import Connection, Domain, Target
-from virtballoon.errors import ConnectError, VirtballoonError
+from virtballoon.calls import call_within, together
+from virtballoon.connection import Connection, Domain, Link, Target
+from virtballoon.errors import AuthError, ConnectError, ConnectionLost, HostError, VirtballoonError
 from virtballoon.report import HostStatus, Source
 from virtballoon.selection import Selection, select
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 #: The time that a host gets, in seconds, from connecting to the last domain.
 DEFAULT_TIMEOUT: Final = 10.0
+
+#: A daemon that goes away so often in one visit may do so because of what is asked.
+_MOST_RECONNECTS: Final = 3
+_RECONNECT_SECONDS: Final = 0.2
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class Visit:
 
     :ivar uri: the host's URI, as the caller gave it, else as libvirt tells it
     :ivar hostname: the host's own name; None if it was not reached
+    :ivar link: the way there, once it was reached
     :ivar selection: the domains that the caller means
     :ivar deadline: when to leave, by ``time.monotonic()``
     :ivar error: why the visit ended early
@@ -60,9 +65,11 @@ class Visit:
         self._timeout = timeout
         self._started = time.monotonic()
         self._connection: Connection | None = None
+        self._reconnects = 0
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
+        self.link: Link | None = None
         self.selection: Selection[Domain] = Selection((), ())
         self.error: VirtballoonError | None = None
 
@@ -90,7 +97,11 @@ class Visit:
         try:
             self._connection = self.within(self._connect)
             self.uri = self._connection.uri
-            self.selection, self.hostname = self.within(self._survey)
+            try:
+                domains = self._survey()
+            except ConnectionLost as lost:
+                domains = self.reconnect(lost)
+            self.selection = select(domains, self._words)
         except VirtballoonError as error:
             self.error = error
         return self
@@ -101,7 +112,7 @@ class Visit:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> bool:
-        if self._connection is not None and self._connection is not self._target:
+        if self._connection is not None and self._owns_connection:
             self._connection.close()
         if isinstance(error, VirtballoonError):
             self.error = error
@@ -122,13 +133,43 @@ class Visit:
             )
         return answer[0]
 
+    def reconnect(self, lost: ConnectionLost) -> list[Domain]:
+        """Connect again after the connection broke, as soon as the host lets us in; the domains
+        of the connection before are of no more use, and these take their place.
+
+        :raise ConnectionLost: ``lost``, when it was the caller's connection, which only the
+            caller can renew, or when the host was not reached again by the deadline
+        """
+        while self._owns_connection and self._reconnects < _MOST_RECONNECTS:
+            try:
+                self._connection = self.within(self._connect)
+                self._reconnects += 1
+                return self._survey()
+            except AuthError:
+                break
+            except HostError:
+                pause = min(_RECONNECT_SECONDS, self.deadline - time.monotonic())
+                if pause <= 0:
+                    break
+                time.sleep(pause)
+        raise lost
+
+    @property
+    def _owns_connection(self) -> bool:
+        return isinstance(self._target, str | None)
+
     def _connect(self) -> Connection:
-        if self._target is None or isinstance(self._target, str):
+        if isinstance(self._target, str | None):
             return Connection.open(self._target, readonly=self._readonly)
         return Connection.of(self._target)
 
-    def _survey(self) -> tuple[Selection[Domain], str]:
+    def _survey(self) -> list[Domain]:
+        domains, self.hostname, self.link = self.within(self._ask_for_survey)
+        return domains
+
+    def _ask_for_survey(self) -> tuple[list[Domain], str, Link]:
+        connection = self.connection
         if self._via is Source.QOM:
-            self.connection.require_monitor()
-        domains = self.connection.domains()
-        return select(domains, self._words), self.connection.hostname()
+            connection.require_monitor()
+        domains, hostname, link = together(connection.domains, connection.hostname, connection.link)
+        return domains, hostname, link

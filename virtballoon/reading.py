@@ -6,8 +6,17 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from virtballoon.calls import call_within
 from virtballoon.connection import AnyDomain, Domain, Target
-from virtballoon.errors import AmbiguousDomain, DomainNotFound, NoBalloon, NotRunning, NotSupported
+from virtballoon.errors import (
+    AmbiguousDomain,
+    ConnectionLost,
+    DomainNotFound,
+    HostError,
+    NoBalloon,
+    NotRunning,
+    NotSupported,
+)
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.report import DomainReport, HostReport, Source
 from virtballoon.sweep import Sweep, locate, read_configs
@@ -92,7 +101,11 @@ def read_domain(
     domain = Domain.of(domain)
     if via is Source.QOM:
         domain.connection.require_monitor()
-    for row in Sweep(domain.connection, [domain], via=via, deadline=deadline):
+    link = call_within(domain.connection.link, timeout)
+    sweep = Sweep(
+        domain.connection, [domain], via=via, deadline=deadline, link=link[0] if link else None
+    )
+    for row in sweep:
         return row
     raise DomainNotFound("it vanished", host=domain.connection.uri, domain=domain.name)
 
@@ -181,5 +194,16 @@ def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainRepor
         for selected in visit.selection.domains
         if selected.exact or selected.domain.active or inactive
     ]
-    if meant:
-        yield from Sweep(visit.connection, meant, via=via, deadline=visit.deadline)
+    while meant:
+        sweep = Sweep(visit.connection, meant, via=via, deadline=visit.deadline, link=visit.link)
+        try:
+            yield from sweep
+            return
+        except ConnectionLost as lost:
+            visit.deadline = sweep.deadline
+            try:
+                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
+            except HostError:
+                yield from sweep.give_up(lost)
+                raise
+            meant = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]

@@ -26,10 +26,8 @@ from virtballoon.errors import (
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Source
 from virtballoon.selection import Selected
-from virtballoon.sweep import Configs, locate, read_configs
+from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
 
-#: So many guests are changed at a time; libvirtd serves five calls of a connection.
-_IN_FLIGHT: Final = 4
 _RETRY_SECONDS: Final = 0.2
 
 #: Stands for an errand that was begun and has no answer.
@@ -317,7 +315,7 @@ def _carry_out(
 ) -> Iterator[IntervalChange]:
     by_uuid = {selected.domain.uuid: selected for selected in meant}
     connections = {selected.domain.connection for selected in by_uuid.values()}
-    nudge = connections.pop().nudge if connections else None
+    nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
     for uuid, outcome in _run(errands, deadline, nudge):
         selected = by_uuid[uuid]
@@ -408,10 +406,12 @@ def _run(
     calls: Calls[str] = Calls(nudge)
     waiting = [(0.0, uuid) for uuid in errands]
     unanswered = set(errands)
+    hung: set[str] = set()
     try:
         while unanswered and (now := time.monotonic()) < deadline:
             due = [(at, uuid) for at, uuid in waiting if at <= now]
-            for entry in due[: _IN_FLIGHT - len(calls.in_flight)]:
+            lanes = min(IN_FLIGHT, MOST_HELD - len(hung)) - len(calls.in_flight)
+            for entry in due[: max(0, lanes)]:
                 waiting.remove(entry)
                 calls.submit(entry[1], errands[entry[1]])
             later = [at for at, _ in waiting if at > now]
@@ -419,6 +419,7 @@ def _run(
             if answer is None:
                 continue
             if isinstance(answer.value, Control):
+                (hung.add if answer.value.hangs else hung.discard)(answer.key)
                 waiting.append((time.monotonic() + _RETRY_SECONDS, answer.key))
                 continue
             unanswered.remove(answer.key)

@@ -4,22 +4,27 @@ Libvirt's bulk call walks the guests one by one and waits without limit for one 
 So the guests are asked in chunks from several threads; where a chunk does not come back, libvirt's
 ``controlInfo``, which does not wait for the guest, tells which guest it is stuck on, and the
 others are asked again without it. A guest whose monitor somebody else holds is asked again until
-the time is up. The XML is asked for after the figures, since newer libvirt makes it wait for a
-guest that is held.
+the time is up. Where newer libvirt makes the XML of a held guest wait, it is asked for after the
+figures.
+
+Each guest that hangs keeps a worker of the daemon for good, in this run and in those before. So as
+soon as one is seen, all are looked at, and where many hang, only so many more are asked that the
+daemon can go on serving others.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
 from virtballoon.balloon import Balloon, BalloonConfig
 from virtballoon.calls import Answer, Calls
-from virtballoon.connection import Connection, Control, Domain, DomainStatistics
+from virtballoon.connection import Connection, Control, Domain, DomainStatistics, Link
 from virtballoon.domainxml import DomainXML
 from virtballoon.errors import (
     Busy,
@@ -37,10 +42,16 @@ from virtballoon.report import DomainReport, Interval, Source
 from virtballoon.verdict import State
 
 #: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
-_IN_FLIGHT: Final = 4
+IN_FLIGHT: Final = 4
 #: So many of them may be calls that a hung guest can hold up; the last one finds out which.
-_MAY_BLOCK: Final = _IN_FLIGHT - 1
+_MAY_BLOCK: Final = IN_FLIGHT - 1
+#: libvirtd has 20 workers (``max_workers``) for all its clients; so many may wait for hung guests.
+MOST_HELD: Final = 12
 _CHUNK: Final = 8
+#: Farther away than this, calls that cannot be held up are sent many at a time: the daemon does
+#: not serve more of them at once, but the next is there when it is done with one.
+_FAR_SECONDS: Final = 0.005
+_FAR_IN_FLIGHT: Final = 100
 #: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
 _WATCH_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
@@ -54,7 +65,7 @@ class _Ask(Enum):
     SINGLE = auto()
     QOM = auto()
     CONTROL = auto()
-    HELD_XML = auto()
+    CENSUS = auto()
 
 
 _BLOCKING: Final = frozenset({_Ask.BULK, _Ask.SINGLE, _Ask.QOM})
@@ -62,8 +73,16 @@ _BLOCKING: Final = frozenset({_Ask.BULK, _Ask.SINGLE, _Ask.QOM})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
+    """A call, or several one after another.
+
+    :ivar ask: what is asked
+    :ivar domains: of which domains
+    :ivar careful: whether none is asked that hangs already
+    """
+
     ask: _Ask
     domains: tuple[Domain, ...]
+    careful: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +146,6 @@ class _Row:
     attempts: int = 0
     in_vain: int = 0
     configs_asked: bool = False
-    held_configs_asked: bool = False
     configs_again: bool = True
     hung: bool = False
 
@@ -139,23 +157,35 @@ class Sweep:
     :param domains: the domains
     :param via: where the figures come from
     :param deadline: when to stop, by ``time.monotonic()``
+    :param link: the way to the host, where it is known
 
+    :ivar deadline: the same, later by what the caller took over the rows
     :ivar vanished: the domains that went away while they were read; they have no row
     """
 
     def __init__(
-        self, connection: Connection, domains: Iterable[Domain], *, via: Source, deadline: float
+        self,
+        connection: Connection,
+        domains: Iterable[Domain],
+        *,
+        via: Source,
+        deadline: float,
+        link: Link | None = None,
     ) -> None:
         self._connection = connection
         self._via = via
         self._started = time.monotonic()
-        self._deadline = deadline
+        self._is_far = link is not None and link.round_trip_seconds > _FAR_SECONDS
+        self._xml_waits = link is None or link.xml_waits
+        self.deadline = deadline
         self._rows = {domain.uuid: _Row(domain) for domain in domains}
-        self._calls: Calls[_Task] = Calls(connection.nudge)
+        self._calls: Calls[_Task] = Calls(connection.link)
         self._waiting: deque[_Task] = deque()
         self._later: list[tuple[float, _Task]] = []
         self._looked: dict[_Task, float] = {}
         self._routed_around: set[_Task] = set()
+        self._held: set[str] = set()
+        self._is_counted = False
         self._lost: ConnectionLost | None = None
         self.vanished: list[Domain] = []
 
@@ -163,50 +193,96 @@ class Sweep:
         """Yield a row for each domain that is still there. The time that the caller takes over a
         row does not count.
 
-        :raise ConnectionLost: when the connection breaks, after all rows: those that were not
-            read yet have failed with it
+        :raise ConnectionLost: when the connection breaks; :meth:`give_up` has the other rows
         :raise ReadOnly: when ``via`` is QOM and the connection may not write
         """
-        everyone = [row.domain for row in self._rows.values()]
-        for start in range(0, len(everyone), _CHUNK):
-            chunk = tuple(everyone[start : start + _CHUNK])
-            self._waiting.append(_Task(_Ask.BULK, chunk))
+        self._begin(self.unread)
         try:
             while self._rows and self._lost is None:
                 now = time.monotonic()
-                if now < self._deadline:
+                if now < self.deadline:
                     self._start_calls(now)
                 # When the time is up, what has been answered still counts.
                 answer = self._calls.wait(self._next_event() - now)
-                if answer is None and time.monotonic() >= self._deadline:
+                if answer is None and time.monotonic() >= self.deadline:
                     break
                 for report in self._take(answer) if answer is not None else ():
                     handed_over = time.monotonic()
                     yield report
-                    self._deadline += time.monotonic() - handed_over
+                    self.deadline += time.monotonic() - handed_over
                 self._look_after_late_calls()
         finally:
             self._calls.close()
-        for row in self._rows.values():
-            row.error = row.error or self._lost
-            yield self._given_up(row)
         if self._lost is not None:
             raise self._lost
+        yield from self.give_up()
+
+    @property
+    def unread(self) -> list[Domain]:
+        """The domains that have no row yet."""
+        return [row.domain for row in self._rows.values()]
+
+    def give_up(self, error: VirtballoonError | None = None) -> Iterator[DomainReport]:
+        """Yield a row for each domain that was not read.
+
+        :param error: why, unless its row knows
+        """
+        for row in self._rows.values():
+            row.error = row.error or error
+            yield self._given_up(row)
 
     # Which call is made when.
+
+    def _begin(self, everyone: Sequence[Domain]) -> None:
+        size = max(_CHUNK, math.ceil(len(everyone) / _MAY_BLOCK)) if self._is_far else _CHUNK
+        for number, start in enumerate(range(0, len(everyone), size)):
+            chunk = tuple(everyone[start : start + size])
+            # Guests that made an earlier run hang did so in the first chunks of that, too.
+            careful = number < _MAY_BLOCK and not self._is_far
+            self._waiting.append(_Task(_Ask.BULK, chunk, careful))
+        if not self._xml_waits:
+            self._ask_for_configs(everyone)
+        if self._is_far:
+            self._count_held()
 
     def _start_calls(self, now: float) -> None:
         self._waiting += [task for at, task in self._later if at <= now]
         self._later = [(at, task) for at, task in self._later if at > now]
-        while len(self._calls.in_flight) < _IN_FLIGHT and (task := self._next_task()):
+        while task := self._next_task():
             self._waiting.remove(task)
             self._calls.submit(task, self._work(task))
 
     def _next_task(self) -> _Task | None:
-        blocking = [task for task in self._calls.in_flight if task.ask in _BLOCKING]
+        in_flight = self._calls.in_flight
+        blocking = [task for task in in_flight if task.ask in _BLOCKING]
+        answered = len(in_flight) - len(blocking)
+        has_room = len(in_flight) < IN_FLIGHT
+        may_ask = has_room or (self._is_far and answered < _FAR_IN_FLIGHT)
+        hung = [task for task in blocking if self._hung(task)]
         # Where every one of them is stuck, the last way is for the guests still to be asked.
-        may_block = len(blocking) < _MAY_BLOCK or all(self._hung(task) for task in blocking)
-        return next((t for t in self._waiting if may_block or t.ask not in _BLOCKING), None)
+        most = IN_FLIGHT if len(hung) == len(blocking) else _MAY_BLOCK
+        may_block = (
+            (has_room or self._is_far)
+            and len(blocking) < most
+            and len(self._held) + len(blocking) - len(hung) < MOST_HELD
+            and not self._is_asked(_Ask.CENSUS)
+        )
+        return next(
+            (t for t in self._waiting if (may_block if t.ask in _BLOCKING else may_ask)), None
+        )
+
+    def _count_held(self) -> None:
+        """See whose monitor is held, and how long, before any other guest is asked."""
+        if not self._is_counted:
+            self._is_counted = True
+            rest = [row.domain for row in self._rows.values() if row.statistics is None]
+            self._waiting.extendleft(self._split(_Ask.CENSUS, [d for d in rest if d.active]))
+
+    def _split(self, ask: _Ask, domains: Sequence[Domain]) -> Iterator[_Task]:
+        """Tasks of a size that fits the way to the host: far away each call is worth a thread."""
+        size = 1 if self._is_far else _CHUNK
+        for start in range(0, len(domains), size):
+            yield _Task(ask, tuple(domains[start : start + size]))
 
     def _next_event(self) -> float:
         late = [
@@ -214,7 +290,7 @@ class Sweep:
             for task, since in self._calls.in_flight.items()
             if task.ask in _BLOCKING and not self._hung(task)
         ]
-        return min(self._deadline, *(at for at, _ in self._later), *late, time.monotonic() + 60)
+        return min(self.deadline, *(at for at, _ in self._later), *late, time.monotonic() + 60)
 
     def _look_after_late_calls(self) -> None:
         now = time.monotonic()
@@ -223,7 +299,7 @@ class Sweep:
                 continue
             if now - self._looked.get(task, since) >= _WATCH_SECONDS:
                 self._looked[task] = now
-                self._waiting.appendleft(_Task(_Ask.CONTROL, task.domains))
+                self._waiting.extendleft(self._split(_Ask.CONTROL, task.domains))
 
     def _hung(self, task: _Task) -> list[_Row]:
         rows = [self._rows.get(domain.uuid) for domain in task.domains]
@@ -241,10 +317,10 @@ class Sweep:
         match task.ask:
             case _Ask.XML:
                 return lambda: _each(domains, read_configs)
-            case _Ask.HELD_XML:
-                return lambda: _held_configs(self._connection, domains)
-            case _Ask.CONTROL:
+            case _Ask.CONTROL | _Ask.CENSUS:
                 return lambda: _each(domains, Domain.control)
+            case _Ask.BULK if task.careful:
+                return lambda: _held(domains) or _bulk(self._connection, domains)
             case _Ask.BULK:
                 return lambda: _bulk(self._connection, domains)
             case _Ask.SINGLE:
@@ -261,6 +337,10 @@ class Sweep:
         done = []
         self._looked.pop(task, None)
         outcomes = answer.value if isinstance(answer.value, dict) else {}
+        if task.careful and any(isinstance(outcome, Control) for outcome in outcomes.values()):
+            self._count_held()
+            self._waiting.append(_Task(task.ask, task.domains))
+            return []
         for domain in task.domains:
             row = self._rows.get(domain.uuid)
             if row is None:
@@ -286,14 +366,17 @@ class Sweep:
         return done
 
     def _ask_for_configs(self, domains: Iterable[Domain]) -> None:
-        """Ask for the XML of the domains that have let libvirt in just now: newer libvirt makes it
-        wait for a guest that is held."""
+        """Ask for the XML of the domains whose XML comes at once: where it waits for a guest that
+        is held, of those that have let libvirt in just now."""
         rows = [self._rows.get(domain.uuid) for domain in domains]
-        ready = [r for r in rows if r is not None and r.statistics and not r.configs_asked]
+        ready = [
+            row
+            for row in rows
+            if row and not row.configs_asked and (row.statistics or not self._xml_waits)
+        ]
         for row in ready:
             row.configs_asked = True
-        if ready:
-            self._waiting.append(_Task(_Ask.XML, tuple(row.domain for row in ready)))
+        self._waiting.extend(self._split(_Ask.XML, [row.domain for row in ready]))
 
     def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
         match outcome:
@@ -301,12 +384,14 @@ class Sweep:
                 row.configs = outcome
             case DomainStatistics():
                 self._take_statistics(row, outcome)
+            case _ if task.ask is _Ask.CENSUS:
+                # A driver that does not tell has no guest that hangs either.
+                if isinstance(outcome, Control):
+                    self._note_held(row, outcome)
             case Control():
                 self._take_control(row, outcome)
             case _Qom():
                 row.qom = outcome
-            case None if task.ask is _Ask.HELD_XML:
-                row.configs_asked = False
             case Busy() | None:
                 self._again(row, task.ask)
             case NotRunning() if task.ask is not _Ask.XML:
@@ -315,7 +400,7 @@ class Sweep:
                 self._again(row, _Ask.SINGLE)
             case VirtballoonError() if task.ask is _Ask.CONTROL:
                 # A driver that does not tell: it is asked again like one whose monitor is free.
-                self._take_control(row, Control(free=True, seconds=0))
+                self._take_control(row, Control(free=True, seconds=0, waiting=False))
             case LibvirtFailure() if task.ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
                 # Its QEMU may have gone away under the call; libvirt's state tells.
                 row.in_vain += 1
@@ -334,6 +419,7 @@ class Sweep:
             # Its QEMU went away under the call; soon libvirt will know that, too.
             self._again(row, _Ask.BULK)
         elif running and not statistics.asked:
+            self._count_held()
             self._waiting.append(_Task(_Ask.CONTROL, (row.domain,)))
         else:
             row.statistics = statistics
@@ -341,14 +427,14 @@ class Sweep:
             row.attempts = 0
 
     def _take_control(self, row: _Row, control: Control) -> None:
-        row.held_since = None if control.free else time.monotonic() - control.seconds
-        if not control.free and not row.configs_asked and not row.held_configs_asked:
-            row.configs_asked = row.held_configs_asked = True
-            self._waiting.appendleft(_Task(_Ask.HELD_XML, (row.domain,)))
+        self._note_held(row, control)
         out = [t for t in self._calls.in_flight if t.ask in _BLOCKING and row.domain in t.domains]
         if out:
             # The guests of a chunk are asked in turn: only the one it is stuck on is held long.
-            row.hung = row.hung or control.seconds >= _WATCH_SECONDS / 2
+            if control.seconds >= _WATCH_SECONDS / 2:
+                row.hung = True
+                self._held.add(row.domain.uuid)
+                self._count_held()
         elif not control.free:
             self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
         elif row.in_vain < _ASKED_IN_VAIN:
@@ -360,6 +446,13 @@ class Sweep:
                 host=self._connection.uri,
                 domain=row.domain.name,
             )
+
+    def _note_held(self, row: _Row, control: Control) -> None:
+        row.held_since = None if control.free else time.monotonic() - control.seconds
+        if control.hangs:
+            self._held.add(row.domain.uuid)
+        else:
+            self._held.discard(row.domain.uuid)
 
     def _route_around(self, looked_at: _Task) -> None:
         """Ask the guests of a stuck chunk again, without those that it is stuck on."""
@@ -396,14 +489,14 @@ class Sweep:
             self._again(row, _Ask.XML)
             return False
         if running and self._via is Source.QOM and row.qom is None:
-            if not self._is_asked_for(row, _Ask.QOM):
+            if not self._is_asked(_Ask.QOM, row):
                 self._waiting.append(_Task(_Ask.QOM, (row.domain,)))
             return False
         return True
 
-    def _is_asked_for(self, row: _Row, ask: _Ask) -> bool:
+    def _is_asked(self, ask: _Ask, row: _Row | None = None) -> bool:
         tasks = [*self._calls.in_flight, *self._waiting, *(task for _, task in self._later)]
-        return any(task.ask is ask and row.domain in task.domains for task in tasks)
+        return any(t.ask is ask and (row is None or row.domain in t.domains) for t in tasks)
 
     # What becomes of it.
 
@@ -411,6 +504,8 @@ class Sweep:
         now = time.monotonic()
         if row.held_since is not None:
             message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
+        elif row.statistics is None and len(self._held) >= MOST_HELD:
+            message = f"not asked, since {len(self._held)} other guests of this host hang"
         else:
             message = f"no answer within {now - self._started:.0f} s"
         row.error = row.error or Busy(
@@ -464,8 +559,10 @@ def _each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[s
     return outcomes
 
 
-def _held_configs(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
-    return _each(domains, read_configs) if connection.xml_never_waits() else {}
+def _held(domains: Iterable[Domain]) -> dict[str, object]:
+    """How the monitors of these domains are held, if one of them hangs."""
+    controls = _each([domain for domain in domains if domain.active], Domain.control)
+    return controls if any(isinstance(c, Control) and c.hangs for c in controls.values()) else {}
 
 
 def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:

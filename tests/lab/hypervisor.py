@@ -137,6 +137,8 @@ class Hypervisor:
 
     def start_daemon(self) -> None:
         """Start the daemon and wait until it answers."""
+        # A connection to the one before need not have noticed that it broke.
+        self._connection = None
         command = [
             self._programs["libvirtd"],
             f"--config={self.directory}/config/libvirt/libvirtd.conf",

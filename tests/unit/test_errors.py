@@ -222,12 +222,7 @@ def take_a_callers_domain(error: libvirt.libvirtError, **works: Callable[..., An
 CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
     "Connection.of": (take_a_callers_connection, False, LibvirtFailure),
     "Connection.hostname": (lambda e, **w: connection(e, **w).hostname(), False, LibvirtFailure),
-    "Connection.xml_never_waits": (
-        lambda e, **w: connection(e, **w).xml_never_waits(),
-        False,
-        LibvirtFailure,
-    ),
-    "Connection.nudge": (lambda e, **w: connection(e, **w).nudge(), False, LibvirtFailure),
+    "Connection.link": (lambda e, **w: connection(e, **w).link(), False, LibvirtFailure),
     "Connection.require_monitor": (
         lambda e, **w: connection(e, **w).require_monitor(),
         False,

@@ -1,0 +1,135 @@
+"""Daemons that restart, and guests that come and go, while they are read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import virtballoon
+from tests.conftest import started
+from tests.lab import GuestSpec, Hypervisor
+from tests.lab.keeper import lab_processes, signal_process
+from virtballoon import DomainReport, HostStatus, Source, Verdict, iter_domains, read_host
+
+#: Time enough for a daemon to start again and to find its guests, on a machine that is busy.
+TIMEOUT = 60.0
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Hypervisor]:
+    """A hypervisor of this module's own: its daemon is killed."""
+    with started() as hypervisor:
+        yield hypervisor
+
+
+@pytest.fixture(scope="module")
+def steady(alone: Hypervisor) -> list[str]:
+    """Domains that stay, suspended and so cheap; enough for several calls."""
+    return alone.create_blank(24, prefix="steady", period=5)
+
+
+@contextmanager
+def meanwhile(work: threading.Thread) -> Iterator[None]:
+    """Do this in the background, and wait for its end."""
+    work.start()
+    try:
+        yield
+    finally:
+        work.join()
+
+
+@pytest.mark.parametrize("via", Source)
+def test_a_daemon_that_restarts_costs_no_row(
+    alone: Hypervisor, steady: list[str], via: Source
+) -> None:
+    reading = iter_domains(alone.uri, steady, via=via, timeout=TIMEOUT)
+    rows = [next(reading)]
+    os.kill(alone.pid, signal.SIGKILL)
+    with meanwhile(threading.Thread(target=alone.start_daemon)):
+        rows.extend(reading)
+    assert sorted(row.name for row in rows) == steady
+    assert {row.verdict for row in rows} == {Verdict.SUSPENDED}
+    assert {row.interval.live for row in rows} == {5}
+    assert all(row.figures.rss_bytes for row in rows)
+
+
+def test_a_connection_of_the_callers_is_not_renewed(alone: Hypervisor, steady: list[str]) -> None:
+    connection = alone.conn()
+    reading = iter_domains(connection, steady, timeout=TIMEOUT)
+    rows = [next(reading)]
+    os.kill(alone.pid, signal.SIGKILL)
+    with pytest.raises(virtballoon.ConnectionLost):
+        rows.extend(reading)
+    alone.start_daemon()
+    assert sorted(row.name for row in rows) == steady
+    assert {row.verdict for row in rows} == {Verdict.SUSPENDED, Verdict.FAILED}
+    lost = [row for row in rows if row.verdict is Verdict.FAILED]
+    assert all(isinstance(row.error, virtballoon.ConnectionLost) for row in lost)
+
+
+def test_guests_that_are_killed_while_they_are_read(alone: Hypervisor, steady: list[str]) -> None:
+    kept = [f"kept{number:02}" for number in range(6)]
+    for name in kept:
+        alone.add(GuestSpec(name, memory_mib=16, paused=True))
+    gone = alone.create_blank(6, prefix="gone", period=5)
+    doomed = [*kept, *gone]
+    uuids = [alone.connection.lookupByName(name).UUIDString() for name in doomed]
+    pids = [pid for uuid in uuids for pid in lab_processes(alone.directory, uuid)]
+    reading = iter_domains(alone.uri, timeout=TIMEOUT, inactive=True)
+    rows = [next(reading)]
+    for pid in pids:
+        signal_process(pid, signal.SIGKILL, alone.directory)
+    rows.extend(reading)
+    by_name = {row.name: row for row in rows}
+    assert {by_name[name].verdict for name in steady} == {Verdict.SUSPENDED}
+    # A persistent domain is still there, a transient one vanishes; what was read before, stands.
+    assert by_name.keys() >= {*steady, *kept}
+    for name in by_name.keys() & doomed:
+        check_doomed(by_name[name])
+    host = read_host(alone.uri, timeout=TIMEOUT, inactive=True)
+    assert {row.name: row.verdict for row in host.domains} == (
+        dict.fromkeys(kept, Verdict.SHUTOFF) | dict.fromkeys(steady, Verdict.SUSPENDED)
+    )
+    for name in kept:
+        alone.connection.lookupByName(name).undefine()
+
+
+def check_doomed(row: DomainReport) -> None:
+    """A guest that ended is read as what it was or as what it became."""
+    assert row.verdict in {Verdict.SUSPENDED, Verdict.POLLING_OFF, Verdict.SHUTOFF}, row
+    # An RSS of 0 is what libvirt says of a QEMU that went away under the call.
+    assert (
+        row.figures.rss_bytes is None if row.verdict is Verdict.SHUTOFF else row.figures.rss_bytes
+    )
+
+
+def test_guests_that_come_and_go_by_the_dozen(alone: Hypervisor, steady: list[str]) -> None:
+    dozens = 2
+
+    def churn() -> None:
+        for dozen in range(dozens):
+            for name in alone.create_blank(12, prefix=f"fly{dozen}-", period=5):
+                alone.connection.lookupByName(name).destroy()
+
+    hosts = []
+    work = threading.Thread(target=churn)
+    with meanwhile(work):
+        while work.is_alive():
+            hosts.append(read_host(alone.uri, timeout=TIMEOUT))
+    assert len(hosts) > dozens
+    flown = set()
+    for host in hosts:
+        assert (host.status, host.error) == (HostStatus.OK, None)
+        verdicts = {row.name: row.verdict for row in host.domains}
+        assert [name for name in verdicts if name.startswith("steady")] == steady
+        assert {verdicts[name] for name in steady} == {Verdict.SUSPENDED}
+        flown |= verdicts.keys() - set(steady)
+        for row in host.domains:
+            check_doomed(row)
+    # The readings did fall among them.
+    assert flown
