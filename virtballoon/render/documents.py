@@ -14,6 +14,9 @@ from virtballoon.report import DomainReport, HostChanges, HostReport, Interval, 
 
 SCHEMA: Final = 1
 
+#: What is indented in a document: the document, its hosts, a host, its domains.
+_LEVELS: Final = 4
+
 Record = dict[str, Any]
 
 
@@ -90,8 +93,21 @@ def document(hosts: Iterable[Record], *, generated_at: float) -> Record:
 
 
 def to_json(value: Record) -> str:
-    """A document as JSON, for people to read, too."""
-    return json.dumps(value, indent=2) + "\n"
+    """A document as JSON, for people to read, too: indented, with a line for each domain."""
+    return _laid_out(value, _LEVELS) + "\n"
+
+
+def _laid_out(value: object, levels: int, indent: str = "") -> str:
+    # json.dumps would indent every level or none, and takes ten times as long over indenting.
+    inner = indent + "  "
+    if levels and value and isinstance(value, dict):
+        pairs = value.items()
+        lines = [f"{json.dumps(k)}: {_laid_out(v, levels - 1, inner)}" for k, v in pairs]
+        return f"{{\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}}}"
+    if levels and value and isinstance(value, list):
+        lines = [_laid_out(item, levels - 1, inner) for item in value]
+        return f"[\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}]"
+    return json.dumps(value)
 
 
 def to_jsonl(records: Iterable[Record]) -> str:
