@@ -48,9 +48,11 @@ _MAY_BLOCK: Final = IN_FLIGHT - 1
 #: libvirtd has 20 workers (``max_workers``) for all its clients; so many may wait for hung guests.
 MOST_HELD: Final = 12
 _CHUNK: Final = 8
-#: Farther away than this, calls that cannot be held up are sent many at a time: the daemon does
-#: not serve more of them at once, but the next is there when it is done with one.
-_FAR_SECONDS: Final = 0.005
+#: Where a round trip takes longer than this, and one for each domain longer than that, calls that
+#: cannot be held up are sent many at a time: the daemon does not serve more of them at once, but
+#: the next is there when it is done with one. It logs a warning of it, one for a connection.
+_FAR_SECONDS: Final = 0.01
+_FAR_SECONDS_IN_ALL: Final = 0.4
 _FAR_IN_FLIGHT: Final = 100
 #: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
 _WATCH_SECONDS: Final = 0.5
@@ -175,10 +177,11 @@ class Sweep:
         self._connection = connection
         self._via = via
         self._started = time.monotonic()
-        self._is_far = link is not None and link.round_trip_seconds > _FAR_SECONDS
         self._xml_waits = link is None or link.xml_waits
         self.deadline = deadline
         self._rows = {domain.uuid: _Row(domain) for domain in domains}
+        away = link.round_trip_seconds if link is not None else 0.0
+        self._is_far = away > _FAR_SECONDS and away * len(self._rows) > _FAR_SECONDS_IN_ALL
         self._calls: Calls[_Task] = Calls(connection.link)
         self._waiting: deque[_Task] = deque()
         self._later: list[tuple[float, _Task]] = []
