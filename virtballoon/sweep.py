@@ -243,10 +243,9 @@ class Sweep:
             # Guests that made an earlier run hang did so in the first chunks of that, too.
             careful = number < _MAY_BLOCK and not self._is_far
             self._waiting.append(_Task(_Ask.BULK, chunk, careful))
-        if not self._xml_waits:
-            self._ask_for_configs(everyone)
         if self._is_far:
             self._count_held()
+            self._ask_for_configs(everyone)
 
     def _start_calls(self, now: float) -> None:
         self._waiting += [task for at, task in self._later if at <= now]
@@ -364,13 +363,12 @@ class Sweep:
                 done.append(self._report(row))
         if task.ask is _Ask.CONTROL:
             self._route_around(task)
-        else:
-            self._ask_for_configs(task.domains)
+        self._ask_for_configs(task.domains if self._xml_waits else self.unread)
         return done
 
     def _ask_for_configs(self, domains: Iterable[Domain]) -> None:
-        """Ask for the XML of the domains whose XML comes at once: where it waits for a guest that
-        is held, of those that have let libvirt in just now."""
+        """Ask for XML, unless that waits for whoever holds a guest: then only of those that have
+        let libvirt in just now."""
         rows = [self._rows.get(domain.uuid) for domain in domains]
         ready = [
             row
