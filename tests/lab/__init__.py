@@ -3,6 +3,7 @@
 from .guest import Guest, GuestSpec, domain_xml
 from .hypervisor import Hypervisor
 from .kernel import LabUnavailable
+from .link import Link
 from .waiting import wait_until
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "GuestSpec",
     "Hypervisor",
     "LabUnavailable",
+    "Link",
     "domain_xml",
     "wait_until",
 ]

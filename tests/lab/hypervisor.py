@@ -112,7 +112,12 @@ class Hypervisor:
     @property
     def uri(self) -> str:
         """The URI under which this hypervisor is reached."""
-        return f"qemu:///session?socket={self.directory}/run/libvirt/libvirt-sock"
+        return f"qemu:///session?socket={self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's unix socket."""
+        return self.directory / "run/libvirt/libvirt-sock"
 
     @property
     def pid(self) -> int:
