@@ -4,6 +4,7 @@ from .guest import Guest, GuestSpec, domain_xml
 from .hypervisor import Hypervisor
 from .kernel import LabUnavailable
 from .link import Link
+from .ssh import SshServer
 from .waiting import wait_until
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Hypervisor",
     "LabUnavailable",
     "Link",
+    "SshServer",
     "domain_xml",
     "wait_until",
 ]

@@ -1,7 +1,6 @@
 """Other ways to a hypervisor: listeners that pass on what comes, later by half a round trip.
 
-They run in a process of their own, so that they take nothing from the one that is measured. It
-ends with its standard input, which only its starter holds, and every connection with it.
+They run in a process of their own, so that they take nothing from the one that is measured.
 
 It is run by its path, so that it needs neither the checkout's import path nor its directory.
 """
@@ -11,26 +10,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import subprocess
+import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .keeper import Keeper
+
 _AT_ONCE = 1 << 16
+_READY_TIMEOUT = 60.0
 
 
 class Link:
-    """Listeners on the loopback that lead to a socket: a context manager.
+    """Listeners on the loopback that lead to a unix socket: a context manager.
 
-    :param target: the unix socket that they lead to
+    :param target: the unix socket
     :param delay: what the way there and back adds, in seconds
     :param listeners: how many; each is a host of its own to who connects
     :param trace: a file for what passes, see :class:`_Trace`
 
-    :ivar ports: their TCP ports
+    :ivar uris: the hypervisor's URIs through each listener
     """
 
     def __init__(
@@ -41,15 +44,17 @@ class Link:
         self._target = target
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", __file__, *self._options, str(self._target)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self.ports = [int(port) for port in self._process.stdout.readline().split()]
+        # Not at the top: this file also runs alone.
+        from .keeper import Keeper
+
+        directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+        self._keeper = Keeper(directory)
+        try:
+            ports = start_listeners(self._keeper, directory, [*self._options, str(self._target)])
+        except BaseException:
+            self._keeper.close()
+            raise
+        self.uris = [f"qemu+tcp://127.0.0.1:{port}/session" for port in ports]
         return self
 
     def __exit__(
@@ -58,12 +63,21 @@ class Link:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._process.communicate()
+        self._keeper.close()
 
-    @property
-    def uris(self) -> list[str]:
-        """The hypervisor's URIs through each listener."""
-        return [f"qemu+tcp://127.0.0.1:{port}/session" for port in self.ports]
+
+def start_listeners(keeper: Keeper, directory: Path, arguments: list[str]) -> list[int]:
+    """Start this file with a keeper of a directory, and return the ports."""
+    from .waiting import wait_until
+
+    output = directory / "output"
+    keeper.start([sys.executable, "-I", __file__, *arguments], {})
+
+    def complete() -> bool:
+        return output.exists() and "\n" in output.read_text()
+
+    wait_until(complete, _READY_TIMEOUT, f"the listeners in {directory}")
+    return [int(port) for port in output.read_text().splitlines()[0].split()]
 
 
 class _Trace:
@@ -115,33 +129,52 @@ async def _carry(
 
 async def _serve(options: argparse.Namespace) -> None:
     trace = _Trace(options.trace)
+    loop = asyncio.get_running_loop()
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(client: socket.socket) -> None:
         number, half = trace.connection(), options.delay / 2
-        try:
-            there, back = await asyncio.open_unix_connection(options.target)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(
-            _carry(reader, back, half, (trace, number, ">")),
-            _carry(there, writer, half, (trace, number, "<")),
-        )
-        back.close()
-        writer.close()
+        reader, writer = await asyncio.open_connection(sock=client)
+        with contextlib.closing(writer):
+            there, back = await asyncio.open_unix_connection(options.target[0])
+            with contextlib.closing(back):
+                await asyncio.gather(
+                    _carry(reader, back, half, (trace, number, ">")),
+                    _carry(there, writer, half, (trace, number, "<")),
+                )
 
-    servers = [await asyncio.start_server(accept, "127.0.0.1", 0) for _ in range(options.listeners)]
-    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
-    await asyncio.to_thread(sys.stdin.read)
+    async def run(client: socket.socket) -> None:
+        with client:
+            program = await asyncio.create_subprocess_exec(
+                *options.target, stdin=client.fileno(), stdout=client.fileno()
+            )
+        await program.wait()
+
+    async def serve(listener: socket.socket) -> None:
+        under_way = set()
+        while True:
+            client, _ = await loop.sock_accept(listener)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.create_task(run(client) if options.run else forward(client))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(options.listeners)]
+    for listener in listeners:
+        listener.setblocking(False)
+    print(*(listener.getsockname()[1] for listener in listeners), flush=True)
+    await asyncio.gather(*map(serve, listeners))
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until somebody ends it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--delay", type=float)
-    parser.add_argument("--listeners", type=int)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--listeners", type=int, default=1)
     parser.add_argument("--trace", type=Path)
-    parser.add_argument("target")
+    parser.add_argument(
+        "--run", action="store_true", help="run the target on each connection, as inetd does"
+    )
+    parser.add_argument("target", nargs="+")
     asyncio.run(_serve(parser.parse_args()))
 
 
