@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from virtballoon.calls import call_within
-from virtballoon.connection import Connection, Domain, Target
+from virtballoon.connection import Connection, Domain, Target, end_children
 from virtballoon.errors import ConnectError, VirtballoonError
 from virtballoon.report import HostStatus, Source
 from virtballoon.selection import Selection, select
@@ -60,6 +61,7 @@ class Visit:
         self._timeout = timeout
         self._started = time.monotonic()
         self._connection: Connection | None = None
+        self._connecting: int | None = None
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
@@ -115,6 +117,8 @@ class Visit:
         """
         answer = call_within(call, self.deadline - time.monotonic())
         if answer is None:
+            if self._connection is None and self._connecting is not None:
+                end_children(self._connecting)
             raise ConnectError(
                 f"no answer within {self._timeout:g} s",
                 host=self.uri,
@@ -124,6 +128,7 @@ class Visit:
 
     def _connect(self) -> Connection:
         if self._target is None or isinstance(self._target, str):
+            self._connecting = threading.get_native_id()
             return Connection.open(self._target, readonly=self._readonly)
         return Connection.of(self._target)
 
