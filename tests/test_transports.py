@@ -88,12 +88,13 @@ def test_reading_and_setting(alone: Hypervisor, request: pytest.FixtureRequest, 
                 uri = alone.tcp_uri
             case "a slow link":
                 uri = link.uris[0]
+            case "ssh":
+                uri = request.getfixturevalue("ssh").uri()
             case _:
-                ssh: SshServer = request.getfixturevalue("ssh")
-                uri = ssh.uri(**({"socket": alone.socket} if "netcat" in way else {}))
+                uri = request.getfixturevalue("ssh").uri(socket=alone.socket)
         seconds = {5: 6}.get(read_host(alone.uri).domains[0].interval.live or 0, 5)
-        host = set_intervals(uri, seconds, None)
-        assert [change.outcome for change in host.changes] == [Outcome.CHANGED] * 4, host.error
+        done = set_intervals(uri, seconds, None)
+        assert [change.outcome for change in done.changes] == [Outcome.CHANGED] * 4, done.error
         for via in Source:
             host = read_host(uri, via=via)
             assert (host.uri, host.status, host.error) == (uri, HostStatus.OK, None)
