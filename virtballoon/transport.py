@@ -104,11 +104,13 @@ def explain(message: str, number: int | None, uri: str | None, *, code: int) -> 
     :param code: libvirt's error number
     """
     host = uri or "libvirt's default host"
-    for pattern, kind, text, hint in _SIGNS if "ssh" in _scheme(uri) else ():
+    scheme = _scheme(uri)
+    # An alias of libvirt's configuration has no scheme and may mean any.
+    for pattern, kind, text, hint in _SIGNS if "ssh" in scheme or not scheme else ():
         if found := re.search(pattern, message):
             return kind(text.format(found[0]), host=host, code=code, hint=hint)
     kind, hint = _ERRNOS.get(number or 0, (ConnectError, _DAEMON_HINT))
-    if number == errno.ENOENT and "+" not in _scheme(uri).replace("+unix", ""):
+    if number == errno.ENOENT and (uri is None or re.fullmatch(r"\w+(\+unix)?", scheme)):
         # Of a socket; TLS has files of its own that can be missing.
         kind = NoDaemon
     elif re.match(r"Unable to resolve address", message):

@@ -162,6 +162,9 @@ NOT_THERE = "Failed to connect socket to '/run/libvirt/libvirt-sock-ro': No such
             ConnectError,
             "Cannot read CA certificate",
         ),
+        # An alias may stand for any URI.
+        ("hv2", CHANGED, ECONNRESET, HostKeyError, "not the one in known_hosts"),
+        ("hv2", NOT_THERE, ENOENT, ConnectError, "No such file or directory"),
         ("http://[", "no idea", None, ConnectError, "no idea"),
     ],
 )
