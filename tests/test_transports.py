@@ -109,11 +109,20 @@ def obstacles(alone: Hypervisor, ssh: SshServer) -> Iterator[dict[str, type[Conn
     """Ways that are not open, and what each is."""
     known, other = ssh.directory / "known_hosts", ssh.directory / "other_hosts"
     assert known.read_text() != other.read_text()
-    with refusing() as closed, available(Hypervisor(tcp="sasl")) as guarded:
+    shut = ssh.directory / "shut"
+    with (
+        refusing() as closed,
+        available(Hypervisor(tcp="sasl")) as guarded,
+        socket.socket(socket.AF_UNIX) as listener,
+    ):
+        listener.bind(str(shut))
+        listener.listen()
+        shut.chmod(0)
         yield {
             ssh.uri("UserKnownHostsFile=none"): HostKeyError,
             ssh.uri(f"UserKnownHostsFile={other}"): HostKeyError,
             ssh.uri(keyfile=ssh.directory / "other_key"): AuthError,
+            ssh.uri(socket=shut): AuthError,
             guarded.tcp_uri: AuthError,
             ssh.uri(socket=alone.directory / "none"): NoDaemon,
             ssh.uri(socket=alone.socket, netcat="/nowhere/nc"): NoDaemon,

@@ -60,6 +60,12 @@ _SIGNS: Final[tuple[tuple[str, type[ConnectError], str, str], ...]] = (
         "is that an ssh server, and does it let this host in?",
     ),
     (
+        r"\b(?:virt-ssh-helper|nc|netcat|ncat): [^\r\n]*Permission denied",
+        AuthError,
+        "libvirt's socket there is not for this user: {}",
+        "log in as one who may open it",
+    ),
+    (
         r"virt-ssh-helper: cannot connect to '[^'\r\n]*'",
         NoDaemon,
         "no libvirtd listens there: {}",

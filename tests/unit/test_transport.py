@@ -100,6 +100,22 @@ NOT_THERE = "Failed to connect socket to '/run/libvirt/libvirt-sock-ro': No such
         (SSH, EOF.format(f"{HELPER}: {NOT_THERE}"), EIO, NoDaemon, HELPER),
         (
             SSH,
+            EOF.format(
+                f"{HELPER}: Unable to create lock '/run/user/7/libvirtd.lock': Permission denied"
+            ),
+            EIO,
+            AuthError,
+            "not for this user",
+        ),
+        (
+            SSH,
+            EOF.format("nc: /run/libvirt/libvirt-sock: Permission denied"),
+            EIO,
+            AuthError,
+            "not for this user: nc: /run/libvirt/libvirt-sock: Permission denied",
+        ),
+        (
+            SSH,
             EOF.format("nc: /run/libvirt/libvirt-sock: Connection refused"),
             EIO,
             NoDaemon,
