@@ -34,6 +34,7 @@ class Link:
     :param trace: a file for what passes, see :class:`_Trace`
 
     :ivar uris: the hypervisor's URIs through each listener
+    :ivar directory: the keeper's directory
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class Link:
         # Not at the top: this file also runs alone.
         from .keeper import Keeper
 
-        directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-        self._keeper = Keeper(directory)
+        self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+        self._keeper = Keeper(self.directory)
         try:
-            ports = start_listeners(self._keeper, directory, [*self._options, str(self._target)])
+            arguments = [*self._options, str(self._target)]
+            ports = start_listeners(self._keeper, self.directory, arguments)
         except BaseException:
             self._keeper.close()
             raise
