@@ -205,10 +205,12 @@ def clients_of(server: SshServer) -> list[str]:
 
 
 def test_no_ssh_outlives_the_command(ssh: SshServer) -> None:
+    # By way of a program that never says a word, nor ends with its ssh.
+    proxy = f"ProxyCommand=sh -c 'sleep 600; :' {ssh.directory}/ssh_config"
     with silent() as port:
-        command = [COMMAND, "-c", ssh.uri(port=port), "list", "--timeout", "2"]
+        command = [COMMAND, "-c", ssh.uri(port=port), "-c", ssh.uri(proxy), "list", "--timeout=2"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            wait_until(lambda: clients_of(ssh), 60, "ssh to be started")
+            wait_until(lambda: len(clients_of(ssh)) == 3, 60, "ssh to be started")
             assert process.wait(120) == 1
         # The host is still there and silent: ssh has no reason of its own to end.
         wait_until(lambda: not clients_of(ssh), 60, f"the end of {clients_of(ssh)}")

@@ -460,20 +460,23 @@ def keep_stderr_quiet() -> None:
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
-def end_children(thread: int) -> None:
-    """End the programs that a thread has started: the ssh that libvirt starts to connect, which
-    else outlives the process, waiting for a host that never answers.
+def end_children(thread: int, *, process: str = "self") -> None:
+    """End the programs that a thread has started, and theirs: the ssh that libvirt starts to
+    connect else outlives this process, waiting for a host that never answers.
 
     :param thread: the kernel's number of a thread that is about to open a connection and nothing
         else (``threading.get_native_id()``)
+    :param process: the process that the thread belongs to
     """
     try:
-        children = Path(f"/proc/self/task/{thread}/children").read_text()
+        children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
     except OSError:
         # The thread has ended, and the opening with it.
         return
-    for child in children.split():
-        with suppress(ProcessLookupError):
+    for child in children:
+        # ssh leaves its own ProxyCommand behind.
+        end_children(int(child), process=child)
+        with suppress(OSError):
             os.kill(int(child), signal.SIGTERM)
 
 
