@@ -129,9 +129,9 @@ def obstacles(alone: Hypervisor, ssh: SshServer) -> Iterator[dict[str, type[Conn
             f"qemu+tcp://127.0.0.1:{closed}/system": NoDaemon,
             f"qemu:///session?socket={alone.directory}/none": NoDaemon,
             ssh.uri(port=closed): HostUnreachable,
-            # The reserved domain, which no resolver knows.
-            ssh.uri().replace("127.0.0.1", "host.invalid"): HostUnreachable,
-            "qemu+tcp://host.invalid/system": HostUnreachable,
+            # So malformed that no resolver is asked, which may be slow.
+            ssh.uri().replace("127.0.0.1", "host..invalid"): HostUnreachable,
+            "qemu+tcp://host..invalid/system": HostUnreachable,
         }
 
 
