@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pytest
 
@@ -12,6 +12,8 @@ from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T")
 
 GUESTS = (
     GuestSpec("modern", model="virtio-non-transitional", period=2),
@@ -45,19 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextmanager
-def started() -> Iterator[Hypervisor]:
-    """A private hypervisor; where a part of it is missing, no test that needs one can run."""
-    hypervisor = Hypervisor()
-    try:
-        hypervisor.open()
-    except LabUnavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-    try:
-        yield hypervisor
-    finally:
-        hypervisor.close()
+def available(part: AbstractContextManager[T]) -> Iterator[T]:
+    """A part of the lab; where something of it is missing, no test that needs it can run."""
+    with ExitStack() as stack:
+        try:
+            entered = stack.enter_context(part)
+        except LabUnavailable as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield entered
+
+
+def started() -> AbstractContextManager[Hypervisor]:
+    """A private hypervisor."""
+    return available(Hypervisor())
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import libvirt
 import pytest
 
-from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from tests.conftest import available
+from tests.lab import Guest, GuestSpec, Hypervisor, Link, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
 
@@ -254,6 +259,51 @@ class TestLeavesNothing:
         assert done.returncode == 7
         assert uri == given
         assert not Path(uri.split("socket=")[1]).parents[2].exists()
+
+
+class TestWays:
+    def test_a_link_adds_its_round_trip_to_each_call_and_not_to_their_sum(
+        self, hypervisor: Hypervisor
+    ) -> None:
+        with Link(hypervisor.socket, delay=0.05) as link:
+            connection = libvirt.openReadOnly(link.uris[0])
+            started_at = time.monotonic()
+            for _ in range(8):
+                connection.getLibVersion()
+            alone = (time.monotonic() - started_at) / 8
+            assert alone > 0.05
+            with ThreadPoolExecutor(32) as pool:
+                started_at = time.monotonic()
+                calls = [pool.submit(connection.getLibVersion) for _ in range(64)]
+                for call in calls:
+                    call.result()
+                together = time.monotonic() - started_at
+            connection.close()
+        assert together < 64 * alone / 4
+
+    def test_nothing_is_left(self, hypervisor: Hypervisor) -> None:
+        with available(SshServer(hypervisor)) as server, Link(hypervisor.socket) as link:
+            # They are open when the ways go.
+            connections = [libvirt.openReadOnly(uri) for uri in (server.uri(), *link.uris)]
+            assert all(connection.isAlive() for connection in connections)
+            directories = (server.directory, link.directory)
+            assert all(running_with(str(directory)) for directory in directories)
+            assert running_with("sshd: tester")
+        for directory in directories:
+            assert not directory.exists()
+        assert not running_with("sshd: tester")
+        # Those that are on this side end by themselves.
+        wait_until(lambda: not any(running_with(str(d)) for d in directories), 60, "the rest")
+
+
+def running_with(word: str) -> list[int]:
+    """The processes on whose command line it is."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            if entry.name.isdecimal() and word.encode() in (entry / "cmdline").read_bytes():
+                pids.append(int(entry.name))
+    return pids
 
 
 def test_missing_kernel_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

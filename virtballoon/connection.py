@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import libvirt
 
-from virtballoon import domainxml
+from virtballoon import domainxml, transport
 from virtballoon.calls import together
 from virtballoon.errors import (
     AccessDenied,
@@ -156,7 +158,9 @@ class Connection:
     def open(cls, uri: str | None = None, *, readonly: bool = True) -> Self:
         """Open a connection.
 
-        There is no time limit: libvirt has none for connecting.
+        There is no time limit: libvirt has none for connecting. :func:`end_children` ends an ssh
+        that would wait for ever. ssh asks nothing on the terminal, unless the URI has
+        ``no_tty=0``.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
         loop, which is started for it, in a thread, for as long as the process lives. It also
@@ -167,7 +171,10 @@ class Connection:
         :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
         :param readonly: whether only reading is wanted
+        :raise HostUnreachable: when there is no way to the host
+        :raise HostKeyError: when ssh does not know the host's key, or knows another
         :raise AuthError: when the host refuses us
+        :raise NoDaemon: when no libvirtd listens there
         :raise ConnectError: when there is no connection for any other reason
         """
         started = time.monotonic()
@@ -176,7 +183,7 @@ class Connection:
             _run_event_loop()
         opener = libvirt.openReadOnly if readonly else libvirt.open
         try:
-            raw = opener(uri)
+            raw = opener(transport.without_prompts(uri) if uri is not None else None)
         except libvirt.libvirtError as error:
             raise _no_connection(error, uri) from error
         except ValueError as error:
@@ -479,17 +486,36 @@ def keep_stderr_quiet() -> None:
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
+def end_children(thread: int, *, process: str = "self") -> None:
+    """End the programs that a thread has started, and theirs: the ssh that libvirt starts to
+    connect else outlives this process, waiting for a host that never answers.
+
+    :param thread: the kernel's number of a thread that is about to open a connection and nothing
+        else (``threading.get_native_id()``)
+    :param process: the process that the thread belongs to
+    """
+    try:
+        children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
+    except OSError:
+        # The thread has ended, and the opening with it.
+        return
+    for child in children:
+        # ssh leaves its own ProxyCommand behind.
+        end_children(int(child), process=child)
+        with suppress(OSError):
+            os.kill(int(child), signal.SIGTERM)
+
+
 def _no_connection(error: libvirt.libvirtError, uri: str | None) -> ConnectError:
     code = error.get_error_code()
     message = error.get_error_message() or str(error)
-    host = uri or "libvirt's default host"
     # For a system error libvirt keeps the errno beside the number.
-    refused = code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _EACCES
-    if code in _AUTH or refused:
+    number = error.get_int1() if code == libvirt.VIR_ERR_SYSTEM_ERROR else None
+    if code in _AUTH or number in _EACCES:
         hint = "the user needs access to libvirt's socket, or the right password or key"
+        host = uri or "libvirt's default host"
         return AuthError(message, host=host, code=code, hint=hint)
-    hint = "is libvirtd running there, and is the URI right?"
-    return ConnectError(message, host=host, code=code, hint=hint)
+    return transport.explain(message, number, uri, code=code)
 
 
 def _is_embedded(uri: str) -> bool:

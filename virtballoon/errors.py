@@ -6,8 +6,11 @@ these, never as a foreign exception, and never with an empty message::
     VirtballoonError
     ├── InvalidInterval      (also a ValueError) no polling interval
     ├── HostError            the host as a whole
-    │   ├── ConnectError     no connection: no daemon, no route, a bad URI
-    │   │   └── AuthError    the host is there and refused us
+    │   ├── ConnectError     no connection, for whatever reason: a bad URI, say
+    │   │   ├── HostUnreachable  no way to the host, or no such host
+    │   │   ├── HostKeyError     ssh does not know the host's key, or knows another
+    │   │   ├── AuthError        the host is there and refused us
+    │   │   └── NoDaemon         the host is there, and no libvirtd
     │   └── ConnectionLost   the connection broke while it was in use
     ├── DomainError          one domain
     │   ├── DomainNotFound   unknown, or gone since it was listed
@@ -87,8 +90,20 @@ class ConnectError(HostError):
     """No connection to the host could be made."""
 
 
+class HostUnreachable(ConnectError):
+    """There is no way to the host: its name is unknown, or nothing answers there."""
+
+
+class HostKeyError(ConnectError):
+    """ssh does not know the host's key, or knows another than the host has."""
+
+
 class AuthError(ConnectError):
     """The host is there and refused us: authentication, or a socket we may not open."""
+
+
+class NoDaemon(ConnectError):
+    """The host is there, but no libvirtd listens, or nothing there leads to it."""
 
 
 class ConnectionLost(HostError):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from virtballoon.calls import call_within, together
-from virtballoon.connection import Connection, Domain, Link, Target
-from virtballoon.errors import AuthError, ConnectError, ConnectionLost, HostError, VirtballoonError
+from virtballoon.connection import Connection, Domain, Link, Target, end_children
+from virtballoon.errors import (
+    AuthError,
+    ConnectError,
+    ConnectionLost,
+    HostError,
+    HostKeyError,
+    VirtballoonError,
+)
 from virtballoon.report import HostStatus, Source
 from virtballoon.selection import Selection, select
 
@@ -66,6 +74,7 @@ class Visit:
         self._started = time.monotonic()
         self._connection: Connection | None = None
         self._reconnects = 0
+        self._connecting: int | None = None
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
@@ -126,6 +135,8 @@ class Visit:
         """
         answer = call_within(call, self.deadline - time.monotonic())
         if answer is None:
+            if self._connecting is not None:
+                end_children(self._connecting)
             raise ConnectError(
                 f"no answer within {self._timeout:g} s",
                 host=self.uri,
@@ -145,7 +156,7 @@ class Visit:
                 self._connection = self.within(self._connect)
                 self._reconnects += 1
                 return self._survey()
-            except AuthError:
+            except (AuthError, HostKeyError):
                 break
             except HostError:
                 pause = min(_RECONNECT_SECONDS, self.deadline - time.monotonic())
@@ -160,7 +171,11 @@ class Visit:
 
     def _connect(self) -> Connection:
         if isinstance(self._target, str | None):
-            return Connection.open(self._target, readonly=self._readonly)
+            self._connecting = threading.get_native_id()
+            try:
+                return Connection.open(self._target, readonly=self._readonly)
+            finally:
+                self._connecting = None
         return Connection.of(self._target)
 
     def _survey(self) -> list[Domain]:

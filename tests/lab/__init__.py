@@ -3,6 +3,8 @@
 from .guest import Guest, GuestSpec, domain_xml
 from .hypervisor import Hypervisor
 from .kernel import LabUnavailable
+from .link import Link
+from .ssh import SshServer
 from .waiting import wait_until
 
 __all__ = [
@@ -10,6 +12,8 @@ __all__ = [
     "GuestSpec",
     "Hypervisor",
     "LabUnavailable",
+    "Link",
+    "SshServer",
     "domain_xml",
     "wait_until",
 ]

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import libvirt
 
 from .guest import BOOT_TIMEOUT, BootFiles, Guest, GuestSpec, domain_xml
 from .initramfs import build_initramfs
-from .keeper import signal_process, sweep
+from .keeper import Keeper, signal_process, sweep
 from .kernel import SETUP, LabUnavailable, find_kernel
 from .waiting import wait_until
 
@@ -41,11 +39,14 @@ class Hypervisor:
     The daemon is an unprivileged one ("session"). When the tester is root, it runs as nobody: a
     number that no user has would do for the daemon, but libvirt looks up its user's record to
     start a guest.
+
+    :param tcp: how whoever comes by TCP is asked who he is; None for no TCP
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tcp: Literal["none", "sasl"] | None = None) -> None:
+        self._tcp = tcp
         self._daemon: int | None = None
-        self._keeper: subprocess.Popen[str] | None = None
+        self._keeper: Keeper | None = None
         self._connection: Any = None
         self._connecting = threading.Lock()
         self._number = count(1)
@@ -68,51 +69,56 @@ class Hypervisor:
 
         :raise LabUnavailable: when the machine lacks a part.
         """
-        self._programs = {name: _program(name) for name in PROGRAMS}
+        self._programs = {name: find_program(name) for name in PROGRAMS}
         self._kernel = find_kernel()
         initramfs = build_initramfs(self._kernel)
-        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         # Not TMPDIR: below a long one, the path of a unix socket exceeds its 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
         try:
-            self._start_keeper()
+            self._keeper = Keeper(self.directory)
             self._furnish(initramfs)
             self.start_daemon()
         except BaseException:
             self.close()
             raise
 
-    def _start_keeper(self) -> None:
-        keeper = Path(__file__).with_name("keeper.py")
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", str(keeper), str(self.directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Ctrl-C is for the tester, which then ends the daemon in its own order.
-            start_new_session=True,
-        )
-
     def _furnish(self, initramfs: bytes) -> None:
-        for name in ("run", "config/libvirt", "cache", "data", "tmp", "guests"):
+        for name in ("run", "config/libvirt", "config/sasl", "cache", "data", "tmp", "guests"):
             (self.directory / name).mkdir(parents=True)
         shutil.copyfile(self._kernel.image, self.directory / "vmlinuz")
         (self.directory / "initramfs").write_bytes(initramfs)
         (self.directory / "config/libvirt/libvirtd.conf").write_text(
             f'log_outputs = "3:file:{self.directory}/libvirtd.log"\n'
+            # The kernel chooses the port.
+            'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "0"\n'
+            f'auth_tcp = "{self._tcp or "none"}"\n'
         )
+        (self.directory / "config/sasl/libvirt.conf").write_text("mech_list: digest-md5\n")
         (self.directory / "config/libvirt/qemu.conf").write_text(
             # "file": no virtlogd beside the daemon. "none": no AppArmor or SELinux to arrange.
             'stdio_handler = "file"\nsecurity_driver = "none"\n'
         )
-        if self._user is not None:
-            for path in (self.directory, *self.directory.rglob("*")):
-                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+        hand_over(self.directory)
 
     @property
     def uri(self) -> str:
         """The URI under which this hypervisor is reached."""
-        return f"qemu:///session?socket={self.directory}/run/libvirt/libvirt-sock"
+        return f"qemu:///session?socket={self.socket}"
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's unix socket."""
+        return self.directory / "run/libvirt/libvirt-sock"
+
+    @property
+    def tcp_uri(self) -> str:
+        """The URI under which it is reached by TCP."""
+        inodes = {link.readlink().name for link in Path(f"/proc/{self.pid}/fd").iterdir()}
+        for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]:
+            _, address, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
+                return f"qemu+tcp://127.0.0.1:{int(address.partition(':')[2], 16)}/session"
+        raise AssertionError(f"the private libvirtd listens on no TCP port:\n{self.log()}")
 
     @property
     def pid(self) -> int:
@@ -133,6 +139,7 @@ class Hypervisor:
             "XDG_CONFIG_HOME": f"{self.directory}/config",
             "XDG_CACHE_HOME": f"{self.directory}/cache",
             "XDG_DATA_HOME": f"{self.directory}/data",
+            "SASL_CONF_PATH": f"{self.directory}/config/sasl",
         }
 
     def start_daemon(self) -> None:
@@ -144,19 +151,11 @@ class Hypervisor:
             f"--config={self.directory}/config/libvirt/libvirtd.conf",
             f"--pid-file={self.directory}/libvirtd.pid",
         ]
-        if self._user is not None:
-            user = self._user
-            identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-            command = [_program("setpriv"), *identity, "--", *command]
-        self._daemon = self._ask_keeper({"command": command, "environment": self.environment})
-        wait_until(self._answers, _READY_TIMEOUT, f"the daemon in {self.directory}")
-
-    def _ask_keeper(self, request: dict[str, Any]) -> int:
+        if self._tcp is not None:
+            command.append("--listen")
         assert self._keeper is not None, "not open"
-        assert self._keeper.stdin is not None
-        assert self._keeper.stdout is not None
-        print(json.dumps(request), file=self._keeper.stdin, flush=True)
-        return int(self._keeper.stdout.readline())
+        self._daemon = self._keeper.start(unprivileged(command), self.environment)
+        wait_until(self._answers, _READY_TIMEOUT, f"the daemon in {self.directory}")
 
     def _answers(self) -> bool:
         if not Path(f"/proc/{self._daemon}").exists():
@@ -178,7 +177,7 @@ class Hypervisor:
 
     def log(self) -> str:
         """Return what the daemon wrote."""
-        paths = (self.directory / "libvirtd.out", self.directory / "libvirtd.log")
+        paths = (self.directory / "output", self.directory / "libvirtd.log")
         return "".join(path.read_text(errors="replace") for path in paths if path.exists())
 
     def close(self) -> None:
@@ -187,8 +186,7 @@ class Hypervisor:
         # Nobody is asked to stop: a hung guest would not answer, and nothing here is kept.
         self._daemon = None
         if self._keeper is not None:
-            # The end of its input is its own.
-            self._keeper.communicate()
+            self._keeper.close()
             self._keeper = None
             sweep(self.directory)
         self._guests.clear()
@@ -293,7 +291,33 @@ class Hypervisor:
         return names
 
 
-def _program(name: str) -> str:
+def lab_user() -> pwd.struct_passwd:
+    """As whom the lab's daemons run."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+
+
+def unprivileged(command: list[str]) -> list[str]:
+    """Return what runs a program as that user."""
+    if os.geteuid() != 0:
+        return command
+    user = lab_user()
+    identity = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    return [find_program("setpriv"), *identity, "--", *command]
+
+
+def hand_over(directory: Path) -> None:
+    """Give a directory and all in it to that user."""
+    if os.geteuid() == 0:
+        user = lab_user()
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program.
+
+    :raise LabUnavailable: when the machine has none.
+    """
     if not (path := shutil.which(name, path=_PATH)):
         raise LabUnavailable(f"no {name}: run {SETUP}")
     return path

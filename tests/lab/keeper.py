@@ -1,4 +1,4 @@
-"""The keeper: parent of all that a hypervisor starts, and its end.
+"""The keeper: parent of all that a part of the lab starts, and its end.
 
 QEMU is a daemon of its own and would outlive a tester that was killed: the keeper reads a pipe
 whose other end only the tester holds, and at its end kills everything and removes the directory.
@@ -27,6 +27,36 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _COMMANDS = ("qemu", "libvirtd", "setpriv")
+
+
+class Keeper:
+    """A keeper of a directory, seen from the tester; it ends with :meth:`close` or the tester."""
+
+    def __init__(self, directory: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", __file__, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C is for the tester, which then ends everything in its own order.
+            start_new_session=True,
+        )
+
+    def start(self, command: list[str], environment: dict[str, str]) -> int:
+        """Start a program, whose output goes to the file `output` of the directory.
+
+        Return its pid.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = json.dumps({"command": command, "environment": environment})
+        print(request, file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End whatever it started, and remove the directory."""
+        # The end of its input is its own.
+        self._process.communicate()
 
 
 def lab_processes(directory: Path, argument: str = "") -> list[int]:
@@ -111,7 +141,7 @@ def main() -> None:
 
 
 def _start(request: dict[str, Any], directory: Path) -> subprocess.Popen[bytes]:
-    with (directory / "libvirtd.out").open("ab") as output:
+    with (directory / "output").open("ab") as output:
         return subprocess.Popen(
             request["command"],
             env=request["environment"],

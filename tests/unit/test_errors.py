@@ -28,10 +28,13 @@ from virtballoon.errors import (
     DomainNotFound,
     DomainXMLError,
     HostError,
+    HostKeyError,
+    HostUnreachable,
     InvalidInterval,
     LibvirtFailure,
     MonitorError,
     NoBalloon,
+    NoDaemon,
     NotRunning,
     NotSupported,
     ReadOnly,
@@ -48,7 +51,10 @@ PARENTS: dict[type[VirtballoonError], tuple[type[Exception], ...]] = {
     InvalidInterval: (VirtballoonError, ValueError),
     HostError: (VirtballoonError,),
     ConnectError: (HostError,),
+    HostUnreachable: (ConnectError,),
+    HostKeyError: (ConnectError,),
     AuthError: (ConnectError,),
+    NoDaemon: (ConnectError,),
     ConnectionLost: (HostError,),
     DomainError: (VirtballoonError,),
     DomainNotFound: (DomainError,),
@@ -454,7 +460,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
 
     with pytest.raises(ConnectError) as caught:
         Connection.open(uri)
-    assert type(caught.value) is ConnectError
+    assert type(caught.value) is NoDaemon
     assert (caught.value.code, caught.value.host) == (38, uri)
     assert "No such file or directory" in caught.value.message
 
@@ -464,7 +470,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
         unused.bind(str(tmp_path / "sock"))
         with pytest.raises(ConnectError) as caught:
             Connection.open(f"qemu+unix:///system?socket={tmp_path}/sock")
-    assert type(caught.value) is ConnectError
+    assert type(caught.value) is NoDaemon
 
 
 def test_a_socket_that_we_may_not_open(tmp_path: Path) -> None:
