@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from virtballoon.balloon import Balloon, BalloonConfig
+    from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration
     from virtballoon.connection import (
         AnyDomain,
         Connection,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         AmbiguousDomain,
         AuthError,
         Busy,
+        ConfigurationError,
         ConnectError,
         ConnectionLost,
         DomainError,
@@ -71,12 +73,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "balloon": ("Balloon", "BalloonConfig"),
+    "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
     "errors": (
         "AccessDenied",
         "AmbiguousDomain",
         "AuthError",
         "Busy",
+        "ConfigurationError",
         "ConnectError",
         "ConnectionLost",
         "DomainError",
@@ -121,6 +125,9 @@ __all__ = [
     "Balloon",
     "BalloonConfig",
     "Busy",
+    "Configuration",
+    "ConfigurationError",
+    "ConfiguredHost",
     "ConnectError",
     "Connection",
     "ConnectionLost",
@@ -164,6 +171,7 @@ __all__ = [
     "find_qom_paths",
     "iter_domains",
     "judge",
+    "load_configuration",
     "qom_path",
     "read_domain",
     "read_host",

@@ -22,6 +22,7 @@ from virtballoon.errors import (
     AmbiguousDomain,
     AuthError,
     Busy,
+    ConfigurationError,
     ConnectError,
     ConnectionLost,
     DomainError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 PARENTS: dict[type[VirtballoonError], tuple[type[Exception], ...]] = {
     VirtballoonError: (Exception,),
     InvalidInterval: (VirtballoonError, ValueError),
+    ConfigurationError: (VirtballoonError,),
     HostError: (VirtballoonError,),
     ConnectError: (HostError,),
     AuthError: (ConnectError,),
