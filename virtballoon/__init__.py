@@ -45,7 +45,13 @@ if TYPE_CHECKING:
         TransientDomain,
         VirtballoonError,
     )
-    from virtballoon.fleet import find_qom_paths, read_hosts, set_intervals_on_hosts
+    from virtballoon.fleet import (
+        find_qom_paths,
+        iter_hosts,
+        probe_hosts,
+        read_hosts,
+        set_intervals_on_hosts,
+    )
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.qmp import Monitor, QomChild
     from virtballoon.reading import (
@@ -59,6 +65,7 @@ if TYPE_CHECKING:
     from virtballoon.report import (
         DomainReport,
         HostChanges,
+        HostProbe,
         HostReport,
         HostStatus,
         Interval,
@@ -97,13 +104,20 @@ _HOMES = {
         "TransientDomain",
         "VirtballoonError",
     ),
-    "fleet": ("find_qom_paths", "read_hosts", "set_intervals_on_hosts"),
+    "fleet": (
+        "find_qom_paths",
+        "iter_hosts",
+        "probe_hosts",
+        "read_hosts",
+        "set_intervals_on_hosts",
+    ),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "qmp": ("Monitor", "QomChild"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
         "HostChanges",
+        "HostProbe",
         "HostReport",
         "HostStatus",
         "Interval",
@@ -141,6 +155,7 @@ __all__ = [
     "Figures",
     "HostChanges",
     "HostError",
+    "HostProbe",
     "HostReport",
     "HostStatus",
     "Interval",
@@ -170,8 +185,10 @@ __all__ = [
     "find_qom_path",
     "find_qom_paths",
     "iter_domains",
+    "iter_hosts",
     "judge",
     "load_configuration",
+    "probe_hosts",
     "qom_path",
     "read_domain",
     "read_host",
