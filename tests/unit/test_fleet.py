@@ -71,8 +71,6 @@ def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
     targets = [silent.uri, silent.uri, TEST]
     expected = [HostStatus.UNREACHABLE, HostStatus.UNREACHABLE, HostStatus.OK]
 
-    read = virtballoon.read_hosts(targets, timeout=0.3, jobs=1)
-    assert [host.status for host in read] == expected
     changed = virtballoon.set_intervals_on_hosts(
         targets, 9, ["test"], timeout=0.6, jobs=1, dry_run=True
     )
