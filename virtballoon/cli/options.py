@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from virtballoon.errors import ConfigurationError
+
 if TYPE_CHECKING:
     import logging
 
@@ -145,8 +147,6 @@ def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -
 def _complete_host(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from virtballoon.errors import ConfigurationError
-
     try:
         hosts = _settings_so_far(ctx).configuration.hosts
     except ConfigurationError:
@@ -316,8 +316,6 @@ def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F],
 def _complete_domain(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    from virtballoon.errors import ConfigurationError
-
     settings = _settings_so_far(ctx)
     try:
         targets, jobs = settings.targets, settings.jobs
