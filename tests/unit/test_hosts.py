@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import select
 import shlex
 import signal
 import socket
@@ -22,6 +23,7 @@ import pytest
 from tests.unit.command import COLD, Command, Result, clean_environment
 from tests.unit.silence import SilentHost
 from tests.unit.test_cli import assert_refused
+from virtballoon.cli.options import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -179,6 +181,16 @@ def test_options_win_over_defaults(command: Command, tmp_path: Path) -> None:
     assert read.status == 0
 
 
+def test_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[defaults]\njobs = 3\n")
+    configured = {"config_file": str(path)}
+
+    assert Settings({"config_file": os.devnull}).jobs == 32
+    assert Settings(configured).jobs == 3
+    assert Settings(configured).refined({"jobs": 5, "host": ()}).jobs == 5
+
+
 def test_hosts_asks_through_libvirt_whatever_the_default(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('[defaults]\nvia = "qom"\n')
@@ -244,7 +256,7 @@ def test_hosts(command: Command, config: str) -> None:
 def test_names_from_the_configuration_do_no_harm(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(
-        f'[hosts."\\u001b[31m\\u202e"]\nuri = "{TEST}"\ngroups = ["\\u0007,x"]\n', encoding="utf-8"
+        f'[hosts."\\u001b[31m\\u202e"]\nuri = "{TEST}"\ngroups = ["\\u202ex"]\n', encoding="utf-8"
     )
     result = command("--config-file", str(path), "hosts")
 
@@ -338,11 +350,11 @@ def on_a_terminal(
 
 
 def read_until(terminal: int, sign: str | None) -> str:
-    """What appears until a sign does, or until the end."""
+    """What appears until a sign does, or until the end, or until nothing more does."""
     seen = ""
     # Linux's word for a terminal that nobody writes to any more.
     with suppress(OSError):
-        while sign is None or sign not in seen:
+        while (sign is None or sign not in seen) and select.select([terminal], [], [], 30)[0]:
             seen += os.read(terminal, 4096).decode()
     return seen
 
