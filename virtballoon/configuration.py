@@ -125,10 +125,17 @@ def _content(path: Path, *, required: bool) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError as error:
-        # A home directory of /dev/null has no files, either.
-        if not required and isinstance(error, FileNotFoundError | NotADirectoryError):
+        if not required and _is_absent(path, error):
             return None
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def _is_absent(path: Path, error: OSError) -> bool:
+    # A home directory of /dev/null has no files; one that is closed to us, as systemd's
+    # ProtectHome= and sudo make it, has none of ours.
+    if isinstance(error, PermissionError) and path != SYSTEM_FILE:
+        return not os.access(path.parent, os.X_OK, effective_ids=True)
+    return isinstance(error, FileNotFoundError | NotADirectoryError)
 
 
 def _parsed(path: Path, content: bytes) -> dict[str, Any]:
