@@ -306,6 +306,40 @@ def on_a_terminal(hypervisor: Hypervisor, columns: int, *words: str, **environme
     return output.decode().replace("\r\n", "\n")
 
 
+def test_the_configuration_rules_and_hosts_asks_no_guest(
+    fresh: Hypervisor, guest_factory: GuestFactory, tmp_path: Path
+) -> None:
+    name = guest_factory(GuestSpec("configured", period=2, driver=False)).name
+    guest_factory(GuestSpec("idle", start=False))
+    path = tmp_path / "config.toml"
+    path.write_text(f'[defaults]\nvia = "qom"\n[hosts.lab]\nuri = "{fresh.uri}"\n')
+    words = ("--config-file", str(path), "--format", "json")
+
+    def tainted() -> bool:
+        return "custom monitor" in fresh.virsh("dominfo", name).stdout
+
+    (host,) = json.loads(run(fresh, *words, "hosts").stdout)["hosts"]
+    domains = fresh.connection.listAllDomains()
+    assert (host["name"], host["uri"]) == ("lab", fresh.uri)
+    assert host["running"] == sum(domain.isActive() for domain in domains)
+    assert host["defined"] == sum(domain.isPersistent() for domain in domains)
+    assert host["running"] != host["defined"]
+    completed = run(
+        fresh,
+        VIRTBALLOON_CONFIG_FILE=str(path),
+        _VIRTBALLOON_COMPLETE="bash_complete",
+        COMP_WORDS="virtballoon\nlist\nconf",
+        COMP_CWORD="2",
+    )
+    assert completed.stdout == f"plain,{name}\n"
+    asked = run(fresh, *words, "-H", "lab", "list", "--via", "libvirt", name)
+    assert json.loads(asked.stdout)["hosts"][0]["domains"][0]["source"] == "libvirt"
+    assert not tainted()
+    asked = run(fresh, *words, "-H", "lab", "list", name)
+    assert json.loads(asked.stdout)["hosts"][0]["domains"][0]["source"] == "qom"
+    assert tainted()
+
+
 def test_on_a_terminal_it_is_coloured_and_cut(fresh: Hypervisor) -> None:
     coloured = on_a_terminal(fresh, 60, "list", "--wide")
     assert "\x1b[32mfresh" in coloured or "\x1b[32m" in on_a_terminal(fresh, 120, "list")

@@ -32,6 +32,7 @@ def run(
         env={
             "PATH": f"{path}:{binaries}:/usr/bin:/bin:/usr/sbin:/sbin",
             "LIBVIRT_DEFAULT_URI": hypervisor.uri,
+            "VIRTBALLOON_CONFIG_FILE": os.devnull,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
+from tests.unit.silence import SilentHost
 from virtballoon import Outcome, Source, Verdict, read_domain, read_host, set_intervals
 
 #: Time enough for what answers, with other guests booting on the same two cores.
@@ -185,12 +185,8 @@ print(row.verdict.value)
 
 @pytest.fixture
 def silent_uri(tmp_path: Path) -> Iterator[str]:
-    """A host that takes connections and never says a word."""
-    path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(16)
-        yield f"qemu+unix:///session?socket={path}"
+    with SilentHost(tmp_path / "socket") as host:
+        yield host.uri
 
 
 def test_a_silent_host_costs_its_own_part(

@@ -247,17 +247,19 @@ class TestLeavesNothing:
         wait_until(lambda: not directory.exists(), 60, "the lab's directory to go")
 
     def test_command_gets_the_uri_and_its_status_comes_back(self) -> None:
-        shell = 'virsh uri; echo "$LIBVIRT_DEFAULT_URI"; exit 7'
+        shell = 'virsh uri; echo "$LIBVIRT_DEFAULT_URI $VIRTBALLOON_CONFIG_FILE"; exit 7'
         done = subprocess.run(
             lab_command("--no-guests", "--", "sh", "-c", shell),
             cwd=CHECKOUT,
+            env={**os.environ, "VIRTBALLOON_CONFIG_FILE": "/the/machines/own"},
             capture_output=True,
             text=True,
             check=False,
         )
-        uri, given = done.stdout.split()
+        uri, given, configuration = done.stdout.split()
         assert done.returncode == 7
         assert uri == given
+        assert configuration == os.devnull
         assert not Path(uri.split("socket=")[1]).parents[2].exists()
 
 

@@ -16,7 +16,8 @@ import click
 import pytest
 
 import virtballoon
-from virtballoon.cli import cli
+from virtballoon import configuration
+from virtballoon.cli import cli, hosts
 from virtballoon.memory import STATISTICS, UsedFormula
 from virtballoon.render.columns import RECORD
 from virtballoon.report import HostStatus, Outcome, Source
@@ -103,7 +104,7 @@ def tags(lines: list[str]) -> list[str]:
 
 
 def option_words(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    return set(re.findall(r"(?<![\w-])--?[A-Za-z][a-z-]*", text))
 
 
 def words(text: str) -> set[str]:
@@ -242,6 +243,17 @@ def test_main_page_has_every_field() -> None:
     assert nested | enums <= words("\n".join(page["OUTPUT"]))
 
 
+def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
+    text = "\n".join(sections("virtballoon")["CONFIGURATION"])
+    block = re.search(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    path = tmp_path / "config.toml"
+    path.write_text(block[1], encoding="ascii")
+    read = virtballoon.load_configuration(path)
+    assert [host.name for host in read.hosts] == ["hv1", "hv2"]
+    assert tags(text.splitlines()) == [*configuration._DEFAULTS, *configuration._HOST]
+
+
 def test_main_page_has_every_statistic() -> None:
     text = words("\n".join(sections("virtballoon")["STATISTICS"]))
     assert {*STATISTICS, *(formula.value for formula in UsedFormula)} <= text
@@ -257,6 +269,12 @@ def test_stats_page_has_every_statistic() -> None:
         "maximum",
         "rss",
     }
+
+
+def test_hosts_page_has_every_field() -> None:
+    description = sections("virtballoon-hosts")["DESCRIPTION"]
+    assert {column.partition(".")[0] for column in hosts._COLUMNS} <= words("\n".join(description))
+    assert {column.rpartition(".")[2] for column in hosts._COLUMNS} <= words("\n".join(description))
 
 
 def test_set_interval_page_has_every_outcome() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from virtballoon.balloon import Balloon, BalloonConfig
+    from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration
     from virtballoon.connection import (
         AnyDomain,
         Connection,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         AmbiguousDomain,
         AuthError,
         Busy,
+        ConfigurationError,
         ConnectError,
         ConnectionLost,
         DomainError,
@@ -46,7 +48,13 @@ if TYPE_CHECKING:
         TransientDomain,
         VirtballoonError,
     )
-    from virtballoon.fleet import find_qom_paths, read_hosts, set_intervals_on_hosts
+    from virtballoon.fleet import (
+        find_qom_paths,
+        iter_hosts,
+        probe_hosts,
+        read_hosts,
+        set_intervals_on_hosts,
+    )
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.qmp import Monitor, QomChild
     from virtballoon.reading import (
@@ -60,6 +68,7 @@ if TYPE_CHECKING:
     from virtballoon.report import (
         DomainReport,
         HostChanges,
+        HostProbe,
         HostReport,
         HostStatus,
         Interval,
@@ -74,12 +83,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "balloon": ("Balloon", "BalloonConfig"),
+    "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
     "errors": (
         "AccessDenied",
         "AmbiguousDomain",
         "AuthError",
         "Busy",
+        "ConfigurationError",
         "ConnectError",
         "ConnectionLost",
         "DomainError",
@@ -99,13 +110,20 @@ _HOMES = {
         "TransientDomain",
         "VirtballoonError",
     ),
-    "fleet": ("find_qom_paths", "read_hosts", "set_intervals_on_hosts"),
+    "fleet": (
+        "find_qom_paths",
+        "iter_hosts",
+        "probe_hosts",
+        "read_hosts",
+        "set_intervals_on_hosts",
+    ),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "qmp": ("Monitor", "QomChild"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
         "HostChanges",
+        "HostProbe",
         "HostReport",
         "HostStatus",
         "Interval",
@@ -127,6 +145,9 @@ __all__ = [
     "Balloon",
     "BalloonConfig",
     "Busy",
+    "Configuration",
+    "ConfigurationError",
+    "ConfiguredHost",
     "ConnectError",
     "Connection",
     "ConnectionLost",
@@ -141,6 +162,7 @@ __all__ = [
     "HostChanges",
     "HostError",
     "HostKeyError",
+    "HostProbe",
     "HostReport",
     "HostStatus",
     "HostUnreachable",
@@ -172,7 +194,10 @@ __all__ = [
     "find_qom_path",
     "find_qom_paths",
     "iter_domains",
+    "iter_hosts",
     "judge",
+    "load_configuration",
+    "probe_hosts",
     "qom_path",
     "read_domain",
     "read_host",

@@ -5,6 +5,7 @@ these, never as a foreign exception, and never with an empty message::
 
     VirtballoonError
     ├── InvalidInterval      (also a ValueError) no polling interval
+    ├── ConfigurationError   a configuration file is wrong, or lacks what was asked of it
     ├── HostError            the host as a whole
     │   ├── ConnectError     no connection, for whatever reason: a bad URI, say
     │   │   ├── HostUnreachable  no way to the host, or no such host
@@ -80,6 +81,10 @@ def _rebuild(kind: type[VirtballoonError], message: str, state: dict[str, Any]) 
 
 class InvalidInterval(VirtballoonError, ValueError):
     """The value is no polling interval that QEMU takes."""
+
+
+class ConfigurationError(VirtballoonError):
+    """A configuration file cannot be read or is wrong, or has no such host or group."""
 
 
 class HostError(VirtballoonError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
@@ -12,11 +12,11 @@ from virtballoon.connection import Target
 from virtballoon.errors import VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.reading import QomPath, find_qom_path, read_host
-from virtballoon.report import HostChanges, HostReport, Source
+from virtballoon.report import HostChanges, HostProbe, HostReport, Source
 from virtballoon.setting import check_interval, set_intervals
 
-#: So many hosts are visited at a time.
-_JOBS: Final = 32
+#: So many hosts are visited at a time. Each has its own time, which begins with its visit.
+DEFAULT_JOBS: Final = 32
 
 T = TypeVar("T")
 
@@ -28,9 +28,13 @@ def read_hosts(
     inactive: bool = False,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    each: Callable[[HostReport], object] | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read several hosts as :func:`read_host` does, all at once.
+    """Read several hosts as :func:`read_host` does, many at a time.
 
+    :param jobs: how many hosts are visited at a time
+    :param each: called in this thread with each report as soon as it is there
     :return: a report for each target, in their order
     """
     words = None if domains is None else tuple(domains)
@@ -38,8 +42,67 @@ def read_hosts(
         [
             partial(read_host, target, words, inactive=inactive, via=via, timeout=timeout)
             for target in targets
-        ]
+        ],
+        jobs,
+        each,
     )
+
+
+def iter_hosts(
+    targets: Sequence[Target],
+    domains: Iterable[str] | None = None,
+    *,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+) -> Iterator[HostReport]:
+    """Read several hosts as :func:`read_hosts` does, and yield each as soon as it is read."""
+    words = None if domains is None else tuple(domains)
+    visits = [
+        partial(read_host, target, words, inactive=inactive, via=via, timeout=timeout)
+        for target in targets
+    ]
+    for _, host in _as_they_end(visits, jobs):
+        yield host
+
+
+def probe_hosts(
+    targets: Sequence[Target],
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    each: Callable[[HostProbe], object] | None = None,
+) -> tuple[HostProbe, ...]:
+    """See which hosts answer: one read-only visit each, which asks no guest.
+
+    :param timeout: seconds for each host
+    :param jobs: how many hosts are visited at a time
+    :param each: called in this thread with each result as soon as it is there
+    :return: what each target said, in their order
+    """
+    return _visit_all([partial(_probe, target, timeout) for target in targets], jobs, each)
+
+
+def domain_names(
+    targets: Sequence[Target],
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+) -> frozenset[str]:
+    """The names of all domains, running or not, of those hosts that answer: one read-only visit
+    each, which asks no guest.
+
+    :param timeout: seconds for each host
+    :param jobs: how many hosts are visited at a time
+    """
+
+    def visit(target: Target) -> set[str]:
+        with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+            pass
+        return {selected.domain.name for selected in visit.selection.domains}
+
+    return frozenset().union(*_visit_all([partial(visit, target) for target in targets], jobs))
 
 
 def find_qom_paths(
@@ -48,9 +111,13 @@ def find_qom_paths(
     *,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    each: Callable[[QomPath | VirtballoonError], object] | None = None,
 ) -> tuple[QomPath | VirtballoonError, ...]:
-    """Look for a domain on several hosts as :func:`find_qom_path` does, all at once.
+    """Look for a domain on several hosts as :func:`find_qom_path` does, many at a time.
 
+    :param jobs: how many hosts are visited at a time
+    :param each: called in this thread with each answer as soon as it is there
     :return: for each target, in their order, where QEMU has its balloon, or why that is not known
     """
 
@@ -60,7 +127,7 @@ def find_qom_paths(
         except VirtballoonError as error:
             return error
 
-    return _visit_all([partial(visit, target) for target in targets])
+    return _visit_all([partial(visit, target) for target in targets], jobs, each)
 
 
 def set_intervals_on_hosts(
@@ -74,23 +141,26 @@ def set_intervals_on_hosts(
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
     timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    each: Callable[[HostChanges], object] | None = None,
 ) -> tuple[HostChanges, ...]:
-    """Set the interval on several hosts as :func:`set_intervals` does, all at once.
+    """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
 
     A name, UUID or pattern may match on some hosts only. One that matches on none of those that
     answered keeps everything as it is. Where several hosts are given and domains are named, each
     host is visited twice within its time: to look for them, in half of it at most, and to change
     them.
 
+    :param jobs: how many hosts are visited at a time
+    :param each: called in this thread with the changes of each host as soon as they are made
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     words = None if domains is None else tuple(domains)
     check_interval(seconds, via=Source.LIBVIRT if config else via)
-    deadline = time.monotonic() + timeout
 
-    def visit(target: Target, meant: Sequence[str] | None) -> HostChanges:
-        return set_intervals(
+    def visit(target: Target, meant: Sequence[str] | None, spent: float = 0) -> HostChanges:
+        host = set_intervals(
             target,
             seconds,
             meant,
@@ -99,21 +169,38 @@ def set_intervals_on_hosts(
             where_off=where_off,
             via=via,
             dry_run=dry_run,
-            timeout=deadline - time.monotonic(),
+            timeout=timeout - spent,
         )
+        return replace(host, elapsed_seconds=host.elapsed_seconds + spent)
 
     if words is None or len(targets) == 1:
-        return _visit_all([partial(visit, target, words) for target in targets])
-    # A silent host must not use up the time in which the others are changed.
-    found = _visit_all([partial(_look_for, target, words, timeout / 2) for target in targets])
-    answered = [host for host in found if host.hostname is not None]
-    if any(all(word in host.unmatched for host in answered) for word in words):
+        return _visit_all([partial(visit, target, words) for target in targets], jobs, each)
+
+    def missed(host: HostChanges) -> None:
+        if each is not None and host.hostname is None:
+            each(host)
+
+    # A silent host must not use up the time in which the others are changed: each has what it
+    # has not spent itself.
+    looks = [partial(_look_for, target, words, timeout / 2) for target in targets]
+    found = _visit_all(looks, jobs, missed)
+    there = {index: host for index, host in enumerate(found) if host.hostname is not None}
+    if any(all(word in host.unmatched for host in there.values()) for word in words):
+        if each is not None:
+            for host in there.values():
+                each(host)
         return found
-    there = [index for index, host in enumerate(found) if host.hostname is not None]
-    meant = [[word for word in words if word not in found[index].unmatched] for index in there]
-    done = _visit_all([partial(visit, targets[i], m) for i, m in zip(there, meant, strict=True)])
-    changes = dict(enumerate(found)) | dict(zip(there, done, strict=True))
-    return tuple(changes.values())
+    visits = [
+        partial(
+            visit,
+            targets[index],
+            [word for word in words if word not in host.unmatched],
+            host.elapsed_seconds,
+        )
+        for index, host in there.items()
+    ]
+    done = dict(zip(there, _visit_all(visits, jobs, each), strict=True))
+    return tuple(done.get(index, host) for index, host in enumerate(found))
 
 
 def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChanges:
@@ -130,7 +217,36 @@ def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChang
     )
 
 
-def _visit_all(visits: Sequence[Callable[[], T]]) -> tuple[T, ...]:
+def _probe(target: Target, timeout: float) -> HostProbe:
+    with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+        pass
+    reached = visit.hostname is not None
+    domains = [selected.domain for selected in visit.selection.domains]
+    return HostProbe(
+        uri=visit.uri,
+        hostname=visit.hostname,
+        status=visit.status(complete=True),
+        error=visit.error,
+        elapsed_seconds=visit.elapsed_seconds,
+        running=sum(domain.active for domain in domains) if reached else None,
+        defined=sum(domain.persistent for domain in domains) if reached else None,
+    )
+
+
+def _visit_all(
+    visits: Sequence[Callable[[], T]], jobs: int, each: Callable[[T], object] | None = None
+) -> tuple[T, ...]:
+    results: dict[int, T] = {}
+    for index, result in _as_they_end(visits, jobs):
+        results[index] = result
+        if each is not None:
+            each(result)
+    return tuple(results[index] for index in range(len(visits)))
+
+
+def _as_they_end(visits: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+    if jobs < 1:
+        raise ValueError(f"at least 1 host is visited at a time, not {jobs}")
     calls: Calls[int] = Calls()
     waiting = list(enumerate(visits))[::-1]
     results: dict[int, T] = {}
@@ -140,12 +256,14 @@ def _visit_all(visits: Sequence[Callable[[], T]]) -> tuple[T, ...]:
 
     try:
         while waiting or calls.in_flight:
-            while waiting and len(calls.in_flight) < _JOBS:
+            while waiting and len(calls.in_flight) < jobs:
                 index, visit = waiting.pop()
                 calls.submit(index, partial(keep, index, visit))
             answer = calls.wait(60)
-            if answer is not None and answer.error is not None:
+            if answer is None:
+                continue
+            if answer.error is not None:
                 raise answer.error
+            yield answer.key, results.pop(answer.key)
     finally:
         calls.close()
-    return tuple(results[index] for index in range(len(visits)))

@@ -198,6 +198,19 @@ class HostReport(HostResult):
     domains: tuple[DomainReport, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostProbe(HostResult):
+    """Whether a host answers, and how many domains it has.
+
+    :ivar running: how many domains run; None if it was not reached
+    :ivar defined: how many have a persistent configuration, running or not; None if it was not
+        reached
+    """
+
+    running: int | None
+    defined: int | None
+
+
 class Outcome(StrEnum):
     """What became of setting one domain's interval."""
 

@@ -84,7 +84,12 @@ def _pressure(guest: Guest) -> None:
 
 
 def _run(command: list[str], hypervisor: Hypervisor) -> int:
-    environment = {**os.environ, "LIBVIRT_DEFAULT_URI": hypervisor.uri}
+    environment = {
+        **os.environ,
+        "LIBVIRT_DEFAULT_URI": hypervisor.uri,
+        # The hosts of the machine's own configuration would be taken instead.
+        "VIRTBALLOON_CONFIG_FILE": os.devnull,
+    }
     try:
         process = subprocess.Popen(command, env=environment)
     except OSError as error:
@@ -103,7 +108,8 @@ def _explain(hypervisor: Hypervisor, guests: Mapping[str, str]) -> None:
     for name, about in guests.items():
         _say(f"  {name:10} {about}")
     _say("in another shell:")
-    print(f"export LIBVIRT_DEFAULT_URI='{hypervisor.uri}'", flush=True)
+    uri = f"LIBVIRT_DEFAULT_URI='{hypervisor.uri}'"
+    print(f"export {uri} VIRTBALLOON_CONFIG_FILE={os.devnull}", flush=True)
     _say("Ctrl-C ends it")
 
 

@@ -19,7 +19,7 @@ _SERVER = """
 import gc, json, os, sys
 import libvirt, rich.console
 import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.fleet
-import virtballoon.render.table
+import virtballoon.cli.hosts, virtballoon.configuration, virtballoon.render.table
 from virtballoon.cli import main
 
 gc.collect()
@@ -130,6 +130,8 @@ def clean_environment(home: Path) -> dict[str, str]:
         "HOME": str(home),
         "XDG_CONFIG_HOME": str(home),
         "XDG_RUNTIME_DIR": str(home),
+        # The machine may have a configuration of its own.
+        "VIRTBALLOON_CONFIG_FILE": os.devnull,
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }

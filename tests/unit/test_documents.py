@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from virtballoon.balloon import Balloon
 from virtballoon.cli import cli
+from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.memory import STATISTICS, Figures, MemoryStats
 from virtballoon.reading import QomPath
@@ -25,6 +26,7 @@ from virtballoon.render import columns, documents
 from virtballoon.report import (
     DomainReport,
     HostChanges,
+    HostProbe,
     HostReport,
     HostStatus,
     Interval,
@@ -406,10 +408,38 @@ def place() -> dict[str, Any]:
     return documents.document([host], generated_at=NOW)
 
 
+PROBED = HostProbe(
+    uri=HOST,
+    hostname="hv1",
+    status=HostStatus.OK,
+    error=None,
+    elapsed_seconds=0.12345,
+    running=3,
+    defined=5,
+)
+UNPROBED = HostProbe(
+    uri=HOST,
+    hostname=None,
+    status=HostStatus.UNREACHABLE,
+    error=ConnectError("no answer within 10 s", host=HOST),
+    elapsed_seconds=10.0,
+    running=None,
+    defined=None,
+)
+
+
+def probes() -> dict[str, Any]:
+    """A document of hosts."""
+    named = ConfiguredHost(name="hv1", uri=HOST, groups=("prod", "rack 1"))
+    records = [documents.probe_record(named, PROBED), documents.probe_record(None, UNPROBED)]
+    return documents.document(records, generated_at=NOW)
+
+
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "reading": lambda: document(READ, UNREACHED),
     "change": lambda: document(CHANGES),
     "place": place,
+    "probe": probes,
 }
 
 
@@ -531,6 +561,14 @@ DOMAIN = ("hosts", 0, "domains", 0)
         ("change", (*DOMAIN, "after", "live"), -5),
         ("place", (*DOMAIN, "qom_path"), None),
         ("place", (*DOMAIN, "qom_path"), ""),
+        ("probe", ("hosts", 0, "status"), "partial"),
+        ("probe", ("hosts", 0, "status"), "unreachable"),
+        ("probe", ("hosts", 0, "hostname"), None),
+        ("probe", ("hosts", 0, "running"), None),
+        ("probe", ("hosts", 0, "defined"), -1),
+        ("probe", ("hosts", 0, "groups"), [""]),
+        ("probe", ("hosts", 1, "running"), 0),
+        ("probe", ("hosts", 1, "error"), None),
     ],
 )
 def test_broken_documents_are_refused(kind: str, path: tuple[Any, ...], wrong: object) -> None:
@@ -538,6 +576,29 @@ def test_broken_documents_are_refused(kind: str, path: tuple[Any, ...], wrong: o
     at(broken, path[:-1])[path[-1]] = wrong
 
     assert not VALIDATOR.is_valid(broken)
+
+
+def test_a_host_that_was_probed() -> None:
+    first, second = probes()["hosts"]
+
+    assert list(first.items()) == [
+        ("uri", HOST),
+        ("name", "hv1"),
+        ("groups", ["prod", "rack 1"]),
+        ("hostname", "hv1"),
+        ("status", "ok"),
+        ("error", None),
+        ("elapsed_seconds", 0.123),
+        ("running", 3),
+        ("defined", 5),
+    ]
+    assert (second["name"], second["groups"], second["running"]) == (None, [], None)
+    columns = ["name", "groups", "running", "error.message"]
+    assert documents.to_csv([first, second], columns).splitlines() == [
+        "name,groups,running,error.message",
+        'hv1,"prod,rack 1",3,',
+        ",,,no answer within 10 s",
+    ]
 
 
 def test_kinds_of_documents_do_not_mix() -> None:

@@ -22,6 +22,7 @@ from virtballoon.errors import (
     AmbiguousDomain,
     AuthError,
     Busy,
+    ConfigurationError,
     ConnectError,
     ConnectionLost,
     DomainError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 PARENTS: dict[type[VirtballoonError], tuple[type[Exception], ...]] = {
     VirtballoonError: (Exception,),
     InvalidInterval: (VirtballoonError, ValueError),
+    ConfigurationError: (VirtballoonError,),
     HostError: (VirtballoonError,),
     ConnectError: (HostError,),
     HostUnreachable: (ConnectError,),

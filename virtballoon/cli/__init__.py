@@ -11,8 +11,9 @@ import click
 
 from virtballoon import __version__
 from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
-from virtballoon.errors import VirtballoonError
+from virtballoon.errors import ConfigurationError, VirtballoonError
 
+_USAGE: Final = 2
 _INTERRUPTED: Final = 130
 
 #: Module and function of each command, which is imported when it is needed.
@@ -21,6 +22,7 @@ _COMMANDS: Final = {
     "stats": "stats",
     "set-interval": "set_interval",
     "qom-path": "qom_path",
+    "hosts": "hosts",
     "completion": "completion",
 }
 
@@ -56,7 +58,8 @@ def cli(ctx: click.Context, /, **options: object) -> None:
     Turns on the balloon's statistics polling and shows every guest's own memory figures, each
     with its age, its source and a verdict on how far it can be trusted.
 
-    -c, --via, --timeout, --format and -v may stand before or behind the command's name.
+    Options that every command takes, such as -c, -H, --via, --timeout, --format and -v, may stand
+    before or behind its name.
     """
     ctx.obj = Settings(options)
 
@@ -89,6 +92,9 @@ def _run() -> int:
     except click.Abort:
         complain("interrupted")
         return _INTERRUPTED
+    except ConfigurationError as error:
+        complain(str(error))
+        return _USAGE
     except VirtballoonError as error:
         complain(str(error))
     except ImportError as error:

@@ -19,6 +19,7 @@ from virtballoon.cli.options import (
     complain_of_all,
     domain_argument,
     print_records,
+    progress,
     units_option,
     unmatched_everywhere,
     with_settings,
@@ -73,16 +74,17 @@ def command(
     reverse = sort is not None and sort.startswith("-")
     sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else known.column("name")
     started = time.time()
-    hosts = [
-        _sorted(host, sorted_by, reverse=reverse)
-        for host in read_hosts(
+    with progress(settings) as each:
+        read = read_hosts(
             settings.targets,
             domains or None,
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
+            jobs=settings.jobs,
+            each=each,
         )
-    ]
+    hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read]
     if settings.format == "table":
         from virtballoon.render.table import list_table
 
@@ -150,13 +152,24 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 
 
 def _advise(host: HostReport, settings: Settings) -> None:
+    from virtballoon.report import Source
+
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:
         return
-    words = [PROGRAM, *(["-c", host.uri] if settings.uris else []), "set-interval", "10"]
+    words = [PROGRAM]
+    if settings.config_file is not None:
+        words += ["--config-file", settings.config_file]
+    if settings.targets != (None,):
+        names = [named.name for named in settings.named(host.uri)]
+        words += ["-H", names[0]] if names else ["-c", host.uri]
+    words += ["set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # Libvirt does not know of this one.
         words += ["--via", "qom"]
+    elif settings.configuration.via is Source.QOM:
+        # Through libvirt the XML stays true.
+        words += ["--via", "libvirt"]
     names = sorted(row.name for row in unpolled)
     if len(names) > _MOST_NAMES:
         words += ["--all", "--where-off"]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+
+from virtballoon.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import logging
 
     from click.shell_completion import CompletionItem
 
+    from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.errors import VirtballoonError
+    from virtballoon.render.progress import Done
     from virtballoon.report import HostChanges, HostReport, HostResult, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,7 +31,16 @@ OK: Final = 0
 NOTHING: Final = 1
 PARTLY: Final = 3
 
-_SHARED: Final = ("connect", "via", "timeout", "format", "verbose")
+_SHARED: Final = (
+    "connect",
+    "host",
+    "config_file",
+    "via",
+    "timeout",
+    "jobs",
+    "format",
+    "verbose",
+)
 
 
 class Settings:
@@ -41,26 +55,62 @@ class Settings:
         return Settings(self._given | Settings(options)._given)
 
     @property
-    def uris(self) -> tuple[str, ...]:
-        """The hosts that were named."""
-        return tuple(self._given.get("connect", ()))
+    def config_file(self) -> str | None:
+        """The configuration file that was named."""
+        return self._given.get("config_file")
 
-    @property
+    @functools.cached_property
+    def configuration(self) -> Configuration:
+        """What the configuration files say.
+
+        :raise ConfigurationError: when one is wrong
+        """
+        from virtballoon.configuration import load_configuration
+
+        return load_configuration(self.config_file)
+
+    @functools.cached_property
+    def hosts(self) -> tuple[ConfiguredHost, ...]:
+        """The hosts of the configuration that are meant: those named, else all unless a URI was.
+
+        :raise ConfigurationError: when there is no such host or group
+        """
+        words = self._given.get("host", ())
+        if words or self._given.get("connect"):
+            return self.configuration.select(words)
+        return self.configuration.hosts
+
+    @functools.cached_property
     def targets(self) -> tuple[str | None, ...]:
-        """The hosts to visit: those named, else libvirt's default."""
-        return self.uris or (None,)
+        """The hosts to visit, each once: those meant, else libvirt's default.
+
+        :raise ConfigurationError: when there is no such host or group
+        """
+        uris = (*self._given.get("connect", ()), *(host.uri for host in self.hosts))
+        return tuple(dict.fromkeys(uris)) or (None,)
+
+    def named(self, uri: str | None) -> list[ConfiguredHost]:
+        """The hosts of the configuration that are meant and have this URI."""
+        return [host for host in self.hosts if host.uri == uri]
 
     @property
     def via(self) -> Source:
         """Where figures come from."""
         from virtballoon.report import Source
 
-        return Source(self._given.get("via", "libvirt"))
+        return Source(self._given.get("via") or self.configuration.via or Source.LIBVIRT)
 
     @property
     def timeout(self) -> float:
         """Seconds for a host."""
-        return float(self._given.get("timeout", 10))
+        return float(self._given.get("timeout") or self.configuration.timeout or 10)
+
+    @property
+    def jobs(self) -> int:
+        """How many hosts are visited at a time."""
+        from virtballoon.fleet import DEFAULT_JOBS
+
+        return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
 
     @property
     def format(self) -> str:
@@ -82,10 +132,35 @@ def _no_empty_uri(
     return value
 
 
+def _no_empty_file(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    if value == "":
+        raise click.BadParameter("the name of a file cannot be empty.")
+    return value
+
+
 def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise click.BadParameter("it is a number of seconds above 0.")
     return value
+
+
+def _complete_host(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    try:
+        hosts = _settings_so_far(ctx).configuration.hosts
+    except ConfigurationError:
+        return []
+    groups = sorted({f"@{group}" for host in hosts for group in host.groups})
+    return _offered([*(host.name for host in hosts), *groups], incomplete)
+
+
+def _complete_file(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def shared_options(function: F) -> F:
@@ -97,7 +172,24 @@ def shared_options(function: F) -> F:
             metavar="URI",
             multiple=True,
             callback=_no_empty_uri,
-            help="A host, by libvirt's URI; several may be given.  [default: libvirt's own]",
+            help="A host, by libvirt's URI; several may be given.  [default: the configuration's "
+            "hosts, else libvirt's own]",
+        ),
+        click.option(
+            "-H",
+            "--host",
+            metavar="NAME|@GROUP",
+            multiple=True,
+            shell_complete=_complete_host,
+            help="A host of the configuration, or a group of them; several may be given.",
+        ),
+        click.option(
+            "--config-file",
+            metavar="FILE",
+            callback=_no_empty_file,
+            shell_complete=_complete_file,
+            help="The configuration, in place of /etc/virtballoon/config.toml and "
+            "~/.config/virtballoon/config.toml.",
         ),
         click.option(
             "--via",
@@ -112,6 +204,12 @@ def shared_options(function: F) -> F:
             callback=_finite,
             metavar="SECONDS",
             help="Time for a host, from connecting to the last domain.  [default: 10]",
+        ),
+        click.option(
+            "--jobs",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="How many hosts are visited at a time.  [default: 32]",
         ),
         click.option(
             "--format",
@@ -148,6 +246,8 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def _set_up(settings: Settings) -> None:
+    # What is wrong with the configuration, or with the hosts' names, is said before all else.
+    targets = settings.targets
     from virtballoon.connection import keep_stderr_quiet
 
     if not settings.is_verbose:
@@ -161,6 +261,9 @@ def _set_up(settings: Settings) -> None:
     logger = logging.getLogger(PROGRAM)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
+    for file in settings.configuration.files:
+        logger.debug("configuration: %s", file)
+    logger.debug("hosts: %s", ", ".join(target or "libvirt's default" for target in targets))
 
 
 def _printable_record(record: logging.LogRecord) -> bool:
@@ -169,6 +272,21 @@ def _printable_record(record: logging.LogRecord) -> bool:
     # A domain's name is somebody else's text.
     record.msg, record.args = printable(record.getMessage()), None
     return True
+
+
+@contextlib.contextmanager
+def progress(settings: Settings) -> Iterator[Done | None]:
+    """Show on a terminal which of several hosts are awaited; what to call as each is done."""
+    on_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    if len(settings.targets) < 2 or settings.is_verbose or not on_a_terminal:  # noqa: PLR2004
+        yield None
+        return
+    from virtballoon.render.progress import Progress
+
+    names = {uri: settings.named(uri) for uri in settings.targets if uri is not None}
+    labels = {uri: hosts[0].name if hosts else uri for uri, hosts in names.items()}
+    with Progress(labels, stream=sys.stderr) as line:
+        yield line.done
 
 
 def units_option(function: F) -> F:
@@ -198,27 +316,34 @@ def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F],
 def _complete_domain(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    settings = _settings_so_far(ctx)
+    try:
+        targets, jobs = settings.targets, settings.jobs
+    except ConfigurationError:
+        return []
+    from virtballoon.connection import keep_stderr_quiet
+    from virtballoon.fleet import domain_names
+
+    keep_stderr_quiet()
+    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
+
+
+def _settings_so_far(ctx: click.Context) -> Settings:
+    options = ctx.parent.params if ctx.parent is not None else {}
+    return Settings(options).refined(ctx.params)
+
+
+def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
     import re
 
     from click.shell_completion import CompletionItem
 
-    from virtballoon.connection import keep_stderr_quiet
-    from virtballoon.host import Visit
-    from virtballoon.report import Source
-
-    keep_stderr_quiet()
-    options = ctx.parent.params if ctx.parent is not None else {}
-    settings = Settings(options).refined(ctx.params)
-    names: set[str] = set()
-    for target in settings.targets:
-        with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=2) as visit:
-            names |= {selected.domain.name for selected in visit.selection.domains}
-    # The shells' completion scripts do not quote: a name that would need it is not offered.
+    # The shells' completion scripts do not quote: a word that would need it is not offered.
     harmless = re.compile(r"[\w.@%+=:,][\w.@%+=:,-]*")
     return [
-        CompletionItem(name)
-        for name in sorted(names)
-        if name.startswith(incomplete) and harmless.fullmatch(name)
+        CompletionItem(word)
+        for word in words
+        if word.startswith(incomplete) and harmless.fullmatch(word)
     ]
 
 

@@ -13,6 +13,7 @@ from virtballoon.cli.options import (
     Settings,
     complain,
     domain_argument,
+    progress,
     with_settings,
 )
 
@@ -34,7 +35,15 @@ def command(settings: Settings, *, domain: str) -> int:
     from virtballoon.report import HostStatus
 
     started = time.time()
-    answers = find_qom_paths(settings.targets, domain, via=settings.via, timeout=settings.timeout)
+    with progress(settings) as each:
+        answers = find_qom_paths(
+            settings.targets,
+            domain,
+            via=settings.via,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
+            each=each,
+        )
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [
         answer

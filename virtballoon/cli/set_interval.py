@@ -18,6 +18,7 @@ from virtballoon.cli.options import (
     complain_of_all,
     domain_argument,
     print_records,
+    progress,
     unmatched_everywhere,
     with_settings,
 )
@@ -104,17 +105,20 @@ def command(
         raise click.UsageError("name the domains, or give --all")
     started = time.time()
     try:
-        hosts = set_intervals_on_hosts(
-            settings.targets,
-            seconds,
-            None if every else domains,
-            live=live,
-            config=config,
-            where_off=where_off,
-            via=settings.via,
-            dry_run=dry_run,
-            timeout=settings.timeout,
-        )
+        with progress(settings) as each:
+            hosts = set_intervals_on_hosts(
+                settings.targets,
+                seconds,
+                None if every else domains,
+                live=live,
+                config=config,
+                where_off=where_off,
+                via=settings.via,
+                dry_run=dry_run,
+                timeout=settings.timeout,
+                jobs=settings.jobs,
+                each=each,
+            )
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
     if settings.format != "table":

@@ -12,6 +12,7 @@ from virtballoon.cli.options import (
     Settings,
     domain_argument,
     print_records,
+    progress,
     units_option,
     with_settings,
 )
@@ -30,9 +31,16 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
     from virtballoon.fleet import read_hosts
 
     started = time.time()
-    hosts = read_hosts(
-        settings.targets, domains, inactive=True, via=settings.via, timeout=settings.timeout
-    )
+    with progress(settings) as each:
+        hosts = read_hosts(
+            settings.targets,
+            domains,
+            inactive=True,
+            via=settings.via,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
+            each=each,
+        )
     if settings.format == "table":
         from virtballoon.render.table import stats_blocks
 

@@ -9,8 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
-from virtballoon.report import DomainReport, HostChanges, HostReport, Interval, IntervalChange
+from virtballoon.report import (
+    DomainReport,
+    HostChanges,
+    HostProbe,
+    HostReport,
+    Interval,
+    IntervalChange,
+)
 
 SCHEMA: Final = 1
 
@@ -77,6 +85,24 @@ def host_record(host: HostReport | HostChanges) -> Record:
         "error": error_record(host.error),
         "elapsed_seconds": _rounded(host.elapsed_seconds, 3),
         "domains": domain_records(host),
+    }
+
+
+def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
+    """One host, as it stands in a document, without its domains.
+
+    :param host: what the configuration calls it, if it does
+    """
+    return {
+        "uri": probe.uri,
+        "name": host.name if host is not None else None,
+        "groups": list(host.groups) if host is not None else [],
+        "hostname": probe.hostname,
+        "status": probe.status.value,
+        "error": error_record(probe.error),
+        "elapsed_seconds": _rounded(probe.elapsed_seconds, 3),
+        "running": probe.running,
+        "defined": probe.defined,
     }
 
 
@@ -161,4 +187,6 @@ def _rounded(value: float | None, digits: int) -> float | None:
 def _cell(value: object) -> object:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-"""Tables for people. The only module that knows rich."""
+"""Tables for people."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from virtballoon.configuration import ConfiguredHost
 from virtballoon.render import text
 from virtballoon.render.columns import Column, column
-from virtballoon.report import DomainReport, HostChanges, HostReport, Interval, Outcome, Source
+from virtballoon.report import (
+    DomainReport,
+    HostChanges,
+    HostProbe,
+    HostReport,
+    HostStatus,
+    Interval,
+    Outcome,
+    Source,
+)
 from virtballoon.verdict import Verdict
 
 _STYLES: Final = {
@@ -28,6 +38,8 @@ _STYLES: Final = {
     Outcome.CHANGED.value: "green",
     Outcome.UNCHANGED.value: "dim",
     Outcome.SKIPPED.value: "dim",
+    HostStatus.OK.value: "green",
+    HostStatus.UNREACHABLE.value: "bold red",
 }
 _GAP: Final = "  "
 #: The first column, the name, is cut down to this width before anything else is.
@@ -96,6 +108,32 @@ def changes_table(hosts: Sequence[HostChanges], *, with_qemu: bool, stream: Text
                     *[Text(text.printable(host.uri))] * with_host,
                 ]
             )
+    table.print(stream)
+
+
+def hosts_table(rows: Sequence[tuple[ConfiguredHost | None, HostProbe]], *, stream: TextIO) -> None:
+    """Print a line per host: what the configuration calls it, if it does, and what it said."""
+    table = _Table(
+        [
+            *((title, False) for title in ("NAME", "STATUS", "HOSTNAME")),
+            *((title, True) for title in ("RUNNING", "DEFINED", "TIME")),
+            *((title, False) for title in ("GROUPS", "URI")),
+        ]
+    )
+    for host, probe in rows:
+        numbers = [text.ABSENT if n is None else str(n) for n in (probe.running, probe.defined)]
+        groups = ", ".join(host.groups) if host is not None else ""
+        table.add(
+            [
+                Text(text.printable(host.name) if host is not None else text.ABSENT),
+                _verdict(probe.status.value, is_verdict=True),
+                Text(text.printable(probe.hostname or text.ABSENT)),
+                *map(Text, numbers),
+                Text(f"{probe.elapsed_seconds:.2f} s"),
+                Text(text.printable(groups or text.ABSENT)),
+                Text(text.printable(probe.uri)),
+            ]
+        )
     table.print(stream)
 
 

@@ -1,0 +1,328 @@
+"""The configuration file: what it may say, and how it is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from virtballoon import Configuration, ConfigurationError, ConfiguredHost, Source
+from virtballoon import configuration as module
+from virtballoon import load_configuration as load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    #: Writes a file, whose path it gives.
+    Written = Callable[[str | bytes], str]
+
+FULL = """
+[defaults]
+timeout = 5
+via = "qom"
+jobs = 8
+
+[hosts.hv1]
+uri = "qemu+ssh://root@hv1/system"
+groups = ["prod", "rack 1", "prod"]
+
+[hosts."hv 2"]
+uri = "qemu+ssh://root@hv2/system"
+groups = ["prod"]
+
+[hosts.lab]
+uri = "qemu:///session"
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    def write(content: str | bytes) -> str:
+        path = tmp_path / "config.toml"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return write
+
+
+def test_a_full_file(written: Written) -> None:
+    file = written(FULL)
+    read = load(file)
+
+    assert read == Configuration(
+        files=(file,),
+        timeout=5.0,
+        via=Source.QOM,
+        jobs=8,
+        hosts=(
+            ConfiguredHost(name="hv1", uri="qemu+ssh://root@hv1/system", groups=("prod", "rack 1")),
+            ConfiguredHost(name="hv 2", uri="qemu+ssh://root@hv2/system", groups=("prod",)),
+            ConfiguredHost(name="lab", uri="qemu:///session"),
+        ),
+    )
+    assert isinstance(read.timeout, float)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read.jobs = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("content", ["", "[defaults]\n", "[hosts]\n", "# nothing\r\n"])
+def test_a_file_that_says_nothing(written: Written, content: str) -> None:
+    file = written(content)
+
+    assert load(file) == Configuration(files=(file,))
+
+
+HOST = '[hosts.a]\nuri = "test:///default"\n'
+
+WRONG: list[tuple[str | bytes, str]] = [
+    ("a", "no valid TOML: "),
+    ("[defaults]\nt = 1\nt = 2", "no valid TOML: "),
+    (f"jobs = 1{'0' * 5000}", "no valid TOML: Exceeds the limit "),
+    (f"jobs = {'[' * 5000}", "no valid TOML: "),
+    (b"\n\n# caf\xe9\n", "no UTF-8 (at line 3)"),
+    (b"\xff\xfea\x00", "no UTF-8 (at line 1)"),
+    ("jobs = 1", "jobs: no such key; there are: defaults, hosts"),
+    ("defaults = 1", "defaults: it is a table, not an integer"),
+    ("[[hosts]]", "hosts: it is a table, not an array"),
+    ("[defaults]\njob = 1", "defaults.job: no such key; there are: timeout, via, jobs"),
+    ("[defaults]\n'a b' = 1", 'defaults."a b": no such key; there are: timeout, via, jobs'),
+    ("[defaults]\ntimeout = '5'", "defaults.timeout: it is a number of seconds, not a string"),
+    ("[defaults]\ntimeout = true", "defaults.timeout: it is a number of seconds, not a boolean"),
+    ("[defaults]\ntimeout = 0", "defaults.timeout: it is a number of seconds above 0, not 0"),
+    ("[defaults]\ntimeout = -1", "defaults.timeout: it is a number of seconds above 0, not -1"),
+    ("[defaults]\ntimeout = nan", "defaults.timeout: it is a number of seconds above 0, not nan"),
+    ("[defaults]\ntimeout = inf", "defaults.timeout: it is a number of seconds above 0, not inf"),
+    (
+        f"[defaults]\ntimeout = 1{'0' * 400}",
+        "defaults.timeout: it is a number of seconds above 0, not 10000000000000000...",
+    ),
+    ("[defaults]\nvia = 'magic'", "defaults.via: it is 'libvirt' or 'qom', not 'magic'"),
+    ("[defaults]\nvia = ['qom']", "defaults.via: it is 'libvirt' or 'qom', not an array"),
+    ("[defaults]\njobs = 0", "defaults.jobs: it is 1 or more, not 0"),
+    ("[defaults]\njobs = true", "defaults.jobs: it is a whole number, not a boolean"),
+    ("[defaults]\njobs = 2.0", "defaults.jobs: it is a whole number, not a float"),
+    ("[defaults]\njobs = 1979-05-27", "defaults.jobs: it is a whole number, not a date or time"),
+    ("hosts.a = 'test:///default'", "hosts.a: it is a table, not a string"),
+    ("[hosts.a]", "hosts.a.uri: it is missing"),
+    ("[hosts.a]\ngroups = []", "hosts.a.uri: it is missing"),
+    ("[hosts.a]\nurl = 'x'", "hosts.a.url: no such key; there are: uri, groups"),
+    ("[hosts.a]\nuri = 1", "hosts.a.uri: it is a string, not an integer"),
+    ("[hosts.a]\nuri = ''", "hosts.a.uri: a URI cannot be empty"),
+    ("[hosts.a]\nuri = '  '", "hosts.a.uri: a URI cannot be empty"),
+    (f"{HOST}groups = 'x'", "hosts.a.groups: it is a list of strings, not a string"),
+    (f"{HOST}groups = {{}}", "hosts.a.groups: it is a list of strings, not a table"),
+    (
+        f"{HOST}groups = ['x', 1]",
+        "hosts.a.groups: it is a list of strings, and an integer is in it",
+    ),
+    (f"{HOST}groups = ['']", "hosts.a.groups: a name cannot be empty"),
+    (
+        f"{HOST}groups = ['@x']",
+        "hosts.a.groups: a name cannot begin with '@', which stands before groups in a selection",
+    ),
+    ("[hosts.'']\nuri = 'x'", 'hosts."": a name cannot be empty'),
+    (
+        "[hosts.'@a']\nuri = 'x'",
+        "hosts.\"@a\": a name cannot begin with '@', which stands before groups in a selection",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
+def test_a_wrong_file(written: Written, content: str | bytes, message: str) -> None:
+    file = written(content)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file)
+
+    if "TOML" in message:
+        # What follows is in Python's own words, which differ between its versions.
+        assert str(caught.value).startswith(f"{file}: {message}")
+    else:
+        assert str(caught.value) == f"{file}: {message}"
+
+
+def test_a_file_that_was_asked_for_and_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path, reason in [
+        (folder / "none", "No such file or directory"),
+        (folder, "Is a directory"),
+        (Path("/dev/null/config.toml"), "Not a directory"),
+    ]:
+        with pytest.raises(ConfigurationError) as caught:
+            load(path)
+        assert str(caught.value) == f"{path}: {reason}"
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read everything, so be somebody else for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_without_permission(written: Written) -> None:
+    file = written(FULL)
+    Path(file).chmod(0)
+    with unprivileged(), pytest.raises(ConfigurationError) as caught:
+        load(file)
+    assert str(caught.value) == f"{file}: Permission denied"
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The paths of the system's file and the user's; only the former cannot be had otherwise."""
+    system = tmp_path / "etc" / "config.toml"
+    user = tmp_path / "home" / "virtballoon" / "config.toml"
+    system.parent.mkdir()
+    user.parent.mkdir(parents=True)
+    monkeypatch.setattr(module, "SYSTEM_FILE", system)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("VIRTBALLOON_CONFIG_FILE", raising=False)
+    return system, user
+
+
+def test_no_file_at_all(both: tuple[Path, Path]) -> None:
+    assert load() == Configuration()
+
+
+def test_the_users_file_wins_key_by_key(both: tuple[Path, Path]) -> None:
+    system, user = both
+    system.write_text(FULL)
+    user.write_text(
+        "[defaults]\njobs = 2\n"
+        "[hosts.hv1]\ngroups = ['mine']\n"
+        "[hosts.new]\nuri = 'test:///default'\n"
+    )
+    read = load()
+
+    assert read.files == (str(system), str(user))
+    assert (read.timeout, read.via, read.jobs) == (5, Source.QOM, 2)
+    assert [host.name for host in read.hosts] == ["hv1", "hv 2", "lab", "new"]
+    assert read.hosts[0].uri == "qemu+ssh://root@hv1/system"
+    assert read.hosts[0].groups == ("mine",)
+
+
+def test_the_error_names_the_file_that_is_wrong(both: tuple[Path, Path]) -> None:
+    system, user = both
+    system.write_text(FULL)
+    user.write_text("[hosts.other]\ngroups = []\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert str(caught.value) == f"{user}: hosts.other.uri: it is missing"
+
+    user.unlink()
+    user.mkdir()
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert str(caught.value) == f"{user}: Is a directory"
+
+
+def test_one_file_in_place_of_both(
+    both: tuple[Path, Path], written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in both:
+        path.write_text("broken")
+    file = written(FULL)
+
+    assert load(file).files == (file,)
+    monkeypatch.setenv("VIRTBALLOON_CONFIG_FILE", file)
+    assert load().files == (file,)
+    assert load(os.devnull) == Configuration(files=(os.devnull,))
+    monkeypatch.setenv("VIRTBALLOON_CONFIG_FILE", f"{file}.none")
+    with pytest.raises(ConfigurationError):
+        load()
+
+
+@pytest.mark.parametrize("config_home", [None, "", "relative"])
+def test_where_the_users_file_is(
+    both: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config_home: str | None,
+) -> None:
+    user = tmp_path / ".config" / "virtballoon" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text(FULL)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    if config_home is None:
+        monkeypatch.delenv("XDG_CONFIG_HOME")
+    else:
+        monkeypatch.setenv("XDG_CONFIG_HOME", config_home)
+
+    assert load().files == (str(user),)
+
+
+def test_a_home_that_is_no_directory(
+    both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", os.devnull)
+
+    assert load() == Configuration()
+
+
+def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    system, user = both
+    user.write_text(FULL)
+    user.parent.parent.chmod(0)
+    with unprivileged(), monkeypatch.context() as patch:
+        # Everything in this test's directory is closed to others.
+        patch.setattr(module, "SYSTEM_FILE", Path("/no/such/file"))
+        assert load() == Configuration()
+    user.parent.parent.chmod(0o700)
+    assert load().files == (str(user),)
+
+    # The system's is everybody's.
+    system.write_text(FULL)
+    system.parent.chmod(0)
+    with unprivileged(), pytest.raises(ConfigurationError) as caught:
+        load()
+    system.parent.chmod(0o700)
+    assert str(caught.value) == f"{system}: Permission denied"
+
+
+def test_selecting(written: Written) -> None:
+    read = load(written(FULL))
+
+    def names(*words: str) -> list[str]:
+        return [host.name for host in read.select(words)]
+
+    assert names() == []
+    assert names("lab", "hv1") == ["lab", "hv1"]
+    assert names("@prod") == ["hv1", "hv 2"]
+    assert names("hv 2", "@prod", "@rack 1", "hv 2") == ["hv 2", "hv1"]
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("hv9", "host 'hv9'"),
+        ("prod", "host 'prod'"),
+        ("hv*", "host 'hv*'"),
+        ("", "host ''"),
+        ("@hv1", "group 'hv1'"),
+        ("@", "group ''"),
+    ],
+)
+def test_selecting_what_there_is_not(written: Written, word: str, what: str) -> None:
+    file = written(FULL)
+    with pytest.raises(ConfigurationError) as caught:
+        load(file).select(["hv1", word])
+    assert str(caught.value) == f"no {what} in {file}"
+
+
+def test_selecting_without_a_file() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Configuration().select(["hv1"])
+    assert str(caught.value) == "no host 'hv1': there is no configuration file"

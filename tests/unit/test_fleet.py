@@ -1,0 +1,142 @@
+"""Many hosts at a time: what comes back in which order, who is told when, whose time it is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import virtballoon
+from tests.unit.silence import SilentHost
+from virtballoon import HostStatus, fleet
+from virtballoon.connection import keep_stderr_quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Libvirt's test driver, its own domain in it, not one from a file: the library in this process
+# has lxml, which would take such files from it.
+TEST = "test:///default"
+OTHER = "test:///default?other"
+NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
+
+#: Far more than a test takes.
+LONG = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _no_noise() -> None:
+    keep_stderr_quiet()
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[SilentHost]:
+    with SilentHost(tmp_path / "socket") as host:
+        yield host
+
+
+def test_each_host_is_told_of_as_it_ends(silent: SilentHost) -> None:
+    targets = [silent.uri, NOBODY_LISTENS, TEST]
+    threads: set[threading.Thread] = set()
+    told: list[virtballoon.HostReport] = []
+
+    def each(host: virtballoon.HostReport) -> None:
+        told.append(host)
+        threads.add(threading.current_thread())
+        if len(told) == 2:
+            silent.close()
+
+    hosts = virtballoon.read_hosts(targets, timeout=LONG, each=each)
+
+    assert [host.uri for host in hosts] == targets
+    assert {id(host) for host in told} == {id(host) for host in hosts}
+    assert told[-1].uri == silent.uri
+    assert threads == {threading.current_thread()}
+
+
+def test_hosts_as_an_iterator(silent: SilentHost) -> None:
+    hosts = virtballoon.iter_hosts([silent.uri, TEST], ["test"], timeout=LONG)
+
+    first = next(hosts)
+    assert (first.uri, [row.name for row in first.domains]) == (TEST, ["test"])
+    silent.close()
+    assert [host.uri for host in hosts] == [silent.uri]
+
+
+def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
+    # Together the silent ones take as long as a host has.
+    targets = [silent.uri, silent.uri, TEST]
+    expected = [HostStatus.UNREACHABLE, HostStatus.UNREACHABLE, HostStatus.OK]
+
+    changed = virtballoon.set_intervals_on_hosts(
+        targets, 9, ["test"], timeout=0.6, jobs=1, dry_run=True
+    )
+    assert [host.status for host in changed] == expected
+    assert [change.name for change in changed[-1].changes] == ["test"]
+
+
+def test_no_more_hosts_than_jobs_at_a_time() -> None:
+    lock = threading.Lock()
+    running: set[int] = set()
+    most = 0
+
+    def visit(number: int) -> int:
+        nonlocal most
+        with lock:
+            running.add(number)
+            most = max(most, len(running))
+        # Long enough for whoever runs beside it to be seen.
+        threading.Event().wait(0.01)
+        with lock:
+            running.remove(number)
+        return number
+
+    visits = [lambda number=number: visit(number) for number in range(12)]
+    assert fleet._visit_all(visits, 3) == tuple(range(12))
+    assert most == 3
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_jobs(jobs: int) -> None:
+    with pytest.raises(ValueError, match=str(jobs)):
+        virtballoon.probe_hosts([TEST], jobs=jobs)
+
+
+@pytest.mark.parametrize("words", [["test"], ["nowhere"], None], ids=str)
+def test_setting_tells_of_each_host_once(words: list[str] | None) -> None:
+    targets = [NOBODY_LISTENS, OTHER, TEST]
+    told: list[virtballoon.HostChanges] = []
+    hosts = virtballoon.set_intervals_on_hosts(targets, 9, words, dry_run=True, each=told.append)
+
+    assert len(told) == len(hosts) == len(targets)
+    assert {id(host) for host in told} == {id(host) for host in hosts}
+    assert [host.uri for host in hosts] == targets
+
+
+def test_looking_for_a_domain_tells_of_each_host() -> None:
+    told: list[object] = []
+    answers = virtballoon.find_qom_paths([TEST, NOBODY_LISTENS], "test", each=told.append)
+
+    assert {id(answer) for answer in told} == {id(answer) for answer in answers}
+    assert [type(answer) for answer in answers] == [
+        virtballoon.NotSupported,
+        virtballoon.ConnectError,
+    ]
+
+
+def test_probing() -> None:
+    good, nobody = virtballoon.probe_hosts([TEST, NOBODY_LISTENS])
+
+    assert (good.uri, good.status, good.error) == (TEST, HostStatus.OK, None)
+    assert good.hostname == socket.gethostname()
+    assert (good.running, good.defined) == (1, 1)
+    assert (nobody.status, nobody.hostname) == (HostStatus.UNREACHABLE, None)
+    assert (nobody.running, nobody.defined) == (None, None)
+    assert isinstance(nobody.error, virtballoon.ConnectError)
+
+
+def test_names() -> None:
+    assert fleet.domain_names([NOBODY_LISTENS, TEST]) == {"test"}

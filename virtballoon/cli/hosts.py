@@ -1,0 +1,74 @@
+"""``virtballoon hosts``: the hosts, and whether each answers."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from virtballoon.cli.options import (
+    NOTHING,
+    OK,
+    PARTLY,
+    Settings,
+    complain_of_all,
+    progress,
+    with_settings,
+)
+
+_COLUMNS = (
+    "uri",
+    "name",
+    "groups",
+    "hostname",
+    "status",
+    "elapsed_seconds",
+    "running",
+    "defined",
+    "error.code",
+    "error.message",
+    "error.hint",
+)
+
+
+@click.command("hosts", short_help="Show the hosts, and whether each answers.")
+@with_settings
+def command(settings: Settings) -> int:
+    """Show the hosts that are selected, those of the configuration by default, with their groups,
+    and whether each answers.
+
+    Each is visited once, read-only, and no guest is asked, whatever --via says.
+    """
+    from virtballoon.fleet import probe_hosts
+    from virtballoon.render import documents
+
+    started = time.time()
+    with progress(settings) as each:
+        probes = probe_hosts(
+            settings.targets, timeout=settings.timeout, jobs=settings.jobs, each=each
+        )
+    # A host that has two names was visited once and is shown twice.
+    rows = [
+        (host, probe)
+        for target, probe in zip(settings.targets, probes, strict=True)
+        for host in (settings.named(target) or (None,))
+    ]
+    if settings.format == "table":
+        from virtballoon.render.table import hosts_table
+
+        hosts_table(rows, stream=sys.stdout)
+    else:
+        records = [documents.probe_record(host, probe) for host, probe in rows]
+        if settings.format == "json":
+            text = documents.to_json(documents.document(records, generated_at=started))
+        elif settings.format == "jsonl":
+            text = documents.to_jsonl(records)
+        else:
+            text = documents.to_csv(records, _COLUMNS)
+        click.echo(text, nl=False)
+    complain_of_all(probes, [])
+    failed = [probe for probe in probes if probe.error is not None]
+    if not failed:
+        return OK
+    return PARTLY if len(failed) < len(probes) else NOTHING

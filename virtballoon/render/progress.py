@@ -1,0 +1,76 @@
+"""The line on a terminal that says which hosts are awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Self, TextIO, TypeAlias
+
+from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
+from rich.text import Text
+
+from virtballoon.errors import VirtballoonError
+from virtballoon.reading import QomPath
+from virtballoon.render.text import printable
+from virtballoon.report import HostResult
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+#: What to call with the result of each host.
+Done: TypeAlias = Callable[[HostResult | QomPath | VirtballoonError], None]
+
+_WIPE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+
+
+class Progress:
+    """One line, redrawn as hosts end, and wiped at the end whatever happens.
+
+    :param labels: what to call each host, by its URI
+    :param stream: the terminal
+    """
+
+    def __init__(self, labels: Mapping[str, str], *, stream: TextIO) -> None:
+        self._labels = dict(labels)
+        self._total = len(labels)
+        self._ended = 0
+        self._console = Console(
+            file=stream,
+            force_terminal=True,
+            color_system=None,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def __enter__(self) -> Self:
+        self._draw()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._console.control(_WIPE)
+
+    def done(self, result: HostResult | QomPath | VirtballoonError) -> None:
+        """Take a host off the list."""
+        self._ended += 1
+        uri = result.host if isinstance(result, VirtballoonError) else result.uri
+        self._labels.pop(uri or "", None)
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._console.is_dumb_terminal:
+            # It cannot take a line back.
+            return
+        awaited = printable(", ".join(self._labels.values()))
+        waiting = f", waiting for {awaited}" if awaited else ""
+        line = Text(f"{self._ended} of {self._total} hosts done{waiting}")
+        # In the last column, some terminals begin a new line.
+        line.truncate(max(self._console.width - 1, 1), overflow="ellipsis")
+        self._console.control(_WIPE)
+        self._console.print(line, end="", soft_wrap=True)
