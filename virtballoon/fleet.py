@@ -9,10 +9,11 @@ from typing import Final, TypeVar
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
-from virtballoon.errors import VirtballoonError
+from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.log import log_host
 from virtballoon.reading import QomPath, find_qom_path, read_host
-from virtballoon.report import HostChanges, HostReport, Source
+from virtballoon.report import HostChanges, HostReport, HostResult, HostStatus, Source
 from virtballoon.setting import check_interval, set_intervals
 
 #: So many hosts are visited at a time.
@@ -55,10 +56,14 @@ def find_qom_paths(
     """
 
     def visit(target: Target) -> QomPath | VirtballoonError:
+        started = time.monotonic()
+        answer: QomPath | VirtballoonError
         try:
-            return find_qom_path(target, domain, via=via, timeout=timeout)
+            answer = find_qom_path(target, domain, via=via, timeout=timeout)
         except VirtballoonError as error:
-            return error
+            answer = error
+        _log_search(answer, time.monotonic() - started)
+        return answer
 
     return _visit_all([partial(visit, target) for target in targets])
 
@@ -108,6 +113,8 @@ def set_intervals_on_hosts(
     found = _visit_all([partial(_look_for, target, words, timeout / 2) for target in targets])
     answered = [host for host in found if host.hostname is not None]
     if any(all(word in host.unmatched for host in answered) for word in words):
+        for host in answered:
+            log_host(host)
         return found
     there = [index for index, host in enumerate(found) if host.hostname is not None]
     meant = [[word for word in words if word not in found[index].unmatched] for index in there]
@@ -120,13 +127,36 @@ def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChang
     """Only find out which of the domains a host has."""
     with Visit(target, words, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
         pass
-    return HostChanges(
+    host = HostChanges(
         uri=visit.uri,
         hostname=visit.hostname,
         status=visit.status(complete=True),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
         unmatched=visit.selection.unmatched,
+    )
+    # The others are visited again.
+    return log_host(host) if host.hostname is None else host
+
+
+def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> None:
+    path = answer if isinstance(answer, QomPath) else None
+    error = answer if isinstance(answer, VirtballoonError) else None
+    uri = path.uri if path is not None else str(error and error.host)
+    if isinstance(error, DomainNotFound):
+        # Another host may have it.
+        error = None
+    unreachable = isinstance(error, HostError)
+    status = HostStatus.PARTIAL if error is not None else HostStatus.OK
+    log_host(
+        HostResult(
+            uri=uri,
+            hostname=path.hostname if path is not None else None,
+            status=HostStatus.UNREACHABLE if unreachable else status,
+            error=error,
+            elapsed_seconds=elapsed_seconds,
+        ),
+        domains=int(path is not None),
     )
 
 
