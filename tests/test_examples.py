@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import re
 import shlex
@@ -22,7 +23,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(
-    hypervisor: Hypervisor, *command: str | Path, cwd: Path | str = "/", path: str = ""
+    hypervisor: Hypervisor, *command: str | Path, cwd: Path | str = "/"
 ) -> subprocess.CompletedProcess[str]:
     """Run a command that finds the installed virtballoon and the private hypervisor."""
     binaries = Path(sys.executable).parent
@@ -30,7 +31,7 @@ def run(
         command,
         cwd=cwd,
         env={
-            "PATH": f"{path}:{binaries}:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PATH": f"{binaries}:/usr/bin:/bin:/usr/sbin:/sbin",
             "LIBVIRT_DEFAULT_URI": hypervisor.uri,
             "VIRTBALLOON_CONFIG_FILE": os.devnull,
         },
@@ -103,12 +104,23 @@ def test_crontab(alone: Hypervisor, tmp_path: Path) -> None:
     command = line.split(maxsplit=5)[5]
     assert "%" not in command
     here = command.replace("/var/lib/virtballoon", str(tmp_path / "state"))
-    result = run(alone, "/bin/sh", "-c", here, path=str(EXAMPLES))
+    here = here.replace("/run/lock", str(tmp_path))
+    result = run(alone, "/bin/sh", "-c", here)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     check_report(tmp_path / "state" / "report.csv", alone)
-    # Nothing is left of a report that could not be written.
-    result = run(alone, EXAMPLES / "virtballoon-report", "/nonexistent/report.csv")
-    assert result.returncode != 0
+    # What is not well is mailed, and the report is there all the same.
+    alone.add(GuestSpec("example-silent", period=1, driver=False)).wait_booted()
+    result = run(alone, "/bin/sh", "-c", here)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert re.fullmatch(r"virtballoon: domain 'example-silent' on \S+: unanswered\n", result.stderr)
+    # While another run is at it, there is a line of each command and no new report.
+    before = (tmp_path / "state" / "report.csv").stat()
+    with (tmp_path / "virtballoon.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = run(alone, "/bin/sh", "-c", here)
+    assert (result.returncode, result.stdout) == (75, "")
+    assert result.stderr.count("is locked by process") == 2
+    assert (tmp_path / "state" / "report.csv").stat() == before
 
 
 def test_systemd_timer(alone: Hypervisor, tmp_path: Path) -> None:
@@ -117,7 +129,7 @@ def test_systemd_timer(alone: Hypervisor, tmp_path: Path) -> None:
     service = units / "virtballoon-report.service"
     # No systemd runs in a test's sandbox: the unit is checked by its own tool, and what it would
     # start is started here.
-    installed = service.read_text().replace("/usr/local/bin", str(EXAMPLES))
+    installed = service.read_text().replace("/usr/local/bin", str(Path(sys.executable).parent))
     service.write_text(installed)
     checked = subprocess.run(
         [program("systemd-analyze"), "verify", "--man=no", *units.iterdir()],
@@ -126,10 +138,10 @@ def test_systemd_timer(alone: Hypervisor, tmp_path: Path) -> None:
         check=False,
     )
     assert (checked.returncode, checked.stderr) == (0, "")
-    (start,) = re.findall(r"^ExecStart=(.*)$", installed, re.MULTILINE)
     state = tmp_path / "state"
     state.mkdir()
-    words = shlex.split(start.replace("${STATE_DIRECTORY}", str(state)))
-    result = run(alone, *words)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    for start in re.findall(r"^ExecStart=-?(.*)$", installed, re.MULTILINE):
+        words = shlex.split(start.replace("${STATE_DIRECTORY}", str(state)))
+        result = run(alone, *words)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     check_report(state / "report.csv", alone)

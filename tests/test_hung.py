@@ -164,6 +164,33 @@ def test_the_command_ends_at_once_when_interrupted(alone: Hypervisor, thirty: li
         assert process.wait(60) == 130
 
 
+def test_one_line_for_each_exception_where_the_data_is_in_a_file(
+    alone: Hypervisor, thirty: list[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    words = ["-c", alone.uri, "--timeout", "4", "list", "-q", "--format", "jsonl"]
+    with hanging(alone, thirty[0]):
+        plain, logged = (
+            subprocess.run(
+                [str(COMMAND), *words, "--output", str(report), *more],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for more in ([], ["--log", "stderr"])
+        )
+    assert (plain.returncode, plain.stdout) == (3, "")
+    (line,) = plain.stderr.splitlines()
+    assert line.startswith(f"virtballoon: domain '{thirty[0]}' on {alone.uri}: ")
+    assert len(report.read_text().splitlines()) == len(thirty)
+    warning, info = logged.stderr.splitlines()
+    assert f" domain={thirty[0]} " in warning
+    assert " level=warning " in warning
+    assert " verdict=busy" in warning
+    assert " level=info " in info
+    assert " status=partial domains=30 " in info
+
+
 def test_a_library_caller_can_end(alone: Hypervisor, thirty: list[str]) -> None:
     script = f"""
 import libvirt, virtballoon

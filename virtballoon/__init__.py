@@ -10,8 +10,8 @@ Importing the package imports nothing but this file: names are looked up when th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+# Not typing's, whose import takes longer than all that the command does before it minds Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from virtballoon.balloon import Balloon, BalloonConfig
     from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration

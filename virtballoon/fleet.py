@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,10 +10,11 @@ from typing import Final, TypeVar
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
-from virtballoon.errors import VirtballoonError
+from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.log import log_host
 from virtballoon.reading import QomPath, find_qom_path, read_host
-from virtballoon.report import HostChanges, HostProbe, HostReport, Source
+from virtballoon.report import HostChanges, HostProbe, HostReport, HostResult, HostStatus, Source
 from virtballoon.setting import check_interval, set_intervals
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
@@ -122,10 +124,14 @@ def find_qom_paths(
     """
 
     def visit(target: Target) -> QomPath | VirtballoonError:
+        started = time.monotonic()
+        answer: QomPath | VirtballoonError
         try:
-            return find_qom_path(target, domain, via=via, timeout=timeout)
+            answer = find_qom_path(target, domain, via=via, timeout=timeout)
         except VirtballoonError as error:
-            return error
+            answer = error
+        _log_search(answer, time.monotonic() - started)
+        return answer
 
     return _visit_all([partial(visit, target) for target in targets], jobs, each)
 
@@ -186,8 +192,9 @@ def set_intervals_on_hosts(
     found = _visit_all(looks, jobs, missed)
     there = {index: host for index, host in enumerate(found) if host.hostname is not None}
     if any(all(word in host.unmatched for host in there.values()) for word in words):
-        if each is not None:
-            for host in there.values():
+        for host in there.values():
+            log_host(host)
+            if each is not None:
                 each(host)
         return found
     visits = [
@@ -207,13 +214,36 @@ def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChang
     """Only find out which of the domains a host has."""
     with Visit(target, words, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
         pass
-    return HostChanges(
+    host = HostChanges(
         uri=visit.uri,
         hostname=visit.hostname,
         status=visit.status(complete=True),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
         unmatched=visit.selection.unmatched,
+    )
+    # The others are visited again.
+    return log_host(host) if host.hostname is None else host
+
+
+def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> None:
+    path = answer if isinstance(answer, QomPath) else None
+    error = answer if isinstance(answer, VirtballoonError) else None
+    uri = path.uri if path is not None else str(error and error.host)
+    if isinstance(error, DomainNotFound):
+        # Another host may have it.
+        error = None
+    unreachable = isinstance(error, HostError)
+    status = HostStatus.PARTIAL if error is not None else HostStatus.OK
+    log_host(
+        HostResult(
+            uri=uri,
+            hostname=path.hostname if path is not None else None,
+            status=HostStatus.UNREACHABLE if unreachable else status,
+            error=error,
+            elapsed_seconds=elapsed_seconds,
+        ),
+        domains=int(path is not None),
     )
 
 
@@ -222,7 +252,7 @@ def _probe(target: Target, timeout: float) -> HostProbe:
         pass
     reached = visit.hostname is not None
     domains = [selected.domain for selected in visit.selection.domains]
-    return HostProbe(
+    probe = HostProbe(
         uri=visit.uri,
         hostname=visit.hostname,
         status=visit.status(complete=True),
@@ -231,6 +261,7 @@ def _probe(target: Target, timeout: float) -> HostProbe:
         running=sum(domain.active for domain in domains) if reached else None,
         defined=sum(domain.persistent for domain in domains) if reached else None,
     )
+    return log_host(probe, domains=len(domains))
 
 
 def _visit_all(

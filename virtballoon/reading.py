@@ -18,6 +18,7 @@ from virtballoon.errors import (
     NotSupported,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.log import log_host
 from virtballoon.report import DomainReport, HostReport, Source
 from virtballoon.sweep import Sweep, locate, read_configs
 from virtballoon.verdict import Verdict
@@ -49,7 +50,7 @@ def read_host(
     with visit:
         rows.extend(_sweep(visit, inactive=inactive, via=via))
     unread = {Verdict.BUSY, Verdict.FAILED}
-    return HostReport(
+    report = HostReport(
         uri=visit.uri,
         hostname=visit.hostname,
         status=visit.status(complete=not any(row.verdict in unread for row in rows)),
@@ -58,6 +59,7 @@ def read_host(
         domains=tuple(sorted(rows, key=lambda row: (row.name, row.uuid))),
         unmatched=visit.selection.unmatched,
     )
+    return log_host(report)
 
 
 def iter_domains(

@@ -24,6 +24,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
+from virtballoon.log import log_host
 from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Source
 from virtballoon.selection import Selected
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
@@ -149,7 +150,7 @@ def set_intervals(
             )
             meant = [s for s in visit.selection.domains if wish.concerns(s.domain)]
             changes.extend(_carry_out(wish, meant, dry_run=dry_run, deadline=visit.deadline))
-    return HostChanges(
+    report = HostChanges(
         uri=visit.uri,
         hostname=visit.hostname,
         status=visit.status(complete=not any(c.outcome is Outcome.FAILED for c in changes)),
@@ -158,6 +159,7 @@ def set_intervals(
         changes=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
         unmatched=visit.selection.unmatched,
     )
+    return log_host(report)
 
 
 def set_interval(

@@ -26,6 +26,11 @@ class Verdict(StrEnum):
     BUSY = "busy"
     FAILED = "failed"
 
+    @property
+    def is_well(self) -> bool:
+        """Whether there is nothing to be done: fresh, suspended, shut off, or without a balloon."""
+        return self in {Verdict.FRESH, Verdict.SUSPENDED, Verdict.NO_DEVICE, Verdict.SHUTOFF}
+
 
 class State(StrEnum):
     """A domain's state, under the names of libvirt's ``virDomainState``."""

@@ -19,7 +19,8 @@ _SERVER = """
 import gc, json, os, sys
 import libvirt, rich.console
 import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.fleet
-import virtballoon.cli.hosts, virtballoon.configuration, virtballoon.render.table
+import virtballoon.cli.hosts, virtballoon.cli.lock, virtballoon.cli.log, virtballoon.cli.output
+import virtballoon.cli.quiet, virtballoon.configuration, virtballoon.render.table
 from virtballoon.cli import main
 
 gc.collect()
@@ -32,6 +33,7 @@ def run(request):
         os.dup2(opened, fd)
         os.close(opened)
     os.environ.update(request["env"])
+    exec(request["before"], {"os": os, "sys": sys})
     sys.argv = ["virtballoon", *request["args"]]
     try:
         main()
@@ -88,21 +90,31 @@ class Command:
     def __exit__(self, *_: object) -> None:
         self._server.communicate()
 
-    def __call__(self, *args: str, env: Mapping[str, str] | None = None) -> Result:
+    def __call__(
+        self, *args: str, env: Mapping[str, str] | None = None, before: str = ""
+    ) -> Result:
         """Run ``virtballoon`` with these arguments."""
-        (result,) = self.each([args], env=env)
+        (result,) = self.each([args], env=env, before=before)
         return result
 
     def each(
-        self, runs: Iterable[Sequence[str]], *, env: Mapping[str, str] | None = None
+        self,
+        runs: Iterable[Sequence[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        before: str = "",
     ) -> list[Result]:
-        """Run it with each of these arguments, all at once."""
+        """Run it with each of these arguments, all at once.
+
+        :param before: what each process does first, in Python
+        """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         requests: list[dict[str, Any]] = [
             {
                 "args": args,
                 "env": dict(env or {}),
+                "before": before,
                 "stdout": str(self._folder / f"stdout{number}"),
                 "stderr": str(self._folder / f"stderr{number}"),
             }

@@ -123,7 +123,7 @@ def test_looking_for_a_domain_tells_of_each_host() -> None:
     assert {id(answer) for answer in told} == {id(answer) for answer in answers}
     assert [type(answer) for answer in answers] == [
         virtballoon.NotSupported,
-        virtballoon.ConnectError,
+        virtballoon.NoDaemon,
     ]
 
 

@@ -92,7 +92,9 @@ import json, locale, logging, os, signal, sys, threading, warnings
 def state():
     loggers = [logging.getLogger(), logging.getLogger("virtballoon")]
     return [
-        [(logger.level, logger.propagate, len(logger.handlers)) for logger in loggers],
+        [(logger.level, logger.propagate) for logger in loggers],
+        # Python advises a library to have one that does nothing.
+        [h for logger in loggers for h in logger.handlers if type(h) is not logging.NullHandler],
         [repr(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
         [repr(entry) for entry in warnings.filters],
         [repr(hook) for hook in (sys.excepthook, threading.excepthook, sys.unraisablehook)],

@@ -116,7 +116,9 @@ def test_a_pipe_has_no_codes_and_no_trailing_spaces(printed: str) -> None:
     shows: dict[str, Callable[[TextIO], None]] = {
         "list": show(report(), HELD, keys=columns.WIDE),
         "stats": lambda stream: stats(stream, report(), HELD),
-        "changes": lambda stream: changes_table([CHANGES], with_qemu=True, stream=stream),
+        "changes": lambda stream: changes_table(
+            [CHANGES], with_qemu=True, with_host=False, stream=stream
+        ),
     }
     lines = in_a_pipe(shows[printed])
 
@@ -283,7 +285,9 @@ def test_statistics_name_the_host_where_there_are_several() -> None:
 
 
 def test_changes() -> None:
-    assert in_a_pipe(lambda stream: changes_table([CHANGES], with_qemu=False, stream=stream)) == [
+    assert in_a_pipe(
+        lambda stream: changes_table([CHANGES], with_qemu=False, with_host=False, stream=stream)
+    ) == [
         "DOMAIN  OUTCOME  LIVE         CONFIG",
         "web1    changed  off -> 10 s  -",
         "bare    failed   off          off",
@@ -292,7 +296,9 @@ def test_changes() -> None:
 
 def test_changes_on_several_hosts() -> None:
     lines = in_a_pipe(
-        lambda stream: changes_table([CHANGES, CHANGES], with_qemu=True, stream=stream)
+        lambda stream: changes_table(
+            [CHANGES, CHANGES], with_qemu=True, with_host=True, stream=stream
+        )
     )
 
     assert lines[0].split() == ["DOMAIN", "OUTCOME", "LIVE", "CONFIG", "QEMU", "HOST"]

@@ -58,8 +58,7 @@ def cli(ctx: click.Context, /, **options: object) -> None:
     Turns on the balloon's statistics polling and shows every guest's own memory figures, each
     with its age, its source and a verdict on how far it can be trusted.
 
-    Options that every command takes, such as -c, -H, --via, --timeout, --format and -v, may stand
-    before or behind its name.
+    The options below, --version apart, may stand before or behind the command's name.
     """
     ctx.obj = Settings(options)
 

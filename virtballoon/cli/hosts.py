@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
@@ -54,10 +53,14 @@ def command(settings: Settings) -> int:
         for target, probe in zip(settings.targets, probes, strict=True)
         for host in (settings.named(target) or (None,))
     ]
-    if settings.format == "table":
+    if settings.is_quiet and settings.output is None:
+        rows = [(host, probe) for host, probe in rows if probe.error is not None]
+    if settings.is_quiet and not rows:
+        pass
+    elif settings.format == "table":
         from virtballoon.render.table import hosts_table
 
-        hosts_table(rows, stream=sys.stdout)
+        hosts_table(rows, stream=settings.stream)
     else:
         records = [documents.probe_record(host, probe) for host, probe in rows]
         if settings.format == "json":
@@ -66,8 +69,8 @@ def command(settings: Settings) -> int:
             text = documents.to_jsonl(records)
         else:
             text = documents.to_csv(records, _COLUMNS)
-        click.echo(text, nl=False)
-    complain_of_all(probes, [])
+        click.echo(text, file=settings.stream, nl=False)
+    complain_of_all(settings, probes, [])
     failed = [probe for probe in probes if probe.error is not None]
     if not failed:
         return OK

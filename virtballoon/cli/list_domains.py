@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -67,10 +66,11 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern; a domain that is named is shown even if it does
     not run. Reading is read-only and marks no guest, unless --via qom is given.
     """
+    from virtballoon.cli import quiet
     from virtballoon.fleet import read_hosts
     from virtballoon.render import columns as known
 
-    shown = _columns(columns, settings, wide=wide)
+    chosen = _columns(columns, settings, wide=wide)
     reverse = sort is not None and sort.startswith("-")
     sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else known.column("name")
     started = time.time()
@@ -85,29 +85,40 @@ def command(
             each=each,
         )
     hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read]
+    shown = quiet.shown(settings, hosts)
     if settings.format == "table":
         from virtballoon.render.table import list_table
 
-        rows = [(host, row) for host in hosts for row in host.domains]
-        if rows or (not domains and any(host.error is None for host in hosts)):
+        rows = [(host, row) for host in shown for row in host.domains]
+        if rows or (not domains and any(host.error is None for host in shown)):
             list_table(
-                rows, shown, exact=units == "bytes", with_host=len(hosts) > 1, stream=sys.stdout
+                rows,
+                chosen,
+                exact=units == "bytes",
+                with_host=len(hosts) > 1,
+                stream=settings.stream,
             )
-        for host in hosts:
-            _advise(host, settings)
     else:
-        keys = [column.key for column in shown] if columns else known.RECORD
-        print_records(settings, hosts, keys, generated_at=started)
-    return reading_status(hosts, domains)
+        keys = [column.key for column in chosen] if columns else known.RECORD
+        print_records(settings, shown, keys, generated_at=started)
+    status = finish_reading(settings, hosts, domains)
+    if settings.format == "table" or (settings.is_quiet and settings.output is not None):
+        for host in quiet.exceptions(hosts) if settings.is_quiet else hosts:
+            _advise(host, settings)
+    return status
 
 
-def reading_status(hosts: Sequence[HostReport], words: Sequence[str]) -> int:
-    """Say what could not be read, and give the exit status."""
+def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Sequence[str]) -> int:
+    """Say what could not be read and, where data is in a file, what is not well; and give the
+    exit status."""
+    from virtballoon.cli import quiet
     from virtballoon.verdict import Verdict
 
+    if settings.is_quiet and settings.output is not None:
+        quiet.complain_of_exceptions(hosts)
     rows = [row for host in hosts for row in host.domains]
     unread = [row for row in rows if row.verdict in {Verdict.BUSY, Verdict.FAILED}]
-    failed = complain_of_all(hosts, [row.error for row in unread])
+    failed = complain_of_all(settings, hosts, [row.error for row in unread])
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         complain(f"no domain matches {word!r}")

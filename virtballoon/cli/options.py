@@ -7,7 +7,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 import click
 
@@ -30,23 +30,22 @@ PROGRAM: Final = "virtballoon"
 OK: Final = 0
 NOTHING: Final = 1
 PARTLY: Final = 3
+HELD: Final = 75
 
 _SHARED: Final = (
-    "connect",
-    "host",
-    "config_file",
-    "via",
-    "timeout",
-    "jobs",
-    "format",
-    "verbose",
+    *("connect", "host", "config_file", "via", "timeout", "jobs", "format", "verbose"),
+    *("output", "quiet", "lock", "log"),
 )
 
 
 class Settings:
-    """The options that every command takes, before its name and behind it; behind wins."""
+    """The options that every command takes, before its name and behind it; behind wins.
+
+    :ivar stream: where data goes
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self.stream: TextIO = sys.stdout
         given = {key: options.get(key) for key in _SHARED}
         self._given = {key: value for key, value in given.items() if value not in (None, ())}
 
@@ -122,6 +121,27 @@ class Settings:
         """Whether to show what is asked of libvirt."""
         return bool(self._given.get("verbose"))
 
+    @property
+    def output(self) -> str | None:
+        """The file that data goes to in place of stdout."""
+        path: str | None = self._given.get("output")
+        return None if path == "-" else path
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether to show only what is not well."""
+        return bool(self._given.get("quiet"))
+
+    @property
+    def lock(self) -> str | None:
+        """The file that keeps other runs out."""
+        return self._given.get("lock")
+
+    @property
+    def log(self) -> str | None:
+        """Where the library's records go."""
+        return self._given.get("log")
+
 
 def _no_empty_uri(
     _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
@@ -155,14 +175,6 @@ def _complete_host(
     return _offered([*(host.name for host in hosts), *groups], incomplete)
 
 
-def _complete_file(
-    _ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(incomplete, type="file")]
-
-
 def shared_options(function: F) -> F:
     """Add the options that every command takes."""
     options = (
@@ -185,9 +197,9 @@ def shared_options(function: F) -> F:
         ),
         click.option(
             "--config-file",
-            metavar="FILE",
+            type=click.Path(readable=False),
             callback=_no_empty_file,
-            shell_complete=_complete_file,
+            metavar="FILE",
             help="The configuration, in place of /etc/virtballoon/config.toml and "
             "~/.config/virtballoon/config.toml.",
         ),
@@ -217,6 +229,32 @@ def shared_options(function: F) -> F:
             help="How to print.  [default: table]",
         ),
         click.option(
+            "--output",
+            type=click.Path(readable=False),
+            callback=_no_empty_file,
+            metavar="FILE",
+            help="Write data to this file, which is complete or as it was; - for stdout.",
+        ),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            default=None,
+            help="Show only the domains that are not well, and nothing where there are none.",
+        ),
+        click.option(
+            "--lock",
+            type=click.Path(readable=False),
+            callback=_no_empty_file,
+            metavar="FILE",
+            help="Do nothing, and end with status 75, while another run holds this file.",
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(("stderr", "journald")),
+            help="Log each host and each failure there, in place of messages on stderr.",
+        ),
+        click.option(
             "-v",
             "--verbose",
             is_flag=True,
@@ -238,9 +276,29 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(function)
     def command(ctx: click.Context, /, **options: Any) -> int:
         settings: Settings = (ctx.find_object(Settings) or Settings({})).refined(options)
-        _set_up(settings)
         own = {key: value for key, value in options.items() if key not in _SHARED}
-        return function(settings, **own)
+        if settings.lock is not None:
+            from virtballoon.cli.lock import Held, hold
+
+            try:
+                hold(settings.lock)
+            except Held as error:
+                complain(str(error))
+                return HELD
+        if settings.log is not None:
+            from virtballoon.cli.log import send_to
+
+            send_to(settings.log, PROGRAM)
+        _set_up(settings)
+        if settings.output is None:
+            return function(settings, **own)
+        from virtballoon.cli.output import Output
+
+        output = Output(settings.output)
+        settings.stream = output.stream
+        status = function(settings, **own)
+        output.finish(replace=status in {OK, PARTLY})
+        return status
 
     return command
 
@@ -258,6 +316,8 @@ def _set_up(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_printable_record)
+    # The rest is complained about, or goes where --log says.
+    handler.addFilter(lambda record: record.levelno <= logging.DEBUG)
     logger = logging.getLogger(PROGRAM)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
@@ -278,7 +338,8 @@ def _printable_record(record: logging.LogRecord) -> bool:
 def progress(settings: Settings) -> Iterator[Done | None]:
     """Show on a terminal which of several hosts are awaited; what to call as each is done."""
     on_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
-    if len(settings.targets) < 2 or settings.is_verbose or not on_a_terminal:  # noqa: PLR2004
+    is_wanted = not (settings.is_verbose or settings.is_quiet or settings.log)
+    if len(settings.targets) < 2 or not is_wanted or not on_a_terminal:  # noqa: PLR2004
         yield None
         return
     from virtballoon.render.progress import Progress
@@ -364,11 +425,14 @@ def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
     ]
 
 
-def complain_of_all(hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]) -> bool:
-    """Say what went wrong with hosts as a whole and with domains, and whether anything did."""
+def complain_of_all(
+    settings: Settings, hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]
+) -> bool:
+    """Say what went wrong with hosts as a whole and with domains, unless the log has said it, and
+    whether anything did."""
     # A connection that broke is one error, not one of each domain behind it.
     wrong = {id(error): error for error in (*(host.error for host in hosts), *errors) if error}
-    for error in wrong.values():
+    for error in wrong.values() if settings.log is None else ():
         complain(str(error))
     return bool(wrong)
 
@@ -383,6 +447,8 @@ def print_records(
     """Print hosts and domains for programs; ``columns`` are those of CSV, the host's URI apart."""
     from virtballoon.render import documents
 
+    if settings.is_quiet and not hosts:
+        return
     if settings.format == "json":
         records = [documents.host_record(host) for host in hosts]
         text = documents.to_json(documents.document(records, generated_at=generated_at))
@@ -396,4 +462,4 @@ def print_records(
             text = documents.to_jsonl(rows)
         else:
             text = documents.to_csv(rows, ["uri", *columns])
-    click.echo(text, nl=False)
+    click.echo(text, file=settings.stream, nl=False)

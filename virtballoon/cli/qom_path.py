@@ -12,6 +12,7 @@ from virtballoon.cli.options import (
     PARTLY,
     Settings,
     complain,
+    complain_of_all,
     domain_argument,
     progress,
     with_settings,
@@ -50,8 +51,7 @@ def command(settings: Settings, *, domain: str) -> int:
         for answer in answers
         if isinstance(answer, VirtballoonError) and not isinstance(answer, DomainNotFound)
     ]
-    for error in failed:
-        complain(str(error))
+    complain_of_all(settings, (), failed)
     if len(found) > 1:
         complain(f"domains of {len(found)} hosts match {domain!r}")
     elif not found and not failed:
@@ -76,5 +76,5 @@ def command(settings: Settings, *, domain: str) -> int:
         text = documents.to_jsonl([{"uri": path.uri} | record])
     else:
         text = documents.to_csv([{"uri": path.uri} | record], ["uri", *record])
-    click.echo(text, nl=False)
+    click.echo(text, file=settings.stream, nl=False)
     return PARTLY if failed else OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -98,6 +97,7 @@ def command(
     The interval is set through libvirt, so that its XML stays true. With --via qom it goes to
     QEMU behind libvirt's back, and marks the guest as tainted, even with --dry-run.
     """
+    from virtballoon.cli import quiet
     from virtballoon.errors import InvalidInterval
     from virtballoon.fleet import set_intervals_on_hosts
 
@@ -121,17 +121,23 @@ def command(
             )
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
+    shown = quiet.shown(settings, hosts)
     if settings.format != "table":
-        print_records(settings, hosts, _COLUMNS, generated_at=started)
-    elif any(host.changes for host in hosts):
+        print_records(settings, shown, _COLUMNS, generated_at=started)
+    elif any(host.changes for host in shown):
         from virtballoon.render.table import changes_table
         from virtballoon.report import Source
 
-        changes_table(hosts, with_qemu=settings.via is Source.QOM, stream=sys.stdout)
-    return _status(hosts)
+        changes_table(
+            shown,
+            with_qemu=settings.via is Source.QOM,
+            with_host=len(hosts) > 1,
+            stream=settings.stream,
+        )
+    return _status(settings, hosts)
 
 
-def _status(hosts: Sequence[HostChanges]) -> int:
+def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     from virtballoon.report import Outcome
 
     unmatched = unmatched_everywhere(hosts)
@@ -139,7 +145,7 @@ def _status(hosts: Sequence[HostChanges]) -> int:
         complain(f"no domain matches {word!r}; nothing was changed")
     changes = [change for host in hosts for change in host.changes]
     failed = [change for change in changes if change.outcome is Outcome.FAILED]
-    wrong = complain_of_all(hosts, [change.error for change in failed])
+    wrong = complain_of_all(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
     if not wrong:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import click
 
-from virtballoon.cli.list_domains import reading_status
+from virtballoon.cli.list_domains import finish_reading
 from virtballoon.cli.options import (
     Settings,
     domain_argument,
@@ -28,6 +27,7 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
     DOMAIN is a name, a UUID or a shell pattern. Statistics have QEMU's names; sizes are in bytes,
     the rest are counts since the guest booted. A figure that the guest does not give is a dash.
     """
+    from virtballoon.cli import quiet
     from virtballoon.fleet import read_hosts
 
     started = time.time()
@@ -41,16 +41,17 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
             jobs=settings.jobs,
             each=each,
         )
+    shown = quiet.shown(settings, hosts)
     if settings.format == "table":
         from virtballoon.render.table import stats_blocks
 
-        rows = [(host, row) for host in hosts for row in host.domains]
-        stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=sys.stdout)
+        rows = [(host, row) for host in shown for row in host.domains]
+        stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
     else:
         from virtballoon.render.columns import RECORD
 
         others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
         at = RECORD.index("used_bytes")
         columns = (*RECORD[:at], *others, *RECORD[at:])
-        print_records(settings, hosts, columns, generated_at=started)
-    return reading_status(hosts, domains)
+        print_records(settings, shown, columns, generated_at=started)
+    return finish_reading(settings, hosts, domains)

@@ -11,6 +11,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from virtballoon.errors import VirtballoonError
+from virtballoon.process import unfinished_lines
 from virtballoon.reading import QomPath
 from virtballoon.render.text import printable
 from virtballoon.report import HostResult
@@ -45,6 +46,7 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
+        unfinished_lines.add(self._console.file.fileno())
         self._draw()
         return self
 
@@ -55,6 +57,7 @@ class Progress:
         _traceback: TracebackType | None,
     ) -> None:
         self._console.control(_WIPE)
+        unfinished_lines.discard(self._console.file.fileno())
 
     def done(self, result: HostResult | QomPath | VirtballoonError) -> None:
         """Take a host off the list."""

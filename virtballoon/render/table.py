@@ -91,9 +91,10 @@ def stats_blocks(
         table.print(stream)
 
 
-def changes_table(hosts: Sequence[HostChanges], *, with_qemu: bool, stream: TextIO) -> None:
+def changes_table(
+    hosts: Sequence[HostChanges], *, with_qemu: bool, with_host: bool, stream: TextIO
+) -> None:
     """Print a line per domain with what it was and what it is."""
-    with_host = len(hosts) > 1
     titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu + ["HOST"] * with_host
     table = _Table([(title, False) for title in titles])
     for host in hosts:

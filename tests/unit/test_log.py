@@ -1,0 +1,170 @@
+"""What the library logs, and ``--log``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tests.unit.command import Command, clean_environment
+from virtballoon.log import FIELDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEST = "test:///default"
+NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
+
+
+# What an importer does, in a process of its own: the test driver reads a file with the library
+# that lxml has, too, and both in one process can clash.
+IMPORTER = """
+import json, logging
+import virtballoon
+
+class Collect(logging.Handler):
+    def emit(self, record):
+        fields = {{k: v for k, v in record.__dict__.items() if k.startswith("virtballoon_")}}
+        level = {{"level": record.levelname, "message": record.getMessage()}}
+        print(json.dumps(level | fields), flush=True)
+
+logging.getLogger().addHandler(Collect())
+logging.getLogger("virtballoon").setLevel(logging.INFO)
+virtballoon.{}
+os._exit(0)
+"""
+
+
+def records(command: Command, call: str) -> list[dict[str, Any]]:
+    """What a call of the library logs."""
+    result = command(before=IMPORTER.format(call))
+    assert result.status == 0, result.stderr
+    found: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
+    for record in found:
+        assert record.keys() == {"level", "message", *FIELDS}
+    return found
+
+
+def test_a_record_for_each_host_and_each_failure(command: Command, node: str) -> None:
+    both = [node, NOBODY_LISTENS]
+    unreachable: list[tuple[str, str, str | None]] = [
+        ("INFO", NOBODY_LISTENS, None),
+        ("WARNING", NOBODY_LISTENS, None),
+    ]
+    well = ("INFO", node, None)
+    expected: dict[str, list[tuple[str, str, str | None]]] = {
+        f"read_host({node!r})": [well],
+        f"read_hosts({both})": [well, *unreachable],
+        f"set_intervals_on_hosts([{node!r}], 9, ['bare', 'polled'])": [
+            well,
+            ("WARNING", node, "bare"),
+        ],
+        # Here each host is visited twice.
+        f"set_intervals_on_hosts({both}, 9, ['polled'])": [well, *unreachable],
+        f"set_intervals_on_hosts({both}, 9, ['nobody'])": [well, *unreachable],
+        f"find_qom_paths([{NOBODY_LISTENS!r}], 'polled')": unreachable,
+    }
+    for call, logged in expected.items():
+        found = records(command, call)
+        shown = [(r["level"], r["virtballoon_host"], r["virtballoon_domain"]) for r in found]
+        assert sorted(shown, key=str) == sorted(logged, key=str), call
+        # A failure comes before the host that it is of is done.
+        levels = [record["level"] for record in found]
+        assert levels[-1] == "INFO"
+
+
+def test_a_record_has_what_its_message_says(command: Command, node: str) -> None:
+    (record,) = records(command, f"read_host({node!r})")
+    assert record["message"].startswith(f"{node}: ok, 4 domains, ")
+    assert (record["virtballoon_status"], record["virtballoon_domains"]) == ("ok", 4)
+    assert record["virtballoon_elapsed_seconds"] > 0
+    warning, _ = records(command, f"set_intervals({node!r}, 9, ['bare'])")
+    assert warning["message"].startswith(f"domain 'bare' on {node}: ")
+    assert warning["virtballoon_uuid"]
+
+
+def test_nothing_is_seen_where_logging_is_not_configured(tmp_path: Path) -> None:
+    script = f"import virtballoon; virtballoon.read_host({NOBODY_LISTENS!r})"
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    # Libvirt's own error is there, since the library must not silence it.
+    assert [line for line in result.stderr.splitlines() if not line.startswith("libvirt: ")] == []
+
+
+def fields(line: str) -> dict[str, str]:
+    """A line of logfmt, read as others do: words, of which some are quoted."""
+    assert line.isprintable()
+    return dict(word.split("=", 1) for word in shlex.split(line))
+
+
+def test_failures_go_to_the_log_instead(command: Command, node: str) -> None:
+    hosts = ("-c", node, "-c", NOBODY_LISTENS, "--log", "stderr")
+    result = command(*hosts, "set-interval", "9", "bare", "polled")
+    assert result.status == 3
+    assert "bare" in result.stdout
+    lines = [fields(line) for line in result.complaints]
+    assert sorted((line["level"], line["host"], line.get("domain", "")) for line in lines) == [
+        ("info", NOBODY_LISTENS, ""),
+        ("info", node, ""),
+        ("warning", NOBODY_LISTENS, ""),
+        ("warning", node, "bare"),
+    ]
+    (unreachable,) = [line for line in lines if line.get("code") == "38"]
+    assert unreachable["host"] == NOBODY_LISTENS
+    assert "No such file" in unreachable["msg"]
+
+
+def test_usage_and_what_matches_nothing_stay_on_stderr(command: Command, node: str) -> None:
+    wrong = command("-c", node, "--log", "stderr", "list", "--sort", "no-such")
+    assert (wrong.status, len(wrong.complaints)) == (2, 1)
+    nobody = command("-c", node, "--log", "stderr", "list", "nobody")
+    assert nobody.status == 1
+    assert nobody.complaints[-1] == "virtballoon: no domain matches 'nobody'"
+    assert len(nobody.complaints) == 2
+
+
+def test_a_line_cannot_be_forged(command: Command) -> None:
+    uri = 'test:///\n"level=error" \x1b[31m\\ \u202e'
+    result = command("-c", uri, "list", "--log", "stderr")
+    assert result.status == 1
+    for line in result.complaints:
+        assert line.startswith("time=")
+        assert line.isprintable()
+        assert fields(line)["level"] in {"info", "warning"}
+        assert "\\n" in fields(line)["host"]
+
+
+def test_verbose_lines_stay_beside_it(command: Command, node: str) -> None:
+    both = command("-v", "-c", node, "--log", "stderr", "list", "polled")
+    alone = command("-v", "-c", node, "list", "polled")
+    calls = [line for line in both.complaints if not line.startswith("time=")]
+    assert len(both.complaints) == len(calls) + 1
+    assert len(calls) == len(alone.complaints)
+    assert not any(": ok," in line for line in alone.complaints)
+
+
+def test_no_journal_is_said_before_a_host_is_asked(command: Command) -> None:
+    # Hides both, whatever this machine has.
+    without_library = "sys.modules['systemd.journal'] = None"
+    result = command("-v", "-c", TEST, "list", "--log", "journald", before=without_library)
+    assert (result.status, result.stdout) == (2, "")
+    (complaint,) = result.complaints
+    assert "virtballoon[journald]" in complaint
+    without_socket = """
+import types, virtballoon.cli.log
+sys.modules["systemd.journal"] = types.SimpleNamespace(JournalHandler=None)
+virtballoon.cli.log._JOURNAL = "/no/such/socket"
+"""
+    result = command("-v", "-c", TEST, "list", "--log", "journald", before=without_socket)
+    assert (result.status, result.stdout) == (1, "")
+    assert result.complaints == [
+        "virtballoon: no journal at /no/such/socket: No such file or directory"
+    ]

@@ -1,0 +1,71 @@
+"""A signal ends the command in one line, whatever it is about to do."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.command import clean_environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A real signal; only its moment is chosen, which nobody could hit from outside.
+AT_AN_IMPORT = """
+import signal, sys
+
+module, number = sys.argv[1], int(sys.argv[2])
+
+class Hit:
+    def find_spec(self, name, *_):
+        if name == module:
+            signal.raise_signal(number)
+
+sys.meta_path.insert(0, Hit())
+from virtballoon.__main__ import main
+sys.argv[1:] = sys.argv[3:]
+main()
+"""
+
+
+def run(folder: Path, *args: str, ignored: int | None = None) -> subprocess.CompletedProcess[str]:
+    def ignore() -> None:
+        if ignored is not None:
+            signal.signal(ignored, signal.SIG_IGN)
+
+    return subprocess.run(
+        [sys.executable, "-c", AT_AN_IMPORT, *args],
+        env=clean_environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=ignore,
+    )
+
+
+@pytest.mark.parametrize("module", ["click", "libvirt"])
+def test_interrupted_while_modules_are_imported(tmp_path: Path, module: str) -> None:
+    result = run(tmp_path, module, str(int(signal.SIGINT)), "-c", "test:///default", "list")
+
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "virtballoon: interrupted\n"
+
+
+def test_terminated(tmp_path: Path) -> None:
+    result = run(tmp_path, "click", str(int(signal.SIGTERM)), "--version")
+
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "")
+    assert result.stderr == "virtballoon: terminated\n"
+
+
+def test_what_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
+    number = signal.SIGHUP
+    result = run(tmp_path, "click", str(int(number)), "--version", ignored=number)
+
+    assert (result.returncode, result.stderr) == (0, "")

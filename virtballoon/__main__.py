@@ -1,0 +1,21 @@
+"""What the installed command runs, and ``python -m virtballoon``."""
+
+from __future__ import annotations
+
+from virtballoon.process import end_on_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line; signals count before the rest is imported, which takes a while."""
+    end_on_signals()
+    from virtballoon.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

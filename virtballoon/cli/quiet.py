@@ -1,0 +1,49 @@
+"""``--quiet``: silent when all is well, the exceptions alone when not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from virtballoon.cli.options import Settings, complain
+from virtballoon.render import text
+from virtballoon.report import HostChanges, HostReport, Outcome
+
+H = TypeVar("H", HostReport, HostChanges)
+
+
+def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
+    """What is to be printed: everything; with ``--quiet`` on stdout, the exceptions."""
+    return exceptions(hosts) if settings.is_quiet and settings.output is None else hosts
+
+
+def exceptions(hosts: Sequence[H]) -> Sequence[H]:
+    """The hosts that are not well, each with the domains alone that are not; none at all without
+    any such domain."""
+    reduced = [_reduced(host) for host in hosts]
+    if not any(_rows(host) for host in reduced):
+        return []
+    return [host for host in reduced if _rows(host) or host.error is not None]
+
+
+def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
+    """Say in a line each which domains are not well, save those whose error is said anyway."""
+    for host in exceptions(hosts):
+        for row in host.domains:
+            if row.error is None:
+                age = row.age_seconds
+                old = "" if age is None else f", figures {text.duration(age)} old"
+                complain(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}")
+
+
+def _reduced(host: H) -> H:
+    if isinstance(host, HostReport):
+        unwell = (row for row in host.domains if not row.verdict.is_well)
+        return replace(host, domains=tuple(unwell))
+    failed = (change for change in host.changes if change.outcome is Outcome.FAILED)
+    return replace(host, changes=tuple(failed))
+
+
+def _rows(host: HostReport | HostChanges) -> Sequence[object]:
+    return host.domains if isinstance(host, HostReport) else host.changes

@@ -1,0 +1,89 @@
+"""What the library logs, through :mod:`logging`, on the logger ``virtballoon.log``.
+
+INFO once for each host that was visited, WARNING for each failure of a host or a domain. The
+message can be read alone; what is in it are attributes of the record, too, None where they do not
+apply: ``virtballoon_host`` (a URI), ``virtballoon_domain``, ``virtballoon_uuid``,
+``virtballoon_verdict``, ``virtballoon_code`` (libvirt's error number), ``virtballoon_status``,
+``virtballoon_domains`` (how many), ``virtballoon_elapsed_seconds``. Names and messages are somebody
+else's text: sanitise them before showing them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, TypeVar
+
+from virtballoon.errors import VirtballoonError
+from virtballoon.report import (
+    DomainReport,
+    HostChanges,
+    HostReport,
+    HostResult,
+    IntervalChange,
+    Outcome,
+)
+from virtballoon.verdict import Verdict
+
+FIELDS: Final = tuple(
+    f"virtballoon_{name}"
+    for name in (
+        *("host", "domain", "uuid", "verdict", "code"),
+        *("status", "domains", "elapsed_seconds"),
+    )
+)
+
+_log: Final = logging.getLogger(__name__)
+# Without it, Python prints warnings of whoever has not configured logging.
+logging.getLogger("virtballoon").addHandler(logging.NullHandler())
+
+H = TypeVar("H", bound=HostResult)
+
+
+def log_host(host: H, *, domains: int | None = None) -> H:
+    """Log a visit to a host, and give it back.
+
+    :param domains: how many domains it concerned, where the result does not say
+    """
+    rows: tuple[DomainReport | IntervalChange, ...] = ()
+    if isinstance(host, HostReport):
+        rows = host.domains
+    elif isinstance(host, HostChanges):
+        rows = host.changes
+    if host.error is not None:
+        _warn(host, host.error, domain=host.error.domain, status=host.status.value)
+    # A connection that broke is one failure, not one of each domain behind it.
+    seen = {id(host.error)}
+    for row in rows:
+        if _has_failed(row) and row.error is not None and id(row.error) not in seen:
+            seen.add(id(row.error))
+            verdict = row.verdict.value if isinstance(row, DomainReport) else None
+            _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
+    count = len(rows) if domains is None else domains
+    _log.info(
+        "%s: %s, %s, %.2f s",
+        host.uri,
+        host.status.value,
+        "1 domain" if count == 1 else f"{count} domains",
+        host.elapsed_seconds,
+        extra=_fields(
+            host=host.uri,
+            status=host.status.value,
+            domains=count,
+            elapsed_seconds=round(host.elapsed_seconds, 3),
+        ),
+    )
+    return host
+
+
+def _has_failed(row: DomainReport | IntervalChange) -> bool:
+    if isinstance(row, DomainReport):
+        return row.verdict in {Verdict.BUSY, Verdict.FAILED}
+    return row.outcome is Outcome.FAILED
+
+
+def _warn(host: HostResult, error: VirtballoonError, **fields: str | None) -> None:
+    _log.warning("%s", error, extra=_fields(host=host.uri, code=error.code, **fields))
+
+
+def _fields(**given: object) -> dict[str, object]:
+    return {name: given.get(name.removeprefix("virtballoon_")) for name in FIELDS}
