@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ def test_a_daemon_that_restarts_costs_no_row(
 ) -> None:
     reading = iter_domains(alone.uri, steady, via=via, timeout=TIMEOUT)
     rows = [next(reading)]
-    os.kill(alone.pid, signal.SIGKILL)
+    alone.kill_daemon()
     with meanwhile(threading.Thread(target=alone.start_daemon)):
         rows.extend(reading)
     assert sorted(row.name for row in rows) == steady
@@ -62,7 +61,7 @@ def test_a_connection_of_the_callers_is_not_renewed(alone: Hypervisor, steady: l
     connection = alone.conn()
     reading = iter_domains(connection, steady, timeout=TIMEOUT)
     rows = [next(reading)]
-    os.kill(alone.pid, signal.SIGKILL)
+    alone.kill_daemon()
     with pytest.raises(virtballoon.ConnectionLost):
         rows.extend(reading)
     alone.start_daemon()
@@ -102,10 +101,8 @@ def test_guests_that_are_killed_while_they_are_read(alone: Hypervisor, steady: l
 def check_doomed(row: DomainReport) -> None:
     """A guest that ended is read as what it was or as what it became."""
     assert row.verdict in {Verdict.SUSPENDED, Verdict.POLLING_OFF, Verdict.SHUTOFF}, row
-    # An RSS of 0 is what libvirt says of a QEMU that went away under the call.
-    assert (
-        row.figures.rss_bytes is None if row.verdict is Verdict.SHUTOFF else row.figures.rss_bytes
-    )
+    # An RSS of 0 is what libvirt says of a QEMU that went away under the call; it may have none.
+    assert row.figures.rss_bytes != 0
 
 
 def test_guests_that_come_and_go_by_the_dozen(alone: Hypervisor, steady: list[str]) -> None:

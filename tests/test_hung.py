@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -234,7 +233,7 @@ def test_a_daemon_that_dies_leaves_a_row_for_each_domain(
 ) -> None:
     reading = virtballoon.iter_domains(alone.uri, timeout=TIMEOUT)
     rows = [next(reading)]
-    os.kill(alone.pid, signal.SIGKILL)
+    alone.kill_daemon()
     with pytest.raises(virtballoon.ConnectionLost):
         rows.extend(reading)
     assert {row.name for row in rows} == set(thirty)

@@ -144,8 +144,6 @@ class Hypervisor:
 
     def start_daemon(self) -> None:
         """Start the daemon and wait until it answers."""
-        # A connection to the one before need not have noticed that it broke.
-        self._connection = None
         command = [
             self._programs["libvirtd"],
             f"--config={self.directory}/config/libvirt/libvirtd.conf",
@@ -167,7 +165,14 @@ class Hypervisor:
         self._connection = None
         # One that waits for a monitor which does not answer takes no notice of SIGTERM.
         if not signal_process(self.pid, signal.SIGTERM, self.directory, wait=_STOP_TIMEOUT):
-            signal_process(self.pid, signal.SIGKILL, self.directory, wait=None)
+            self.kill_daemon()
+        self._daemon = None
+
+    def kill_daemon(self) -> None:
+        """End the daemon as a crash would, at once; its guests go on."""
+        # The connection would not notice before it is used.
+        self._connection = None
+        signal_process(self.pid, signal.SIGKILL, self.directory, wait=None)
         self._daemon = None
 
     def restart_daemon(self) -> None:
