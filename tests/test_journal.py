@@ -2,69 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-COMMAND = Path(sys.executable).with_name("virtballoon")
-JOURNALD = "/lib/systemd/systemd-journald"
+from tests.journal import require, run
+
 NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
-
-# In a mount namespace of its own: the machine's journal is neither seen nor written.
-SCRIPT = f"""
-mount -t tmpfs none /run && mount -t tmpfs none /var/log || exit 99
-mkdir -p /run/systemd/journal /run/log/journal
-{JOURNALD} &
-journald=$!
-until [ -S /run/systemd/journal/socket ]; do kill -0 $journald || exit 99; sleep 0.01; done
-"$@" >&2
-status=$?
-# It reads what its socket holds before it ends.
-kill $journald
-wait $journald
-journalctl --directory=/run/log/journal --quiet --all --output=json SYSLOG_IDENTIFIER=virtballoon
-exit $status
-"""
-
-
-def unavailable(reason: str) -> None:
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 @pytest.fixture(autouse=True)
 def _possible() -> None:
-    """What the journal of a test needs."""
-    if os.geteuid() != 0:
-        unavailable("only root can have a mount namespace with a journal of its own")
-    for program in (JOURNALD, "journalctl", "unshare"):
-        if shutil.which(program) is None:
-            unavailable(f"{program} is not installed")
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        unavailable("mount namespaces are not permitted here")
-    library = [sys.executable, "-c", "import systemd.journal"]
-    if subprocess.run(library, capture_output=True, check=False).returncode:
-        unavailable("systemd-python is not installed")
-
-
-def run(*words: str) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-    """Run the installed command, and read what it left in the journal."""
-    result = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", "sh", "-c", SCRIPT, "sh", COMMAND, *words],
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode != 99, result.stderr
-    return result, [json.loads(line) for line in result.stdout.splitlines()]
+    require()
 
 
 def test_hosts_and_failures_are_in_the_journal() -> None:
