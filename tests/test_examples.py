@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -12,28 +13,37 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import virtballoon
+from tests import journal
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+NOBODY_LISTENS = "qemu:///session?socket=/no/such/sock"
+
+Fleet = tuple[Hypervisor, Hypervisor]
+
+
 def run(
-    hypervisor: Hypervisor, *command: str | Path, cwd: Path | str = "/"
+    hypervisor: Hypervisor, *command: str | Path, configuration: Path | str = os.devnull
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that finds the installed virtballoon and the private hypervisor."""
+    """Run a command that finds the installed virtballoon, and the private hypervisor or those of
+    a configuration."""
     binaries = Path(sys.executable).parent
     return subprocess.run(
         command,
-        cwd=cwd,
+        cwd="/",
         env={
             "PATH": f"{binaries}:/usr/bin:/bin:/usr/sbin:/sbin",
             "LIBVIRT_DEFAULT_URI": hypervisor.uri,
-            "VIRTBALLOON_CONFIG_FILE": os.devnull,
+            "VIRTBALLOON_CONFIG_FILE": str(configuration),
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -76,25 +86,68 @@ def test_memory_report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> None
     assert re.search(r"^  'nodevice': no-device$", result.stdout, re.MULTILINE)
 
 
-def check_report(report: Path, hypervisor: Hypervisor) -> None:
-    with report.open(newline="") as lines:
-        rows = {row["name"]: row for row in csv.DictReader(lines)}
-    assert rows["example-off"]["verdict"] == "shutoff"
-    assert rows["example-on"]["interval.live"] == "60"
-    assert hypervisor.virsh("dumpxml", "example-on").stdout.count("period='60'") == 1
-    assert [path.name for path in report.parent.iterdir()] == [report.name]
+@pytest.fixture(scope="module")
+def _two() -> Iterator[Fleet]:
+    with started() as first, started() as second:
+        for hypervisor in (first, second):
+            hypervisor.add(GuestSpec("example-on", paused=True))
+            hypervisor.add(GuestSpec("example-off", start=False))
+        yield first, second
 
 
 @pytest.fixture
-def alone() -> Iterator[Hypervisor]:
-    """A hypervisor of the test's own, since these examples set every guest's interval."""
-    with started() as hypervisor:
-        hypervisor.add(GuestSpec("example-on", paused=True))
-        hypervisor.add(GuestSpec("example-off", start=False))
-        yield hypervisor
+def fleet(_two: Fleet) -> Fleet:
+    """Two hypervisors, of these tests alone since the examples set every guest's interval; nobody
+    is polled yet."""
+    for hypervisor in _two:
+        hypervisor.connection.lookupByName("example-on").setMemoryStatsPeriod(0)
+    return _two
 
 
-def test_crontab(alone: Hypervisor, tmp_path: Path) -> None:
+def period(hypervisor: Hypervisor, name: str = "example-on") -> int:
+    """The interval in a guest's live XML."""
+    found = re.search(r"<stats period='(\d+)'/>", hypervisor.virsh("dumpxml", name).stdout)
+    return int(found[1]) if found else 0
+
+
+def configured(directory: Path, **uris: str) -> Path:
+    """The example's configuration with the URIs of hosts replaced."""
+    text = (EXAMPLES / "config.toml").read_text()
+    for name, uri in uris.items():
+        text, number = re.subn(
+            rf'(?<=\[hosts\.{name}\]\n)uri = ".*"$', f'uri = "{uri}"', text, flags=re.MULTILINE
+        )
+        assert number == 1
+    file = directory / "config.toml"
+    file.write_text(text)
+    return file
+
+
+def test_configuration(fleet: Fleet, tmp_path: Path) -> None:
+    configuration = virtballoon.load_configuration(EXAMPLES / "config.toml")
+    schemes = {urlsplit(host.uri).scheme for host in configuration.hosts}
+    assert schemes == {"qemu", "qemu+ssh", "qemu+tls"}
+    assert None not in {configuration.timeout, configuration.jobs}
+    here = configured(
+        tmp_path, local=fleet[0].uri, hv1=fleet[1].uri, hv2="test:///default", hv3=NOBODY_LISTENS
+    )
+    result = run(fleet[0], "virtballoon", "hosts", "--format", "csv", configuration=here)
+    assert result.returncode == 3
+    hosts = {row["name"]: row["status"] for row in csv.DictReader(result.stdout.splitlines())}
+    assert hosts == {"local": "ok", "hv1": "ok", "hv2": "ok", "hv3": "unreachable"}
+    # The commands that the file itself tells of.
+    told = re.findall(r"^#   virtballoon (list -H @\w+)", here.read_text(), re.MULTILINE)
+    assert told
+    for words in told:
+        result = run(
+            fleet[0], "virtballoon", *words.split(), "--format", "jsonl", configuration=here
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        uris = [json.loads(line)["uri"] for line in result.stdout.splitlines()]
+        assert uris == [fleet[0].uri, fleet[1].uri, "test:///default"]
+
+
+def test_crontab(fleet: Fleet, tmp_path: Path) -> None:
     crontab = EXAMPLES / "cron" / "virtballoon.crontab"
     checked = subprocess.run(
         [program("crontab"), "-n", crontab], capture_output=True, text=True, check=False
@@ -103,45 +156,189 @@ def test_crontab(alone: Hypervisor, tmp_path: Path) -> None:
     (line,) = [x for x in crontab.read_text().splitlines() if x.startswith("*/")]
     command = line.split(maxsplit=5)[5]
     assert "%" not in command
-    here = command.replace("/var/lib/virtballoon", str(tmp_path / "state"))
-    here = here.replace("/run/lock", str(tmp_path))
-    result = run(alone, "/bin/sh", "-c", here)
+    state = tmp_path / "state"
+    here = ("/bin/sh", "-c", command.replace("/var/lib/virtballoon", str(state)))
+
+    def reported() -> set[tuple[str, str, str, str]]:
+        assert {path.name for path in state.iterdir()} == {"report.csv", "lock"}
+        with (state / "report.csv").open(newline="") as lines:
+            return {
+                (row["uri"], row["name"], row["verdict"], row["interval.live"])
+                for row in csv.DictReader(lines)
+            }
+
+    def rows(hypervisor: Hypervisor) -> set[tuple[str, str, str, str]]:
+        return {
+            (hypervisor.uri, "example-on", "suspended", "60"),
+            (hypervisor.uri, "example-off", "shutoff", ""),
+        }
+
+    # Without a configuration, this host.
+    first, second = fleet
+    result = run(first, *here)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    check_report(tmp_path / "state" / "report.csv", alone)
+    assert reported() == rows(first)
+    assert (period(first), period(second)) == (60, 0)
+    # With one, all of its hosts.
+    hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": second.uri}
+    many = configured(tmp_path, **hosts)
+    result = run(first, *here, configuration=many)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert reported() == rows(first) | rows(second)
+    assert period(second) == 60
     # What is not well is mailed, and the report is there all the same.
-    alone.add(GuestSpec("example-silent", period=1, driver=False)).wait_booted()
-    result = run(alone, "/bin/sh", "-c", here)
-    assert (result.returncode, result.stdout) == (0, "")
-    assert re.fullmatch(r"virtballoon: domain 'example-silent' on \S+: unanswered\n", result.stderr)
+    silent = second.add(GuestSpec("example-silent", period=1, driver=False))
+    silent.wait_booted()
+    many = configured(tmp_path, **(hosts | {"hv3": NOBODY_LISTENS}))
+    result = run(first, *here, configuration=many)
+    assert (result.returncode, result.stdout) == (3, "")
+    mailed = result.stderr.splitlines()
+    assert [x for x in mailed if NOBODY_LISTENS not in x] == [
+        f"virtballoon: domain 'example-silent' on {second.uri}: unanswered"
+    ]
+    assert any(NOBODY_LISTENS in x for x in mailed)
+    silent_row = (second.uri, "example-silent", "unanswered", "1")
+    assert reported() == rows(first) | rows(second) | {silent_row}
+    second.remove(silent)
     # While another run is at it, there is a line of each command and no new report.
-    before = (tmp_path / "state" / "report.csv").stat()
-    with (tmp_path / "virtballoon.lock").open() as lock:
+    before = (state / "report.csv").stat()
+    with (state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = run(alone, "/bin/sh", "-c", here)
+        result = run(first, *here, configuration=many)
     assert (result.returncode, result.stdout) == (75, "")
     assert result.stderr.count("is locked by process") == 2
-    assert (tmp_path / "state" / "report.csv").stat() == before
+    assert (state / "report.csv").stat() == before
 
 
-def test_systemd_timer(alone: Hypervisor, tmp_path: Path) -> None:
-    units = tmp_path / "units"
-    shutil.copytree(EXAMPLES / "systemd", units)
-    service = units / "virtballoon-report.service"
-    # No systemd runs in a test's sandbox: the unit is checked by its own tool, and what it would
-    # start is started here.
-    installed = service.read_text().replace("/usr/local/bin", str(Path(sys.executable).parent))
-    service.write_text(installed)
+SERVICE = EXAMPLES / "systemd" / "virtballoon-report.service"
+
+
+def test_systemd_units(tmp_path: Path) -> None:
+    units = [tmp_path / path.name for path in SERVICE.parent.iterdir()]
+    assert len(units) == 2
+    for unit in units:
+        text = (SERVICE.parent / unit.name).read_text()
+        # The verification sees to it that what is started is there.
+        unit.write_text(text.replace("/usr/local/bin", str(Path(sys.executable).parent)))
     checked = subprocess.run(
-        [program("systemd-analyze"), "verify", "--man=no", *units.iterdir()],
+        [program("systemd-analyze"), "verify", "--man=no", *units],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_systemd_service(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No systemd runs in a test's sandbox: what the service would start is started here, beside a
+    # journal of the test's own.
+    journal.require()
     state = tmp_path / "state"
     state.mkdir()
-    for start in re.findall(r"^ExecStart=-?(.*)$", installed, re.MULTILINE):
-        words = shlex.split(start.replace("${STATE_DIRECTORY}", str(state)))
-        result = run(alone, *words)
-        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    check_report(state / "report.csv", alone)
+    service = SERVICE.read_text().replace("${STATE_DIRECTORY}", str(state))
+    setting, listing = [
+        shlex.split(command)
+        for command in re.findall(r"^ExecStart=-?/usr/local/bin/virtballoon (.*)$", service, re.M)
+    ]
+    first, second = fleet
+    hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": NOBODY_LISTENS}
+    monkeypatch.setenv("VIRTBALLOON_CONFIG_FILE", str(configured(tmp_path, **hosts)))
+    for words in (setting, listing):
+        result, entries = journal.run(*words)
+        assert (result.returncode, result.stderr) == (3, "")
+        told = {(entry["VIRTBALLOON_HOST"], entry["PRIORITY"]) for entry in entries}
+        informed = {(uri, "6") for uri in hosts.values()}
+        assert told == informed | {(NOBODY_LISTENS, "4")}
+    assert (period(first), period(second)) == (60, 60)
+    report = json.loads((state / "report.json").read_text())
+    assert [(host["uri"], host["status"]) for host in report["hosts"]] == [
+        (first.uri, "ok"),
+        (second.uri, "ok"),
+        (NOBODY_LISTENS, "unreachable"),
+    ]
+    assert {path.name for path in state.iterdir()} == {"report.json", "lock"}
+    # A run that finds another one does nothing, and that is no failure of the service.
+    with (state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result, entries = journal.run(*listing)
+    assert result.stderr.count("is locked by process") == 1
+    assert entries == []
+    assert f"\nSuccessExitStatus={result.returncode}\n" in service
+
+
+def test_ansible(fleet: Fleet, tmp_path: Path) -> None:
+    playbook = program("ansible-playbook")
+    example = EXAMPLES / "ansible"
+    report = tmp_path / "report.json"
+    # Beside the example's inventory: where its hosts really are.
+    here = tmp_path / "here.json"
+    names = ("hv1.example.net", "hv2.example.net")
+    places = {
+        name: {"virtballoon_uri": hypervisor.uri}
+        for name, hypervisor in zip(names, fleet, strict=True)
+    }
+    variables: dict[str, Any] = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "ansible_remote_tmp": str(tmp_path / "remote"),
+        "virtballoon_command": str(journal.COMMAND),
+        "virtballoon_report": str(report),
+        "virtballoon_timeout": 5,
+    }
+    here.write_text(json.dumps({"hypervisors": {"hosts": places, "vars": variables}}))
+
+    def play(*options: str) -> tuple[dict[str, dict[str, str]], str]:
+        inventories = ("-i", example / "inventory.yml", "-i", here)
+        result = subprocess.run(
+            [playbook, *inventories, *options, example / "virtballoon.yml"],
+            cwd=tmp_path,
+            env={
+                "PATH": f"{Path(playbook).parent}:/usr/bin:/bin",
+                "HOME": str(tmp_path),
+                "LANG": "C.UTF-8",
+                # It would be visited in place of the host that the playbook names.
+                "VIRTBALLOON_CONFIG_FILE": str(EXAMPLES / "config.toml"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (0, ""), result.stdout
+        recap = result.stdout.partition("PLAY RECAP")[2]
+        lines = re.findall(r"^(\S+) +: (.*)$", recap, re.MULTILINE)
+        return {
+            name: dict(figure.split("=", 1) for figure in figures.split())
+            for name, figures in lines
+        }, result.stdout
+
+    first, second = fleet
+    # A name comes from outside: it must not be taken for a template.
+    guest = second.add(GuestSpec("{{ 6 * 7 }}", paused=True))
+    try:
+        recap, _ = play("--check")
+        assert {name: recap[name]["changed"] for name in recap} == dict.fromkeys(names, "1")
+        assert (period(first), period(second)) == (0, 0)
+        assert not report.exists()
+
+        recap, _ = play()
+        assert {name: recap[name]["changed"] for name in recap} == dict.fromkeys(names, "1")
+        assert (period(first), period(second), period(second, guest.name)) == (60, 30, 30)
+        hosts = json.loads(report.read_text())["hosts"]
+        assert [host["uri"] for host in hosts] == [first.uri, second.uri]
+        assert [{row["name"] for row in host["domains"]} for host in hosts] == [
+            {"example-on", "example-off"},
+            {"example-on", "example-off", guest.name},
+        ]
+
+        # What could not be read is no failure and is told; what is as it should be, no change.
+        guest.stop_process()
+        recap, output = play()
+        assert {name: recap[name]["changed"] for name in recap} == dict.fromkeys(names, "0")
+        assert f"virtballoon: domain '{guest.name}' on {second.uri}: " in output
+        _, host = json.loads(report.read_text())["hosts"]
+        assert host["status"] == "partial"
+        assert {row["name"] for row in host["domains"] if row["verdict"] == "busy"} == {guest.name}
+    finally:
+        second.remove(guest)
