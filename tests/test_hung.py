@@ -231,15 +231,16 @@ def test_a_silent_host_costs_its_own_part(
 def test_a_daemon_that_dies_leaves_a_row_for_each_domain(
     alone: Hypervisor, thirty: list[str]
 ) -> None:
-    reading = virtballoon.iter_domains(alone.uri, timeout=TIMEOUT)
-    rows = [next(reading)]
-    alone.kill_daemon()
-    with pytest.raises(virtballoon.ConnectionLost):
-        rows.extend(reading)
+    with hanging(alone, thirty[0], thirty[20]):
+        reading = virtballoon.iter_domains(alone.uri, timeout=TIMEOUT)
+        rows = [next(reading)]
+        alone.kill_daemon()
+        with pytest.raises(virtballoon.ConnectionLost):
+            rows.extend(reading)
+        # For whoever uses this hypervisor afterwards.
+        alone.start_daemon()
     assert {row.name for row in rows} == set(thirty)
     for row in rows:
         if row.verdict is not Verdict.SUSPENDED:
             assert row.verdict is Verdict.FAILED
             assert isinstance(row.error, virtballoon.ConnectionLost)
-    # For whoever uses this hypervisor after this test.
-    alone.start_daemon()

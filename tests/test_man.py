@@ -20,7 +20,8 @@ from virtballoon import configuration
 from virtballoon.cli import cli, hosts
 from virtballoon.memory import STATISTICS, UsedFormula
 from virtballoon.render.columns import RECORD
-from virtballoon.report import HostStatus, Outcome, Source
+from virtballoon.report import HostStatus, Outcome
+from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict
 
 if TYPE_CHECKING:

@@ -74,9 +74,9 @@ if TYPE_CHECKING:
         Interval,
         IntervalChange,
         Outcome,
-        Source,
     )
     from virtballoon.setting import check_interval, set_interval, set_intervals
+    from virtballoon.source import Source
     from virtballoon.verdict import State, Verdict, judge
 
 __version__ = "0.1.0"
@@ -129,9 +129,9 @@ _HOMES = {
         "Interval",
         "IntervalChange",
         "Outcome",
-        "Source",
     ),
     "setting": ("check_interval", "set_interval", "set_intervals"),
+    "source": ("Source",),
     "verdict": ("State", "Verdict", "judge"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -148,9 +148,27 @@ def together(*calls: Callable[[], object]) -> tuple[Any, ...]:
     return tuple(results[index] for index in range(len(calls)))
 
 
-def are_any_open() -> bool:
-    """Whether a thread is still busy with a call, or about to end."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+class Begun(Generic[T]):
+    """A call that has been begun."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._results: list[T] = []
+        self._calls: Calls[str] = Calls()
+        self._calls.submit("call", lambda: self._results.append(call()))
+        # Its thread ends with it.
+        self._calls.close()
+
+    def within(self, seconds: float) -> tuple[T] | None:
+        """What it returned; None when it has no answer in this time, and goes on by itself.
+
+        :raise BaseException: whatever the call raises
+        """
+        answer = self._calls.wait(seconds)
+        if answer is None:
+            return None
+        if answer.error is not None:
+            raise answer.error
+        return (self._results[0],)
 
 
 def call_within(call: Callable[[], T], seconds: float) -> tuple[T] | None:
@@ -158,15 +176,4 @@ def call_within(call: Callable[[], T], seconds: float) -> tuple[T] | None:
 
     :raise BaseException: whatever the call raises
     """
-    calls: Calls[str] = Calls()
-    results: list[T] = []
-    calls.submit("call", lambda: results.append(call()))
-    try:
-        answer = calls.wait(seconds)
-    finally:
-        calls.close()
-    if answer is None:
-        return None
-    if answer.error is not None:
-        raise answer.error
-    return (results[0],)
+    return Begun(call).within(seconds)

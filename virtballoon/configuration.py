@@ -8,14 +8,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from virtballoon.errors import ConfigurationError
-from virtballoon.report import Source
+from virtballoon.source import Source
 
 #: The file for all users.
-SYSTEM_FILE: Final = Path("/etc/virtballoon/config.toml")
+SYSTEM_FILE: Final = "/etc/virtballoon/config.toml"
 
 #: The variable that names a file in place of all others.
 VARIABLE: Final = "VIRTBALLOON_CONFIG_FILE"
@@ -90,12 +89,12 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
     files: list[str] = []
     defaults: dict[str, Any] = {}
     hosts: dict[str, dict[str, Any]] = {}
-    last_file: dict[str, Path] = {}
-    for path in _standard_files() if file is None else [Path(file)]:
+    last_file: dict[str, str] = {}
+    for path in _standard_files() if file is None else [os.fspath(file)]:
         content = _content(path, required=file is not None)
         if content is None:
             continue
-        files.append(str(path))
+        files.append(path)
         top = _table_of(path, (), _parsed(path, content), _TOP)
         defaults |= _table_of(path, ("defaults",), top.get("defaults", {}), _DEFAULTS)
         for name, entry in top.get("hosts", {}).items():
@@ -113,32 +112,33 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
     )
 
 
-def _standard_files() -> list[Path]:
+def _standard_files() -> list[str]:
     home = os.environ.get("XDG_CONFIG_HOME", "")
     # The XDG specification has a relative path ignored; so it has no say here, either.
-    folder = Path(home if os.path.isabs(home) else os.path.expanduser("~/.config"))  # noqa: PTH111, PTH117
-    users = [folder / "virtballoon" / "config.toml"] if folder.is_absolute() else []
-    return [SYSTEM_FILE, *users]
+    folder = home if os.path.isabs(home) else os.path.expanduser("~/.config")
+    users = os.path.join(folder, "virtballoon", "config.toml")
+    return [SYSTEM_FILE, users] if os.path.isabs(folder) else [SYSTEM_FILE]
 
 
-def _content(path: Path, *, required: bool) -> bytes | None:
+def _content(path: str, *, required: bool) -> bytes | None:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         if not required and _is_absent(path, error):
             return None
         raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
-def _is_absent(path: Path, error: OSError) -> bool:
+def _is_absent(path: str, error: OSError) -> bool:
     # A home directory of /dev/null has no files; one that is closed to us, as systemd's
     # ProtectHome= and sudo make it, has none of ours.
     if isinstance(error, PermissionError) and path != SYSTEM_FILE:
-        return not os.access(path.parent, os.X_OK, effective_ids=True)
+        return not os.access(os.path.dirname(path), os.X_OK, effective_ids=True)
     return isinstance(error, FileNotFoundError | NotADirectoryError)
 
 
-def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+def _parsed(path: str, content: bytes) -> dict[str, Any]:
     import tomllib
 
     try:
@@ -151,7 +151,7 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _table_of(
-    path: Path, keys: tuple[str, ...], table: object, checks: Mapping[str, _Check]
+    path: str, keys: tuple[str, ...], table: object, checks: Mapping[str, _Check]
 ) -> dict[str, Any]:
     """The values of a table, each through the check of its key."""
     values: dict[str, Any] = {}
@@ -162,14 +162,14 @@ def _table_of(
     return values
 
 
-def _checked(path: Path, keys: tuple[str, ...], value: object, check: _Check) -> Any:
+def _checked(path: str, keys: tuple[str, ...], value: object, check: _Check) -> Any:
     try:
         return check(value)
     except ValueError as error:
         raise _wrong(path, keys, str(error)) from error
 
 
-def _wrong(path: Path, keys: Iterable[str], message: str) -> ConfigurationError:
+def _wrong(path: str, keys: Iterable[str], message: str) -> ConfigurationError:
     # As the file would have it.
     dotted = ".".join(
         key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import libvirt
 
@@ -38,8 +37,10 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.memory import Figures, figure
-from virtballoon.qmp import Monitor
 from virtballoon.verdict import State
+
+if TYPE_CHECKING:
+    from virtballoon.qmp import Monitor
 
 _log: Final = logging.getLogger(__name__)
 
@@ -462,8 +463,10 @@ class Domain:
         Using it marks the guest as tainted (``custom-monitor``) until it stops, needs a read-write
         connection, and waits for the guest's QEMU without limit.
         """
-        # Here, since the passthrough library is of no use to anyone who only reads.
+        # Here, since they are of no use to anyone who only reads.
         import libvirt_qemu
+
+        from virtballoon.qmp import Monitor
 
         def send(command: str) -> str:
             with self._call(f"qemuMonitorCommand {command}", NotRunning):
@@ -494,6 +497,8 @@ def end_children(thread: int, *, process: str = "self") -> None:
         else (``threading.get_native_id()``)
     :param process: the process that the thread belongs to
     """
+    from pathlib import Path
+
     try:
         children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
     except OSError:
@@ -519,11 +524,7 @@ def _no_connection(error: libvirt.libvirtError, uri: str | None) -> ConnectError
 
 
 def _is_embedded(uri: str) -> bool:
-    try:
-        return urlsplit(uri).path == "/embed"
-    except ValueError:
-        # libvirt has its own word for a URI that is none.
-        return False
+    return re.match(r"[^/?#]*:(//[^/?#]*)?/embed([?#]|$)", uri) is not None
 
 
 _event_loop = threading.Lock()

@@ -1,4 +1,7 @@
-"""Many hosts at a time, each under its own deadline."""
+"""Many hosts at a time, each under its own deadline.
+
+What is done on a host is imported while it is being connected to.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
 from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
-from virtballoon.log import log_host
-from virtballoon.reading import QomPath, find_qom_path, read_host
-from virtballoon.report import HostChanges, HostProbe, HostReport, HostResult, HostStatus, Source
-from virtballoon.setting import check_interval, set_intervals
+from virtballoon.source import Source
+
+if TYPE_CHECKING:
+    from virtballoon.reading import QomPath
+    from virtballoon.report import HostChanges, HostProbe, HostReport
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
 DEFAULT_JOBS: Final = 32
@@ -42,7 +46,7 @@ def read_hosts(
     words = None if domains is None else tuple(domains)
     return _visit_all(
         [
-            partial(read_host, target, words, inactive=inactive, via=via, timeout=timeout)
+            partial(_read, target, words, inactive=inactive, via=via, timeout=timeout)
             for target in targets
         ],
         jobs,
@@ -62,11 +66,21 @@ def iter_hosts(
     """Read several hosts as :func:`read_hosts` does, and yield each as soon as it is read."""
     words = None if domains is None else tuple(domains)
     visits = [
-        partial(read_host, target, words, inactive=inactive, via=via, timeout=timeout)
+        partial(_read, target, words, inactive=inactive, via=via, timeout=timeout)
         for target in targets
     ]
     for _, host in _as_they_end(visits, jobs):
         yield host
+
+
+def _read(
+    target: Target, words: Sequence[str] | None, *, inactive: bool, via: Source, timeout: float
+) -> HostReport:
+    visit = Visit(target, words, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    # Meanwhile it connects.
+    from virtballoon.reading import read_visited
+
+    return read_visited(visit, inactive=inactive, via=via)
 
 
 def probe_hosts(
@@ -100,7 +114,7 @@ def domain_names(
     """
 
     def visit(target: Target) -> set[str]:
-        with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+        with Visit(target, None, readonly=True, timeout=timeout) as visit:
             pass
         return {selected.domain.name for selected in visit.selection.domains}
 
@@ -122,6 +136,7 @@ def find_qom_paths(
     :param each: called in this thread with each answer as soon as it is there
     :return: for each target, in their order, where QEMU has its balloon, or why that is not known
     """
+    from virtballoon.reading import find_qom_path
 
     def visit(target: Target) -> QomPath | VirtballoonError:
         started = time.monotonic()
@@ -162,6 +177,9 @@ def set_intervals_on_hosts(
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
+    from virtballoon.log import log_host
+    from virtballoon.setting import check_interval, set_intervals
+
     words = None if domains is None else tuple(domains)
     check_interval(seconds, via=Source.LIBVIRT if config else via)
 
@@ -212,7 +230,10 @@ def set_intervals_on_hosts(
 
 def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChanges:
     """Only find out which of the domains a host has."""
-    with Visit(target, words, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+    from virtballoon.log import log_host
+    from virtballoon.report import HostChanges
+
+    with Visit(target, words, readonly=True, timeout=timeout) as visit:
         pass
     host = HostChanges(
         uri=visit.uri,
@@ -227,6 +248,10 @@ def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChang
 
 
 def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> None:
+    from virtballoon.log import log_host
+    from virtballoon.reading import QomPath
+    from virtballoon.report import HostResult, HostStatus
+
     path = answer if isinstance(answer, QomPath) else None
     error = answer if isinstance(answer, VirtballoonError) else None
     uri = path.uri if path is not None else str(error and error.host)
@@ -248,7 +273,10 @@ def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> N
 
 
 def _probe(target: Target, timeout: float) -> HostProbe:
-    with Visit(target, None, via=Source.LIBVIRT, readonly=True, timeout=timeout) as visit:
+    from virtballoon.log import log_host
+    from virtballoon.report import HostProbe
+
+    with Visit(target, None, readonly=True, timeout=timeout) as visit:
         pass
     reached = visit.hostname is not None
     domains = [selected.domain for selected in visit.selection.domains]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from virtballoon.calls import call_within, together
+from virtballoon.calls import Begun, together
 from virtballoon.connection import Connection, Domain, Link, Target, end_children
 from virtballoon.errors import (
     AuthError,
@@ -18,11 +18,13 @@ from virtballoon.errors import (
     HostKeyError,
     VirtballoonError,
 )
-from virtballoon.report import HostStatus, Source
 from virtballoon.selection import Selection, select
+from virtballoon.source import Source
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from virtballoon.report import HostStatus
 
 #: The time that a host gets, in seconds, from connecting to the last domain.
 DEFAULT_TIMEOUT: Final = 10.0
@@ -36,6 +38,8 @@ T = TypeVar("T")
 
 class Visit:
     """One visit to a host: connect where need be, find the domains that are meant, leave.
+
+    Connecting begins at once, so that a caller may do something else meanwhile.
 
     Entering it never raises one of our errors, and neither does the body of its ``with``: the
     visit ends and keeps the error. Without a connection there are no domains, so that a body that
@@ -60,7 +64,7 @@ class Visit:
         target: Target,
         words: Iterable[str] | None,
         *,
-        via: Source,
+        via: Source = Source.LIBVIRT,
         readonly: bool,
         timeout: float,
     ) -> None:
@@ -73,7 +77,7 @@ class Visit:
         self._timeout = timeout
         self._started = time.monotonic()
         self._connection: Connection | None = None
-        self._reconnects = 0
+        self._arrivals = 0
         self._connecting: int | None = None
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
@@ -81,6 +85,7 @@ class Visit:
         self.link: Link | None = None
         self.selection: Selection[Domain] = Selection((), ())
         self.error: VirtballoonError | None = None
+        self._arriving = Begun(self._arrive)
 
     @property
     def connection(self) -> Connection:
@@ -98,16 +103,16 @@ class Visit:
 
         :param complete: whether every domain was
         """
+        from virtballoon.report import HostStatus
+
         if self.hostname is None:
             return HostStatus.UNREACHABLE
         return HostStatus.OK if complete and self.error is None else HostStatus.PARTIAL
 
     def __enter__(self) -> Self:
         try:
-            self._connection = self.within(self._connect)
-            self.uri = self._connection.uri
             try:
-                domains = self._survey()
+                domains = self._look_around(self._arriving)
             except ConnectionLost as lost:
                 domains = self.reconnect(lost)
             self.selection = select(domains, self._words)
@@ -133,7 +138,10 @@ class Visit:
 
         :raise ConnectError: when there is no answer by then
         """
-        answer = call_within(call, self.deadline - time.monotonic())
+        return self._await(Begun(call))
+
+    def _await(self, begun: Begun[T]) -> T:
+        answer = begun.within(self.deadline - time.monotonic())
         if answer is None:
             if self._connecting is not None:
                 end_children(self._connecting)
@@ -151,11 +159,9 @@ class Visit:
         :raise ConnectionLost: ``lost``, when it was the caller's connection, which only the
             caller can renew, or when the host was not reached again by the deadline
         """
-        while self._owns_connection and self._reconnects < _MOST_RECONNECTS:
+        while self._owns_connection and self._arrivals <= _MOST_RECONNECTS:
             try:
-                self._connection = self.within(self._connect)
-                self._reconnects += 1
-                return self._survey()
+                return self._look_around(Begun(self._arrive))
             except (AuthError, HostKeyError):
                 break
             except HostError:
@@ -169,6 +175,19 @@ class Visit:
     def _owns_connection(self) -> bool:
         return isinstance(self._target, str | None)
 
+    def _look_around(self, arriving: Begun[tuple[list[Domain], str, Link]]) -> list[Domain]:
+        domains, self.hostname, self.link = self._await(arriving)
+        return domains
+
+    def _arrive(self) -> tuple[list[Domain], str, Link]:
+        self._connection = connection = self._connect()
+        self._arrivals += 1
+        self.uri = connection.uri
+        if self._via is Source.QOM:
+            connection.require_monitor()
+        domains, hostname, link = together(connection.domains, connection.hostname, connection.link)
+        return domains, hostname, link
+
     def _connect(self) -> Connection:
         if isinstance(self._target, str | None):
             self._connecting = threading.get_native_id()
@@ -177,14 +196,3 @@ class Visit:
             finally:
                 self._connecting = None
         return Connection.of(self._target)
-
-    def _survey(self) -> list[Domain]:
-        domains, self.hostname, self.link = self.within(self._ask_for_survey)
-        return domains
-
-    def _ask_for_survey(self) -> tuple[list[Domain], str, Link]:
-        connection = self.connection
-        if self._via is Source.QOM:
-            connection.require_monitor()
-        domains, hostname, link = together(connection.domains, connection.hostname, connection.link)
-        return domains, hostname, link

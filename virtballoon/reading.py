@@ -19,7 +19,8 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
-from virtballoon.report import DomainReport, HostReport, Source
+from virtballoon.report import DomainReport, HostReport
+from virtballoon.source import Source
 from virtballoon.sweep import Sweep, locate, read_configs
 from virtballoon.verdict import Verdict
 
@@ -45,8 +46,13 @@ def read_host(
     :param via: where the figures come from. QOM marks each running guest as tainted.
     :param timeout: seconds for everything, from connecting on
     """
-    rows: list[DomainReport] = []
     visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    return read_visited(visit, inactive=inactive, via=via)
+
+
+def read_visited(visit: Visit, *, inactive: bool, via: Source) -> HostReport:
+    """Read a host's domains as :func:`read_host` does, on a visit that has been begun."""
+    rows: list[DomainReport] = []
     with visit:
         rows.extend(_sweep(visit, inactive=inactive, via=via))
     unread = {Verdict.BUSY, Verdict.FAILED}

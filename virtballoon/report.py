@@ -9,16 +9,8 @@ from typing import Self
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.memory import Figures, MemoryStats, Usage
+from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict, judge
-
-
-class Source(StrEnum):
-    """Where figures come from, and which way a live interval is set."""
-
-    #: libvirt's statistics calls and the domain's XML: read-only, no mark on any guest.
-    LIBVIRT = "libvirt"
-    #: QEMU's object model through libvirt's monitor passthrough: marks the guest as tainted.
-    QOM = "qom"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

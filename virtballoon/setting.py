@@ -25,8 +25,9 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
-from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Source
+from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome
 from virtballoon.selection import Selected
+from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
 
 _RETRY_SECONDS: Final = 0.2

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import re
 from typing import Final
-from urllib.parse import urlsplit
 
 from virtballoon.errors import AuthError, ConnectError, HostKeyError, HostUnreachable, NoDaemon
 
@@ -125,8 +124,5 @@ def explain(message: str, number: int | None, uri: str | None, *, code: int) -> 
 
 
 def _scheme(uri: str | None) -> str:
-    try:
-        return urlsplit(uri or "").scheme
-    except ValueError:
-        # libvirt has its own word for a URI that is none.
-        return ""
+    found = re.match(r"([\w.+-]+):", uri or "")
+    return found[1].lower() if found else ""

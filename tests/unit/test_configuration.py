@@ -185,7 +185,7 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     user = tmp_path / "home" / "virtballoon" / "config.toml"
     system.parent.mkdir()
     user.parent.mkdir(parents=True)
-    monkeypatch.setattr(module, "SYSTEM_FILE", system)
+    monkeypatch.setattr(module, "SYSTEM_FILE", str(system))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("VIRTBALLOON_CONFIG_FILE", raising=False)
     return system, user
@@ -278,7 +278,7 @@ def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.Monk
     user.parent.parent.chmod(0)
     with unprivileged(), monkeypatch.context() as patch:
         # Everything in this test's directory is closed to others.
-        patch.setattr(module, "SYSTEM_FILE", Path("/no/such/file"))
+        patch.setattr(module, "SYSTEM_FILE", "/no/such/file")
         assert load() == Configuration()
     user.parent.parent.chmod(0o700)
     assert load().files == (str(user),)

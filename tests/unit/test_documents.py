@@ -32,8 +32,8 @@ from virtballoon.report import (
     Interval,
     IntervalChange,
     Outcome,
-    Source,
 )
+from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict
 
 if TYPE_CHECKING:
@@ -633,7 +633,7 @@ def test_what_the_command_prints_holds_to_the_schema(
 def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     # A path is QEMU's, and here is no QEMU: the finding is stood in for.
     found = QomPath(uri=HOST, hostname="hv1", name="we\nb", uuid=UUID, qom_path="/machine/x")
-    monkeypatch.setattr("virtballoon.fleet.find_qom_path", lambda *_args, **_kwargs: found)
+    monkeypatch.setattr("virtballoon.reading.find_qom_path", lambda *_args, **_kwargs: found)
     # A test run's stderr stays as noisy as it is.
     monkeypatch.setattr("virtballoon.connection.keep_stderr_quiet", lambda: None)
 

@@ -171,12 +171,12 @@ def test_options_win_over_defaults(command: Command, tmp_path: Path) -> None:
 
     late, qom, read = command.each(
         [
-            common,
+            [*common, "--via", "libvirt"],
             [*common, "--timeout", "5"],
             [*common, "--timeout", "5", "--via", "libvirt", "--jobs", "2"],
         ]
     )
-    assert_refused(late, 1, "no answer within 1e-09 s")
+    assert "no answer within" in late.stderr
     assert_refused(qom, 1, "no QEMU")
     assert read.status == 0
 

@@ -10,7 +10,8 @@ import pytest
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
 from virtballoon.memory import Figures, MemoryStats
-from virtballoon.report import DomainReport, Interval, Source
+from virtballoon.report import DomainReport, Interval
+from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict
 
 NOW = 1_700_000_000.5

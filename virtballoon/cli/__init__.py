@@ -75,10 +75,9 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             complain(str(error))
         os._exit(1)
-    if "virtballoon.calls" in sys.modules and sys.modules["virtballoon.calls"].are_any_open():
-        # A call that hangs in libvirt would be waited for when its connection is taken down.
-        os._exit(status)
-    sys.exit(status)
+    # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken
+    # down; and taking everything else down takes a tenth of the time of a run.
+    os._exit(status)
 
 
 def _run() -> int:

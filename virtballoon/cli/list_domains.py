@@ -66,13 +66,11 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern; a domain that is named is shown even if it does
     not run. Reading is read-only and marks no guest, unless --via qom is given.
     """
-    from virtballoon.cli import quiet
     from virtballoon.fleet import read_hosts
-    from virtballoon.render import columns as known
 
-    chosen = _columns(columns, settings, wide=wide)
+    named = _named_columns(columns, settings)
     reverse = sort is not None and sort.startswith("-")
-    sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else known.column("name")
+    sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else None
     started = time.time()
     with progress(settings) as each:
         read = read_hosts(
@@ -84,23 +82,28 @@ def command(
             jobs=settings.jobs,
             each=each,
         )
-    hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read]
+    # The library has sorted them by name.
+    hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read] if sorted_by else read
+    from virtballoon.cli import quiet
+    from virtballoon.render import columns as known
+
     shown = quiet.shown(settings, hosts)
     if settings.format == "table":
         from virtballoon.render.table import list_table
 
+        keys = known.WIDE if wide else known.DEFAULT
         rows = [(host, row) for host in shown for row in host.domains]
         if rows or (not domains and any(host.error is None for host in shown)):
             list_table(
                 rows,
-                chosen,
+                named or [known.column(key) for key in keys],
                 exact=units == "bytes",
                 with_host=len(hosts) > 1,
                 stream=settings.stream,
             )
     else:
-        keys = [column.key for column in chosen] if columns else known.RECORD
-        print_records(settings, shown, keys, generated_at=started)
+        recorded = [column.key for column in named] or known.RECORD
+        print_records(settings, shown, recorded, generated_at=started)
     status = finish_reading(settings, hosts, domains)
     if settings.format == "table" or (settings.is_quiet and settings.output is not None):
         for host in quiet.exceptions(hosts) if settings.is_quiet else hosts:
@@ -131,11 +134,9 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     return PARTLY if failed or unmatched else OK
 
 
-def _columns(words: str | None, settings: Settings, *, wide: bool) -> list[Column]:
-    from virtballoon.render import columns as known
-
+def _named_columns(words: str | None, settings: Settings) -> list[Column]:
     if words is None:
-        return [known.column(key) for key in (known.WIDE if wide else known.DEFAULT)]
+        return []
     if settings.format in {"json", "jsonl"}:
         raise click.UsageError("--columns goes with --format table and csv")
     return [_column(word, "--columns") for word in words.split(",")]
@@ -163,7 +164,7 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 
 
 def _advise(host: HostReport, settings: Settings) -> None:
-    from virtballoon.report import Source
+    from virtballoon.source import Source
 
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.errors import VirtballoonError
     from virtballoon.render.progress import Done
-    from virtballoon.report import HostChanges, HostReport, HostResult, Source
+    from virtballoon.report import HostChanges, HostReport, HostResult
+    from virtballoon.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,7 +96,7 @@ class Settings:
     @property
     def via(self) -> Source:
         """Where figures come from."""
-        from virtballoon.report import Source
+        from virtballoon.source import Source
 
         return Source(self._given.get("via") or self.configuration.via or Source.LIBVIRT)
 

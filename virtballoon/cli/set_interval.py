@@ -126,7 +126,7 @@ def command(
         print_records(settings, shown, _COLUMNS, generated_at=started)
     elif any(host.changes for host in shown):
         from virtballoon.render.table import changes_table
-        from virtballoon.report import Source
+        from virtballoon.source import Source
 
         changes_table(
             shown,

@@ -20,8 +20,8 @@ from virtballoon.report import (
     HostStatus,
     Interval,
     Outcome,
-    Source,
 )
+from virtballoon.source import Source
 from virtballoon.verdict import Verdict
 
 _STYLES: Final = {
