@@ -48,9 +48,7 @@ IN_FLIGHT: Final = 4
 _MAY_BLOCK: Final = IN_FLIGHT - 1
 #: libvirtd has 20 workers (``max_workers``) for all its clients; so many may wait for hung guests.
 MOST_HELD: Final = 12
-#: Guests in a chunk: few calls, but each guest that hangs holds up its chunk for a while.
 _CHUNK: Final = 8
-_LARGEST_CHUNK: Final = 40
 #: Where a round trip takes longer than this, and one for each domain longer than that, calls that
 #: cannot be held up are sent many at a time: the daemon does not serve more of them at once, but
 #: the next is there when it is done with one. It logs a warning of it, one for a connection.
@@ -240,12 +238,12 @@ class Sweep:
     # Which call is made when.
 
     def _begin(self, everyone: Sequence[Domain]) -> None:
-        size = max(_CHUNK, math.ceil(len(everyone) / _MAY_BLOCK))
-        if not self._is_far:
-            size = min(size, _LARGEST_CHUNK)
-        for start in range(0, len(everyone), size):
+        size = max(_CHUNK, math.ceil(len(everyone) / _MAY_BLOCK)) if self._is_far else _CHUNK
+        for number, start in enumerate(range(0, len(everyone), size)):
             chunk = tuple(everyone[start : start + size])
-            self._waiting.append(_Task(_Ask.BULK, chunk, careful=not self._is_far))
+            # Guests that made an earlier run hang did so in the first chunks of that, too.
+            careful = number < _MAY_BLOCK and not self._is_far
+            self._waiting.append(_Task(_Ask.BULK, chunk, careful))
         if self._is_far:
             self._count_held()
             self._ask_for_configs(everyone)
@@ -325,7 +323,7 @@ class Sweep:
             case _Ask.CONTROL | _Ask.CENSUS:
                 return lambda: _each(domains, Domain.control)
             case _Ask.BULK if task.careful:
-                return lambda: _held(domains) or _bulk_with_xml(self._connection, domains)
+                return lambda: _held(domains) or _bulk(self._connection, domains)
             case _Ask.BULK:
                 return lambda: _bulk(self._connection, domains)
             case _Ask.SINGLE:
@@ -351,54 +349,44 @@ class Sweep:
             if row is None:
                 continue
             outcome = answer.error or outcomes.get(domain.uuid)
-            both = outcome if isinstance(outcome, tuple) else ((task.ask, outcome),)
-            for ask, part in both:
-                row.configs_asked = row.configs_asked or ask is _Ask.XML
-                if not self._ends(row, part):
-                    self._advance(row, ask, part)
-            if domain.uuid in self._rows and self._is_done(row):
+            if isinstance(outcome, ReadOnly):
+                raise outcome
+            if isinstance(outcome, ConnectionLost):
+                self._lost = outcome
+                break
+            if isinstance(outcome, DomainNotFound):
+                del self._rows[domain.uuid]
+                self.vanished.append(domain)
+                continue
+            self._advance(row, task, outcome)
+            if self._is_done(row):
                 del self._rows[domain.uuid]
                 done.append(self._report(row))
         if task.ask is _Ask.CONTROL:
             self._route_around(task)
-        self._ask_for_configs(task.domains)
+        self._ask_for_configs(task.domains if self._xml_waits else self.unread)
         return done
 
-    def _ends(self, row: _Row, outcome: object) -> bool:
-        """Whether nothing more can come of the sweep, or of this domain."""
-        if isinstance(outcome, ReadOnly):
-            raise outcome
-        if isinstance(outcome, ConnectionLost):
-            self._lost = outcome
-        elif isinstance(outcome, DomainNotFound):
-            if self._rows.pop(row.domain.uuid, None):
-                self.vanished.append(row.domain)
-        else:
-            return False
-        return True
-
     def _ask_for_configs(self, domains: Iterable[Domain]) -> None:
-        """Ask for the XML of those that have let libvirt in just now; where it does not wait for
-        whoever holds a guest, of those that are held, too, and of everyone who is far away."""
+        """Ask for XML, unless that waits for whoever holds a guest: then only of those that have
+        let libvirt in just now."""
         rows = [self._rows.get(domain.uuid) for domain in domains]
         ready = [
             row
             for row in rows
-            if row
-            and not row.configs_asked
-            and (row.statistics or (not self._xml_waits and (row.held_since or self._is_far)))
+            if row and not row.configs_asked and (row.statistics or not self._xml_waits)
         ]
         for row in ready:
             row.configs_asked = True
         self._waiting.extend(self._split(_Ask.XML, [row.domain for row in ready]))
 
-    def _advance(self, row: _Row, ask: _Ask, outcome: object) -> None:
+    def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
         match outcome:
             case Configs():
                 row.configs = outcome
             case DomainStatistics():
                 self._take_statistics(row, outcome)
-            case _ if ask is _Ask.CENSUS:
+            case _ if task.ask is _Ask.CENSUS:
                 # A driver that does not tell has no guest that hangs either.
                 if isinstance(outcome, Control):
                     self._note_held(row, outcome)
@@ -407,15 +395,15 @@ class Sweep:
             case _Qom():
                 row.qom = outcome
             case Busy() | None:
-                self._again(row, ask)
-            case NotRunning() if ask is not _Ask.XML:
+                self._again(row, task.ask)
+            case NotRunning() if task.ask is not _Ask.XML:
                 self._again(row, _Ask.BULK)
-            case NotSupported() if ask is _Ask.BULK:
+            case NotSupported() if task.ask is _Ask.BULK:
                 self._again(row, _Ask.SINGLE)
-            case VirtballoonError() if ask is _Ask.CONTROL:
+            case VirtballoonError() if task.ask is _Ask.CONTROL:
                 # A driver that does not tell: it is asked again like one whose monitor is free.
                 self._take_control(row, Control(free=True, seconds=0, waiting=False))
-            case LibvirtFailure() if ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
+            case LibvirtFailure() if task.ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
                 # Its QEMU may have gone away under the call; libvirt's state tells.
                 row.in_vain += 1
                 row.statistics = None
@@ -577,20 +565,6 @@ def _held(domains: Iterable[Domain]) -> dict[str, object]:
     """How the monitors of these domains are held, if one of them hangs."""
     controls = _each([domain for domain in domains if domain.active], Domain.control)
     return controls if any(isinstance(c, Control) and c.hangs for c in controls.values()) else {}
-
-
-def _bulk_with_xml(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
-    """Statistics, and then the XML of those that have let libvirt in."""
-    outcomes = _bulk(connection, domains)
-    answered = [
-        domain
-        for domain in domains
-        if isinstance(statistics := outcomes.get(domain.uuid), DomainStatistics)
-        and (statistics.asked or statistics.state is State.SHUTOFF)
-    ]
-    for uuid, configs in _each(answered, read_configs).items():
-        outcomes[uuid] = ((_Ask.BULK, outcomes[uuid]), (_Ask.XML, configs))
-    return outcomes
 
 
 def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:

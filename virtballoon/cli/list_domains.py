@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -164,6 +163,8 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 
 
 def _advise(host: HostReport, settings: Settings) -> None:
+    import shlex
+
     from virtballoon.source import Source
 
     unpolled = [row for row in host.domains if row.needs_polling]

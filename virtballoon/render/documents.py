@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -149,6 +147,9 @@ def to_csv(records: Iterable[Record], columns: Sequence[str]) -> str:
 
 
 def _csv_line(cells: Sequence[object]) -> str:
+    import csv
+    import io
+
     # The module quotes a lone carriage return only where that ends its lines.
     out = io.StringIO()
     csv.writer(out, lineterminator="\r\n").writerow(cells)
