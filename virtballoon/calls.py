@@ -8,6 +8,7 @@ neither for its result nor when the process ends.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -22,8 +23,8 @@ T = TypeVar("T")
 
 _THREAD: Final = "virtballoon-call"
 
-# A queue cannot wait longer than its clock can count; this is three years.
-_LONGEST_WAIT: Final = 1e8
+# A signal that comes while the main thread is about to wait is noticed when that wakes.
+_LONGEST_NAP_SECONDS: Final = 0.5
 
 # A call that has no answer in this time may hold up those behind it; then nudges begin, fast at
 # first.
@@ -85,21 +86,24 @@ class Calls(Generic[K]):
 
         :raise BaseException: whatever a call raised that is no error of ours
         """
-        deadline = time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT)
-        late_at = min(self.in_flight.values(), default=deadline) + _LATE_SECONDS
+        now = time.monotonic()
+        deadline = now + seconds
         pause = _NUDGE_SECONDS
+        nudge_at = math.inf
+        if self._nudge is not None and len(self.in_flight) > 1:
+            nudge_at = max(now + pause, min(self.in_flight.values()) + _LATE_SECONDS)
         while True:
-            now = time.monotonic()
-            until = deadline
-            if self._nudge is not None and len(self.in_flight) > 1:
-                until = min(deadline, late_at if now < late_at else now + pause)
+            nap = min(deadline - now, nudge_at - now, _LONGEST_NAP_SECONDS)
             try:
-                key, value, error = self._answers.get(timeout=max(0.0, until - now))
+                key, value, error = self._answers.get(timeout=max(0.0, nap))
                 break
             except queue.Empty:
-                if until >= deadline:
-                    return None
+                now = time.monotonic()
+            if now >= deadline:
+                return None
+            if now >= nudge_at:
                 threading.Thread(target=self._do_nudge, name=_THREAD, daemon=True).start()
+                nudge_at = now + pause
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
         del self.in_flight[key]
         if error is not None and not isinstance(error, VirtballoonError):
@@ -138,7 +142,7 @@ def together(*calls: Callable[[], object]) -> tuple[Any, ...]:
         for index, call in enumerate(calls):
             running.submit(index, call)
         while running.in_flight:
-            answer = running.wait(_LONGEST_WAIT)
+            answer = running.wait(math.inf)
             if answer is not None and answer.error is not None:
                 raise answer.error
             if answer is not None:

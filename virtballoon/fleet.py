@@ -5,6 +5,7 @@ What is done on a host is imported while it is being connected to.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -318,7 +319,7 @@ def _as_they_end(visits: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
             while waiting and len(calls.in_flight) < jobs:
                 index, visit = waiting.pop()
                 calls.submit(index, partial(keep, index, visit))
-            answer = calls.wait(60)
+            answer = calls.wait(math.inf)
             if answer is None:
                 continue
             if answer.error is not None:

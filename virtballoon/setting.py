@@ -418,7 +418,7 @@ def _run(
                 waiting.remove(entry)
                 calls.submit(entry[1], errands[entry[1]])
             later = [at for at, _ in waiting if at > now]
-            answer = calls.wait(min(deadline, *later, now + 60) - time.monotonic())
+            answer = calls.wait(min(deadline, *later) - time.monotonic())
             if answer is None:
                 continue
             if isinstance(answer.value, Control):

@@ -293,7 +293,7 @@ class Sweep:
             for task, since in self._calls.in_flight.items()
             if task.ask in _BLOCKING and not self._hung(task)
         ]
-        return min(self.deadline, *(at for at, _ in self._later), *late, time.monotonic() + 60)
+        return min(self.deadline, *(at for at, _ in self._later), *late)
 
     def _look_after_late_calls(self) -> None:
         now = time.monotonic()
