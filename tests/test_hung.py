@@ -20,6 +20,7 @@ from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
 from tests.unit.silence import SilentHost
 from virtballoon import Outcome, Source, Verdict, read_domain, read_host, set_intervals
+from virtballoon.host import Visit
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 3.0
@@ -244,3 +245,56 @@ def test_a_daemon_that_dies_leaves_a_row_for_each_domain(
         if row.verdict is not Verdict.SUSPENDED:
             assert row.verdict is Verdict.FAILED
             assert isinstance(row.error, virtballoon.ConnectionLost)
+
+
+def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]) -> None:
+    """Closing a connection is a question to the daemon, too."""
+    targets: list[list[str]] = [[], thirty[:3]]
+    ended: list[list[str]] = []
+
+    def visit(words: list[str]) -> None:
+        with Visit(alone.uri, words, readonly=True, timeout=TIMEOUT) as visit:
+            assert visit.error is None
+            visited.release()
+            frozen.wait()
+        ended.append(words)
+
+    visited, frozen = threading.Semaphore(0), threading.Event()
+    threads = [threading.Thread(target=visit, args=(words,), daemon=True) for words in targets]
+    for thread in threads:
+        thread.start()
+        visited.acquire()
+    signal_process(alone.pid, signal.SIGSTOP, alone.directory)
+    try:
+        frozen.set()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        signal_process(alone.pid, signal.SIGCONT, alone.directory)
+    assert sorted(ended) == targets
+
+
+def test_a_daemon_that_answers_when_the_visit_is_over(alone: Hypervisor, thirty: list[str]) -> None:
+    script = f"""
+import os, signal, virtballoon
+from virtballoon.connection import Connection
+opened = Connection.open.__func__
+def open_and_freeze(cls, *args, **kwargs):
+    connection = opened(cls, *args, **kwargs)
+    os.kill({alone.pid}, signal.SIGSTOP)
+    return connection
+Connection.open = classmethod(open_and_freeze)
+host = virtballoon.read_host({alone.uri!r}, timeout=1)
+os.kill({alone.pid}, signal.SIGCONT)
+Connection.open = classmethod(opened)
+print(host.status.value, len(virtballoon.read_host({alone.uri!r}).domains))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("unreachable 30\n", "")

@@ -253,7 +253,11 @@ def _kind(value: object) -> str:
 
 def _short(value: float) -> str:
     # A whole number in TOML can have thousands of digits.
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:
+        # So many that Python does not print them.
+        return "that"
     return text if len(text) <= 20 else f"{text[:17]}..."  # noqa: PLR2004
 
 

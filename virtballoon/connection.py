@@ -6,6 +6,7 @@ the logger ``virtballoon.connection`` at DEBUG, with the time that it took.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -53,7 +54,7 @@ _XML_MAY_WAIT: Final = 9_001_000
 #: A QEMU that is well answers within some milliseconds.
 _HUNG_SECONDS: Final = 2.0
 
-_EACCES: Final = frozenset({1, 13})  # EPERM and EACCES
+_EACCES: Final = frozenset({errno.EPERM, errno.EACCES})
 _AUTH: Final = frozenset(
     {
         libvirt.VIR_ERR_AUTH_FAILED,
@@ -143,12 +144,12 @@ class Connection:
     """A connection to one host, of our own or of the caller's.
 
     :ivar uri: the host's URI, as asked for, else as libvirt tells it
-    :ivar raw: the ``libvirt.virConnect``
     """
 
     def __init__(self, raw: Any, *, uri: str | None = None, owned: bool = False) -> None:
-        self.raw = raw
+        self._raw = raw
         self._owned = owned
+        self._domains: list[Domain] = []
         # A name for errors until libvirt has told the real one.
         self.uri = uri or "libvirt's default host"
         if uri is None:
@@ -200,14 +201,28 @@ class Connection:
         """The caller's connection, which is never closed here."""
         return connection if isinstance(connection, Connection) else cls(connection)
 
+    @property
+    def raw(self) -> Any:
+        """The ``libvirt.virConnect``.
+
+        :raise ConnectionLost: when it was closed
+        """
+        if self._raw is None:
+            raise ConnectionLost("the connection was closed", host=self.uri)
+        return self._raw
+
     def close(self) -> None:
-        """Close what :meth:`open` opened; a connection of the caller's stays open."""
+        """Close what :meth:`open` opened; a connection of the caller's stays open.
+
+        libvirt's own close would free what calls that are still out are using. So it is let go of,
+        with its domains, and closed when the last call returns; this waits for the daemon where
+        none is out.
+        """
         if self._owned:
             self._owned = False
-            try:
-                self.raw.close()
-            except libvirt.libvirtError as error:
-                _log.debug("%s: close failed: %s", self.uri, error)
+            for domain in self._domains:
+                domain.let_go()
+            self._raw = None
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +262,10 @@ class Connection:
             lambda: self._listed("TRANSIENT", libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT),
         )
         uuids = {raw.UUIDString() for raw in transient}
-        return [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
+        domains = [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
+        if self._owned:
+            self._domains += domains
+        return domains
 
     def _listed(self, text: str, flags: int) -> list[Any]:
         with _call(f"listAllDomains({text})", connection=self):
@@ -342,7 +360,6 @@ class Control:
 class Domain:
     """One domain.
 
-    :ivar raw: the ``libvirt.virDomain``
     :ivar name: its name when it was listed
     :ivar uuid: its UUID
     :ivar active: whether it ran when it was listed
@@ -350,7 +367,7 @@ class Domain:
     """
 
     def __init__(self, raw: Any, connection: Connection, *, persistent: bool) -> None:
-        self.raw = raw
+        self._raw = raw
         self.connection = connection
         self.name = str(raw.name())
         self.uuid = str(raw.UUIDString())
@@ -366,6 +383,22 @@ class Domain:
         with _call("isPersistent", connection=connection, domain=domain.name()):
             persistent = bool(domain.isPersistent())
         return cls(domain, connection, persistent=persistent)
+
+    @property
+    def raw(self) -> Any:
+        """The ``libvirt.virDomain``.
+
+        :raise ConnectionLost: when the connection was closed
+        """
+        if self._raw is None:
+            raise ConnectionLost(
+                "the connection was closed", host=self.connection.uri, domain=self.name
+            )
+        return self._raw
+
+    def let_go(self) -> None:
+        """Be of no more use, and keep the connection open no longer."""
+        self._raw = None
 
     @contextmanager
     def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> Iterator[None]:

@@ -179,6 +179,7 @@ def set_intervals_on_hosts(
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     from virtballoon.log import log_host
+    from virtballoon.report import HostStatus
     from virtballoon.setting import check_interval, set_intervals
 
     words = None if domains is None else tuple(domains)
@@ -196,7 +197,14 @@ def set_intervals_on_hosts(
             dry_run=dry_run,
             timeout=timeout - spent,
         )
-        return replace(host, elapsed_seconds=host.elapsed_seconds + spent)
+        host = replace(host, elapsed_seconds=host.elapsed_seconds + spent)
+        if spent and host.unmatched and host.error is None:
+            gone = DomainNotFound(
+                f"{', '.join(map(repr, host.unmatched))} went away; nothing was changed here",
+                host=host.uri,
+            )
+            host = replace(host, status=HostStatus.PARTIAL, error=gone)
+        return host
 
     if words is None or len(targets) == 1:
         return _visit_all([partial(visit, target, words) for target in targets], jobs, each)
@@ -216,16 +224,18 @@ def set_intervals_on_hosts(
             if each is not None:
                 each(host)
         return found
-    visits = [
-        partial(
-            visit,
-            targets[index],
-            [word for word in words if word not in host.unmatched],
-            host.elapsed_seconds,
-        )
+    meant = {
+        index: [word for word in words if word not in host.unmatched]
         for index, host in there.items()
-    ]
-    done = dict(zip(there, _visit_all(visits, jobs, each), strict=True))
+    }
+    for index, host in there.items():
+        if not meant[index]:
+            log_host(host)
+            if each is not None:
+                each(host)
+    changed = [index for index in there if meant[index]]
+    visits = [partial(visit, targets[i], meant[i], there[i].elapsed_seconds) for i in changed]
+    done = dict(zip(changed, _visit_all(visits, jobs, each), strict=True))
     return tuple(done.get(index, host) for index, host in enumerate(found))
 
 

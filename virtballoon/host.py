@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from virtballoon.calls import Begun, together
+from virtballoon import transport
+from virtballoon.calls import Begun, call_within, together
 from virtballoon.connection import Connection, Domain, Link, Target, end_children
 from virtballoon.errors import (
     AuthError,
@@ -16,6 +17,7 @@ from virtballoon.errors import (
     ConnectionLost,
     HostError,
     HostKeyError,
+    LibvirtFailure,
     VirtballoonError,
 )
 from virtballoon.selection import Selection, select
@@ -32,6 +34,9 @@ DEFAULT_TIMEOUT: Final = 10.0
 #: A daemon that goes away so often in one visit may do so because of what is asked.
 _MOST_RECONNECTS: Final = 3
 _RECONNECT_SECONDS: Final = 0.2
+
+#: So long a daemon may take to take note that the visit ends.
+_LEAVE_SECONDS: Final = 0.5
 
 T = TypeVar("T")
 
@@ -127,7 +132,8 @@ class Visit:
         _traceback: TracebackType | None,
     ) -> bool:
         if self._connection is not None and self._owns_connection:
-            self._connection.close()
+            # Closing waits for the daemon, too.
+            call_within(self._connection.close, _LEAVE_SECONDS)
         if isinstance(error, VirtballoonError):
             self.error = error
             return True
@@ -164,7 +170,8 @@ class Visit:
                 return self._look_around(Begun(self._arrive))
             except (AuthError, HostKeyError):
                 break
-            except HostError:
+            except (HostError, LibvirtFailure):
+                # One that has just started may not be able to tell yet.
                 pause = min(_RECONNECT_SECONDS, self.deadline - time.monotonic())
                 if pause <= 0:
                     break
@@ -190,7 +197,8 @@ class Visit:
 
     def _connect(self) -> Connection:
         if isinstance(self._target, str | None):
-            self._connecting = threading.get_native_id()
+            if transport.may_start_ssh(self._target):
+                self._connecting = threading.get_native_id()
             try:
                 return Connection.open(self._target, readonly=self._readonly)
             finally:

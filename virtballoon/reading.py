@@ -12,10 +12,10 @@ from virtballoon.errors import (
     AmbiguousDomain,
     ConnectionLost,
     DomainNotFound,
-    HostError,
     NoBalloon,
     NotRunning,
     NotSupported,
+    VirtballoonError,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
@@ -211,7 +211,7 @@ def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainRepor
             visit.deadline = sweep.deadline
             try:
                 there = {domain.uuid: domain for domain in visit.reconnect(lost)}
-            except HostError:
+            except VirtballoonError:
                 yield from sweep.give_up(lost)
                 raise
             meant = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]

@@ -81,7 +81,7 @@ class DomainReport:
         *,
         name: str,
         uuid: str,
-        id: int | None,  # noqa: A002 - the contract's word
+        id: int | None,  # noqa: A002 - the JSON's word
         state: State,
         balloon: Balloon | None,
         interval: Interval,

@@ -34,6 +34,8 @@ _RETRY_SECONDS: Final = 0.2
 
 #: Stands for an errand that was begun and has no answer.
 _SENT: Final = object()
+#: Stands for one that was not begun, so as not to use up what the daemon has.
+_BARRED: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +336,7 @@ def _carry_out(
         elif isinstance(outcome, VirtballoonError):
             yield _failed(selected.domain, outcome)
         else:
-            yield _failed(selected.domain, _unanswered(selected.domain, sent=outcome is _SENT))
+            yield _failed(selected.domain, _unanswered(selected.domain, outcome))
 
 
 def _errand(
@@ -405,20 +407,22 @@ def _run(
 ) -> Iterator[tuple[str, object]]:
     """Run an errand for each domain, a few at a time, and yield what each returned or raised of
     ours. One that finds the guest's monitor held is run again until the deadline; what has no
-    answer by then gives ``_SENT`` if it is still out, else None."""
+    answer by then gives ``_SENT`` if it is still out, ``_BARRED`` if it was never begun, else
+    None."""
     calls: Calls[str] = Calls(nudge)
     waiting = [(0.0, uuid) for uuid in errands]
     unanswered = set(errands)
     hung: set[str] = set()
     try:
         while unanswered and (now := time.monotonic()) < deadline:
-            due = [(at, uuid) for at, uuid in waiting if at <= now]
-            lanes = min(IN_FLIGHT, MOST_HELD - len(hung)) - len(calls.in_flight)
-            for entry in due[: max(0, lanes)]:
-                waiting.remove(entry)
-                calls.submit(entry[1], errands[entry[1]])
+            for entry in [entry for entry in waiting if entry[0] <= now]:
+                # Whoever is known to hang is only looked at until he goes on.
+                may_hang = len(hung) + len(calls.in_flight) < MOST_HELD or entry[1] in hung
+                if len(calls.in_flight) < IN_FLIGHT and may_hang:
+                    waiting.remove(entry)
+                    calls.submit(entry[1], errands[entry[1]])
             later = [at for at, _ in waiting if at > now]
-            answer = calls.wait(min(deadline, *later) - time.monotonic())
+            answer = calls.wait(min([deadline, *later]) - time.monotonic())
             if answer is None:
                 continue
             if isinstance(answer.value, Control):
@@ -429,8 +433,9 @@ def _run(
             yield answer.key, answer.error or answer.value
     finally:
         calls.close()
+    never = _BARRED if len(hung) >= MOST_HELD else None
     for uuid in unanswered:
-        yield uuid, _SENT if uuid in calls.in_flight else None
+        yield uuid, _SENT if uuid in calls.in_flight else None if uuid in hung else never
 
 
 def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
@@ -445,10 +450,14 @@ def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
     )
 
 
-def _unanswered(domain: Domain, *, sent: bool) -> Busy:
+def _unanswered(domain: Domain, why: object) -> Busy:
+    host = domain.connection.uri
+    if why is _BARRED:
+        message = "not asked, since too many other guests of this host hang"
+        return Busy(message, host=host, domain=domain.name)
     return Busy(
-        "no answer in time" + ("; what was sent may still take effect" if sent else ""),
-        host=domain.connection.uri,
+        "no answer in time" + ("; what was sent may still take effect" if why is _SENT else ""),
+        host=host,
         domain=domain.name,
         hint="its QEMU hangs, or a job holds its monitor",
     )

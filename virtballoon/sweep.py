@@ -57,6 +57,7 @@ _FAR_SECONDS_IN_ALL: Final = 0.4
 _FAR_IN_FLIGHT: Final = 100
 #: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
 _WATCH_SECONDS: Final = 0.5
+_COUNT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
 #: Libvirt may leave out a guest's figures for no reason that it tells; so often it is asked.
 _ASKED_IN_VAIN: Final = 3
@@ -80,7 +81,7 @@ class _Task:
 
     :ivar ask: what is asked
     :ivar domains: of which domains
-    :ivar careful: whether none is asked that hangs already
+    :ivar careful: whether none of them is asked if one hangs already
     """
 
     ask: _Ask
@@ -189,7 +190,7 @@ class Sweep:
         self._looked: dict[_Task, float] = {}
         self._routed_around: set[_Task] = set()
         self._held: set[str] = set()
-        self._is_counted = False
+        self._counted_at: float | None = None
         self._lost: ConnectionLost | None = None
         self.vanished: list[Domain] = []
 
@@ -262,11 +263,13 @@ class Sweep:
         has_room = len(in_flight) < IN_FLIGHT
         may_ask = has_room or (self._is_far and answered < _FAR_IN_FLIGHT)
         hung = [task for task in blocking if self._hung(task)]
-        # Where every one of them is stuck, the last way is for the guests still to be asked.
-        most = IN_FLIGHT if len(hung) == len(blocking) else _MAY_BLOCK
+        # Where every one of them is stuck and nothing else is left to do, the last way is for the
+        # guests still to be asked.
+        is_busy = answered > 0 or any(task.ask not in _BLOCKING for task in self._waiting)
+        is_last_way = len(hung) == len(blocking) and not is_busy
         may_block = (
             (has_room or self._is_far)
-            and len(blocking) < most
+            and len(blocking) < (IN_FLIGHT if is_last_way else _MAY_BLOCK)
             and len(self._held) + len(blocking) - len(hung) < MOST_HELD
             and not self._is_asked(_Ask.CENSUS)
         )
@@ -275,11 +278,17 @@ class Sweep:
         )
 
     def _count_held(self) -> None:
-        """See whose monitor is held, and how long, before any other guest is asked."""
-        if not self._is_counted:
-            self._is_counted = True
+        """See whose monitor is held, and how long, before any other guest is asked; where too many
+        are, see again whether they still are."""
+        now = time.monotonic()
+        if self._counted_at is None or any(at <= now for at in self._next_count()):
+            self._counted_at = now
             rest = [row.domain for row in self._rows.values() if row.statistics is None]
             self._waiting.extendleft(self._split(_Ask.CENSUS, [d for d in rest if d.active]))
+
+    def _next_count(self) -> list[float]:
+        is_barred = self._counted_at is not None and len(self._held) >= MOST_HELD
+        return [self._counted_at + _COUNT_SECONDS] if self._counted_at and is_barred else []
 
     def _split(self, ask: _Ask, domains: Sequence[Domain]) -> Iterator[_Task]:
         """Tasks of a size that fits the way to the host: far away each call is worth a thread."""
@@ -293,10 +302,13 @@ class Sweep:
             for task, since in self._calls.in_flight.items()
             if task.ask in _BLOCKING and not self._hung(task)
         ]
-        return min(self.deadline, *(at for at, _ in self._later), *late)
+        again = [at for at, _ in self._later]
+        return min([self.deadline, *again, *late, *self._next_count()])
 
     def _look_after_late_calls(self) -> None:
         now = time.monotonic()
+        if self._next_count():
+            self._count_held()
         for task, since in self._calls.in_flight.items():
             if task.ask not in _BLOCKING or self._hung(task):
                 continue
@@ -397,6 +409,7 @@ class Sweep:
             case Busy() | None:
                 self._again(row, task.ask)
             case NotRunning() if task.ask is not _Ask.XML:
+                row.statistics = None
                 self._again(row, _Ask.BULK)
             case NotSupported() if task.ask is _Ask.BULK:
                 self._again(row, _Ask.SINGLE)
@@ -466,9 +479,10 @@ class Sweep:
             rows = [self._rows.get(domain.uuid) for domain in task.domains]
             pending = [row for row in rows if row is not None and row.statistics is None]
             rest = tuple(row.domain for row in pending if not row.hung)
-            if rest and task not in self._routed_around:
+            if task not in self._routed_around:
                 self._routed_around.add(task)
-                self._waiting.appendleft(_Task(_Ask.BULK, rest))
+                for start in range(0, len(rest), _CHUNK):
+                    self._waiting.append(_Task(_Ask.BULK, rest[start : start + _CHUNK]))
             for row in pending:
                 # What looks stuck may only have been held for a while, and NOWAIT makes sure that
                 # asking again does not get stuck, too.
@@ -504,17 +518,18 @@ class Sweep:
 
     def _given_up(self, row: _Row) -> DomainReport:
         now = time.monotonic()
+        hint: str | None = "its QEMU hangs, or a job holds its monitor"
         if row.held_since is not None:
             message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
         elif row.statistics is None and len(self._held) >= MOST_HELD:
-            message = f"not asked, since {len(self._held)} other guests of this host hang"
+            message, hint = (
+                f"not asked, since {len(self._held)} other guests of this host hang",
+                None,
+            )
         else:
             message = f"no answer within {now - self._started:.0f} s"
         row.error = row.error or Busy(
-            message,
-            host=self._connection.uri,
-            domain=row.domain.name,
-            hint="its QEMU hangs, or a job holds its monitor",
+            message, host=self._connection.uri, domain=row.domain.name, hint=hint
         )
         return self._report(row)
 

@@ -100,6 +100,13 @@ def without_prompts(uri: str) -> str:
     return f"{uri}{'&' if '?' in uri else '?'}no_tty=1"
 
 
+def may_start_ssh(uri: str | None) -> bool:
+    """Whether connecting may start ssh, or a program of the user's: any other program that it
+    starts, such as a daemon of the session, is not ours to end."""
+    scheme = _scheme(uri)
+    return not scheme or scheme.endswith(("+ssh", "+ext"))
+
+
 def explain(message: str, number: int | None, uri: str | None, *, code: int) -> ConnectError:
     """What stood in the way.
 

@@ -288,8 +288,18 @@ def test_every_method_that_calls_libvirt_is_tried() -> None:
         if not name.startswith("_")
     }
     # Opening and closing have tests of their own.
-    tried = {name.partition(",")[0] for name in CALLS} | {"Connection.open", "Connection.close"}
-    assert tried == methods
+    others = {"Connection.open", "Connection.close", "Domain.let_go"}
+    tried = {name.partition(",")[0] for name in CALLS} | others
+    assert tried == methods - {"Connection.raw", "Domain.raw"}
+
+
+def test_what_was_closed_is_of_no_more_use() -> None:
+    host = Connection.open("test:///default")
+    (domain,) = host.domains()
+    host.close()
+    for call in (host.hostname, host.domains, domain.state, domain.xml):
+        with pytest.raises(virtballoon.ConnectionLost, match="closed"):
+            call()
 
 
 def raised(call: Callable[..., object], error: Any, **works: Any) -> Any:

@@ -63,7 +63,10 @@ class Output:
                     if os.path.samestat(os.fstat(stream.fileno()), status):
                         return stream.buffer
             if not stat.S_ISREG(status.st_mode):
-                return open(os.open(self._path, os.O_WRONLY | os.O_NOCTTY), "wb")  # noqa: PTH123
+                # Without O_NONBLOCK, a FIFO that nobody reads would be waited for.
+                target = os.open(self._path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+                os.set_blocking(target, True)
+                return open(target, "wb")  # noqa: PTH123
         folder = self._target.parent
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, f"there is no directory {folder}")
