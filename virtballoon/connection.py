@@ -52,7 +52,7 @@ MAX_INTERVAL: Final = 2**31 - 1
 _XML_MAY_WAIT: Final = 9_001_000
 
 #: A QEMU that is well answers within some milliseconds.
-_HUNG_SECONDS: Final = 2.0
+_HUNG_SECONDS: Final = 1.0
 
 _EACCES: Final = frozenset({errno.EPERM, errno.EACCES})
 _AUTH: Final = frozenset(
