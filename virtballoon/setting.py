@@ -31,6 +31,8 @@ from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
 
 _RETRY_SECONDS: Final = 0.2
+#: So many are looked at at a time, which none can hold up.
+_LOOKS: Final = 20
 
 #: Stands for an errand that was begun and has no answer.
 _SENT: Final = object()
@@ -322,7 +324,8 @@ def _carry_out(
     connections = {selected.domain.connection for selected in by_uuid.values()}
     nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
-    for uuid, outcome in _run(errands, deadline, nudge):
+    looks = {uuid: partial(_hold, selected.domain) for uuid, selected in by_uuid.items()}
+    for uuid, outcome in _run(errands, looks, deadline, nudge):
         selected = by_uuid[uuid]
         if isinstance(outcome, IntervalChange):
             error: object = outcome.error
@@ -402,22 +405,35 @@ def _reread(plan: IntervalPlan) -> Interval:
 
 def _run(
     errands: Mapping[str, Callable[[], object]],
+    looks: Mapping[str, Callable[[], object]],
     deadline: float,
     nudge: Callable[[], object] | None,
 ) -> Iterator[tuple[str, object]]:
     """Run an errand for each domain, a few at a time, and yield what each returned or raised of
-    ours. One that finds the guest's monitor held is run again until the deadline; what has no
-    answer by then gives ``_SENT`` if it is still out, ``_BARRED`` if it was never begun, else
-    None."""
+    ours.
+
+    Before that, a look at each counts those that hang already: each keeps one of the daemon's
+    workers, of which some are to be left. An errand that finds the guest's monitor held is run
+    again until the deadline; what has no answer by then gives ``_SENT`` if it is still out,
+    ``_BARRED`` if it was never begun, else None.
+    """
     calls: Calls[str] = Calls(nudge)
     waiting = [(0.0, uuid) for uuid in errands]
     unanswered = set(errands)
     hung: set[str] = set()
+    looking = list(looks)
     try:
+        while (looking or calls.in_flight) and time.monotonic() < deadline:
+            for uuid in looking[: _LOOKS - len(calls.in_flight)]:
+                looking.remove(uuid)
+                calls.submit(uuid, looks[uuid])
+            answer = calls.wait(deadline - time.monotonic())
+            if answer is not None and isinstance(answer.value, Control) and answer.value.hangs:
+                hung.add(answer.key)
         while unanswered and (now := time.monotonic()) < deadline:
             for entry in [entry for entry in waiting if entry[0] <= now]:
                 # Whoever is known to hang is only looked at until he goes on.
-                may_hang = len(hung) + len(calls.in_flight) < MOST_HELD or entry[1] in hung
+                may_hang = len(hung | calls.in_flight.keys()) < MOST_HELD or entry[1] in hung
                 if len(calls.in_flight) < IN_FLIGHT and may_hang:
                     waiting.remove(entry)
                     calls.submit(entry[1], errands[entry[1]])
