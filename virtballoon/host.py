@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from virtballoon import transport
-from virtballoon.calls import Begun, call_within, together
+from virtballoon.calls import Begun, together
 from virtballoon.connection import Connection, Domain, Link, Target, end_children
 from virtballoon.errors import (
     AuthError,
@@ -35,10 +35,18 @@ DEFAULT_TIMEOUT: Final = 10.0
 _MOST_RECONNECTS: Final = 3
 _RECONNECT_SECONDS: Final = 0.2
 
-#: So long a daemon may take to take note that the visit ends.
-_LEAVE_SECONDS: Final = 0.5
+_LEAVING: Final = "virtballoon-leaving"
 
 T = TypeVar("T")
+
+
+def wait_for_leaving(seconds: float) -> None:
+    """Before the process ends: wait until connections have been closed, which libvirtd would else
+    take, and log, for broken ones."""
+    deadline = time.monotonic() + seconds
+    for thread in threading.enumerate():
+        if thread.name == _LEAVING:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class Visit:
@@ -132,8 +140,9 @@ class Visit:
         _traceback: TracebackType | None,
     ) -> bool:
         if self._connection is not None and self._owns_connection:
-            # Closing waits for the daemon, too.
-            call_within(self._connection.close, _LEAVE_SECONDS)
+            # Closing waits for the daemon, too; nobody has to wait for that.
+            leave = self._connection.close
+            threading.Thread(target=leave, name=_LEAVING, daemon=True).start()
         if isinstance(error, VirtballoonError):
             self.error = error
             return True

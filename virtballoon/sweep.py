@@ -54,7 +54,7 @@ _CHUNK: Final = 8
 #: the next is there when it is done with one. It logs a warning of it, one for a connection.
 _FAR_SECONDS: Final = 0.01
 _FAR_SECONDS_IN_ALL: Final = 0.4
-_FAR_IN_FLIGHT: Final = 100
+_FAR_IN_FLIGHT: Final = 50
 #: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
 _WATCH_SECONDS: Final = 0.5
 _COUNT_SECONDS: Final = 1.0
@@ -239,14 +239,17 @@ class Sweep:
     # Which call is made when.
 
     def _begin(self, everyone: Sequence[Domain]) -> None:
-        size = max(_CHUNK, math.ceil(len(everyone) / _MAY_BLOCK)) if self._is_far else _CHUNK
+        size = max(_CHUNK, math.ceil(len(everyone) / IN_FLIGHT)) if self._is_far else _CHUNK
         for number, start in enumerate(range(0, len(everyone), size)):
             chunk = tuple(everyone[start : start + size])
-            # Guests that made an earlier run hang did so in the first chunks of that, too.
-            careful = number < _MAY_BLOCK and not self._is_far
-            self._waiting.append(_Task(_Ask.BULK, chunk, careful))
+            # Guests that an earlier run left hanging are likely to be among the first ones. Near
+            # by, the call itself looks; far away, each look is a call of its own.
+            is_first = number < IN_FLIGHT
+            self._waiting.append(_Task(_Ask.BULK, chunk, careful=is_first and not self._is_far))
+            if is_first and self._is_far:
+                looked_at = [domain for domain in chunk[:_CHUNK] if domain.active]
+                self._waiting.extendleft(self._split(_Ask.CENSUS, looked_at))
         if self._is_far:
-            self._count_held()
             self._ask_for_configs(everyone)
 
     def _start_calls(self, now: float) -> None:
@@ -267,9 +270,11 @@ class Sweep:
         # guests still to be asked.
         is_busy = answered > 0 or any(task.ask not in _BLOCKING for task in self._waiting)
         is_last_way = len(hung) == len(blocking) and not is_busy
+        # Far away, the others have ways of their own.
+        most = IN_FLIGHT if is_last_way or self._is_far else _MAY_BLOCK
         may_block = (
             (has_room or self._is_far)
-            and len(blocking) < (IN_FLIGHT if is_last_way else _MAY_BLOCK)
+            and len(blocking) < most
             and len(self._held) + len(blocking) - len(hung) < MOST_HELD
             and not self._is_asked(_Ask.CENSUS)
         )
@@ -398,10 +403,11 @@ class Sweep:
                 row.configs = outcome
             case DomainStatistics():
                 self._take_statistics(row, outcome)
+            case Control() if task.ask is _Ask.CENSUS:
+                self._note_held(row, outcome)
             case _ if task.ask is _Ask.CENSUS:
                 # A driver that does not tell has no guest that hangs either.
-                if isinstance(outcome, Control):
-                    self._note_held(row, outcome)
+                pass
             case Control():
                 self._take_control(row, outcome)
             case _Qom():
@@ -466,6 +472,7 @@ class Sweep:
         row.held_since = None if control.free else time.monotonic() - control.seconds
         if control.hangs:
             self._held.add(row.domain.uuid)
+            self._count_held()
         else:
             self._held.discard(row.domain.uuid)
 

@@ -15,6 +15,7 @@ from virtballoon.errors import ConfigurationError, VirtballoonError
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
+_LEAVE_SECONDS: Final = 0.5
 
 #: Module and function of each command, which is imported when it is needed.
 _COMMANDS: Final = {
@@ -75,6 +76,8 @@ def main() -> NoReturn:
         with contextlib.suppress(OSError):
             complain(str(error))
         os._exit(1)
+    if "virtballoon.host" in sys.modules:
+        sys.modules["virtballoon.host"].wait_for_leaving(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken
     # down; and taking everything else down takes a tenth of the time of a run.
     os._exit(status)
