@@ -8,7 +8,6 @@ import re
 import stat
 import subprocess
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,13 +200,16 @@ def test_a_device_is_written_to(command: Command) -> None:
 def test_a_fifo_is_written_to(command: Command, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(fifo.read_text()))
-    reader.start()
-    assert command("-c", TEST, "list", "--output", str(fifo)).status == 0
-    reader.join(60)
-    assert "polling-off" in read[0]
-    assert fifo.is_fifo()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert command("-c", TEST, "list", "--output", str(fifo)).status == 0
+        assert b"polling-off" in os.read(reader, 65536)
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    # Nobody is waited for who does not come.
+    result = command("-c", TEST, "list", "--output", str(fifo))
+    assert (result.status, len(result.complaints)) == (1, 1)
 
 
 def test_stdout_by_its_device_is_appended_to_where_it_is_a_file(
