@@ -44,15 +44,8 @@ def read_hosts(
     :param each: called in this thread with each report as soon as it is there
     :return: a report for each target, in their order
     """
-    words = None if domains is None else tuple(domains)
-    return _visit_all(
-        [
-            partial(_read, target, words, inactive=inactive, via=via, timeout=timeout)
-            for target in targets
-        ],
-        jobs,
-        each,
-    )
+    visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
+    return _visit_all(visits, jobs, each)
 
 
 def iter_hosts(
@@ -65,13 +58,24 @@ def iter_hosts(
     jobs: int = DEFAULT_JOBS,
 ) -> Iterator[HostReport]:
     """Read several hosts as :func:`read_hosts` does, and yield each as soon as it is read."""
+    visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
+    for _, host in _as_they_end(visits, jobs):
+        yield host
+
+
+def _readings(
+    targets: Sequence[Target],
+    domains: Iterable[str] | None,
+    *,
+    inactive: bool,
+    via: Source,
+    timeout: float,
+) -> list[Callable[[], HostReport]]:
     words = None if domains is None else tuple(domains)
-    visits = [
+    return [
         partial(_read, target, words, inactive=inactive, via=via, timeout=timeout)
         for target in targets
     ]
-    for _, host in _as_they_end(visits, jobs):
-        yield host
 
 
 def _read(
