@@ -130,7 +130,8 @@ class TestGuest:
         assert "running" in guest.hmp("info status")
 
         guest.stop_process()
-        assert fields_of(guest.pid)["State"].startswith("T")
+        # Each of its threads stops by itself.
+        wait_until(lambda: fields_of(guest.pid)["State"].startswith("T"), 60, "it to stop")
         with pytest.raises(TimeoutError):
             guest.run("true", timeout=0.2)
         guest.cont_process()
