@@ -62,6 +62,18 @@ def hanging(hypervisor: Hypervisor, *names: str) -> Iterator[None]:
     )
 
 
+def run_python(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that imports the package, in a Python of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("via", Source)
 def test_three_hung_among_thirty(alone: Hypervisor, thirty: list[str], via: Source) -> None:
     hung = [thirty[3], thirty[11], thirty[27]]
@@ -199,14 +211,7 @@ connection = libvirt.openReadOnly({alone.uri!r})
 print(row.verdict.value)
 """
     with hanging(alone, thirty[0]):
-        result = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=Path(__file__).parent.parent,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        result = run_python(script)
     assert (result.returncode, result.stdout) == (0, "busy\n"), result.stderr
 
 
@@ -289,12 +294,5 @@ os.kill({alone.pid}, signal.SIGCONT)
 Connection.open = classmethod(opened)
 print(host.status.value, len(virtballoon.read_host({alone.uri!r}).domains))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = run_python(script)
     assert (result.stdout, result.stderr) == ("unreachable 30\n", "")

@@ -103,7 +103,9 @@ class Settings:
     @property
     def timeout(self) -> float:
         """Seconds for a host."""
-        return float(self._given.get("timeout") or self.configuration.timeout or 10)
+        from virtballoon.host import DEFAULT_TIMEOUT
+
+        return float(self._given.get("timeout") or self.configuration.timeout or DEFAULT_TIMEOUT)
 
     @property
     def jobs(self) -> int:
