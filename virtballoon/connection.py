@@ -428,6 +428,16 @@ class Domain:
         with self._call("state"):
             return _state(self.raw.state()[0])
 
+    def is_migrating(self) -> bool:
+        """Whether it stands still for a migration, which keeps libvirt out and which
+        :meth:`control` does not show. Never waits for the guest."""
+        with self._call("state"):
+            state, reason = self.raw.state()
+        return (state, reason) == (
+            libvirt.VIR_DOMAIN_PAUSED,
+            libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+        )
+
     def control(self) -> Control:
         """How its monitor is occupied. Never waits for the guest."""
         with self._call("controlInfo", NotRunning):

@@ -383,11 +383,13 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
 
 
 def _hold(domain: Domain) -> Control | None:
-    """How the domain's monitor is held, if it is, and if its driver tells."""
+    """How the domain is held, if it is, and if its driver tells."""
     try:
         control = domain.control()
     except (NotRunning, NotSupported):
         return None
+    if control.free and domain.is_migrating():
+        return Control(free=False, seconds=0, waiting=False)
     return None if control.free else control
 
 

@@ -59,7 +59,7 @@ _FAR_IN_FLIGHT: Final = 50
 _WATCH_SECONDS: Final = 0.5
 _COUNT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
-#: Libvirt may leave out a guest's figures for no reason that it tells; so often it is asked.
+#: Where nothing tells why a guest gives no figures, it is asked so often.
 _ASKED_IN_VAIN: Final = 3
 
 
@@ -146,7 +146,9 @@ class _Row:
     statistics: DomainStatistics | None = None
     qom: _Qom | None = None
     error: VirtballoonError | None = None
+    state: State | None = None
     held_since: float | None = None
+    held_longer: bool = False
     attempts: int = 0
     in_vain: int = 0
     configs_asked: bool = False
@@ -420,8 +422,7 @@ class Sweep:
             case NotSupported() if task.ask is _Ask.BULK:
                 self._again(row, _Ask.SINGLE)
             case VirtballoonError() if task.ask is _Ask.CONTROL:
-                # A driver that does not tell: it is asked again like one whose monitor is free.
-                self._take_control(row, Control(free=True, seconds=0, waiting=False))
+                self._ask_in_vain(row, outcome)
             case LibvirtFailure() if task.ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
                 # Its QEMU may have gone away under the call; libvirt's state tells.
                 row.in_vain += 1
@@ -433,6 +434,7 @@ class Sweep:
     def _take_statistics(self, row: _Row, statistics: DomainStatistics) -> None:
         if row.statistics is not None:
             return
+        row.state = statistics.state
         running = statistics.state is not State.SHUTOFF
         if running and statistics.figures is None:
             self._waiting.append(_Task(_Ask.SINGLE, (row.domain,)))
@@ -445,6 +447,7 @@ class Sweep:
         else:
             row.statistics = statistics
             row.held_since = None
+            row.held_longer = False
             row.attempts = 0
 
     def _take_control(self, row: _Row, control: Control) -> None:
@@ -456,25 +459,44 @@ class Sweep:
                 row.hung = True
                 self._held.add(row.domain.uuid)
                 self._count_held()
-        elif not control.free:
-            self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
-        elif row.in_vain < _ASKED_IN_VAIN:
-            row.in_vain += 1
+        elif control.free and row.statistics is None:
+            # A job keeps libvirt out without being seen here, as an incoming migration does.
+            self._note_job(row)
             self._again(row, _Ask.BULK)
         else:
-            row.error = LibvirtFailure(
-                "libvirt leaves this guest's figures out and does not say why",
-                host=self._connection.uri,
-                domain=row.domain.name,
-            )
+            self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
+
+    def _ask_in_vain(self, row: _Row, error: VirtballoonError) -> None:
+        """Ask again a guest without figures whose driver does not tell what holds it."""
+        if row.in_vain < _ASKED_IN_VAIN:
+            row.in_vain += 1
+            self._again(row, _Ask.BULK)
+            return
+        row.error = LibvirtFailure(
+            "libvirt leaves this guest's figures out and does not say why",
+            host=self._connection.uri,
+            domain=row.domain.name,
+            code=error.code,
+        )
 
     def _note_held(self, row: _Row, control: Control) -> None:
-        row.held_since = None if control.free else time.monotonic() - control.seconds
+        if not control.free and not control.seconds:
+            # A job that waits for something else than QEMU: libvirt does not tell since when.
+            self._note_job(row)
+        elif not control.free:
+            row.held_since = time.monotonic() - control.seconds
+            row.held_longer = False
+        elif not row.held_longer:
+            row.held_since = None
         if control.hangs:
             self._held.add(row.domain.uuid)
             self._count_held()
         else:
             self._held.discard(row.domain.uuid)
+
+    def _note_job(self, row: _Row) -> None:
+        row.held_since = row.held_since or time.monotonic()
+        row.held_longer = True
 
     def _route_around(self, looked_at: _Task) -> None:
         """Ask the guests of a stuck chunk again, without those that it is stuck on."""
@@ -526,7 +548,10 @@ class Sweep:
     def _given_up(self, row: _Row) -> DomainReport:
         now = time.monotonic()
         hint: str | None = "its QEMU hangs, or a job holds its monitor"
-        if row.held_since is not None:
+        if row.held_since is not None and row.held_longer:
+            message = f"a job has kept libvirt out for {now - row.held_since:.0f} s or more"
+            hint = "it is being migrated to this host, say; it is read when that has ended"
+        elif row.held_since is not None:
             message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
         elif row.statistics is None and len(self._held) >= MOST_HELD:
             message, hint = (
@@ -544,6 +569,8 @@ class Sweep:
         configs = row.configs or Configs(name=row.domain.name, id=None, live=None, config=None)
         if row.statistics is not None:
             state = row.statistics.state
+        elif row.state is not None:
+            state = row.state
         else:
             state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
         figures = (row.statistics.figures if row.statistics else None) or Figures()

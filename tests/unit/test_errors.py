@@ -247,6 +247,7 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
         LibvirtFailure,
     ),
     "Domain.state": (lambda e, **w: domain(e, **w).state(), True, LibvirtFailure),
+    "Domain.is_migrating": (lambda e, **w: domain(e, **w).is_migrating(), True, LibvirtFailure),
     "Domain.control": (lambda e, **w: domain(e, **w).control(), True, NotRunning),
     "Domain.figures": (lambda e, **w: domain(e, **w).figures(), True, NotRunning),
     "Domain.figures, info": (
