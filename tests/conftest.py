@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"hypervisor", "alone", "fleet"} & set(getattr(item, "fixturenames", ())):
+        if {"hypervisor", "alone", "fleet", "embed"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.guest)
 
 

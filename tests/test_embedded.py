@@ -46,7 +46,7 @@ main()
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
+def embed() -> Iterator[Path]:
     """A directory for the hypervisor; what runs in it ends with the test."""
     if shutil.which("qemu-system-x86_64") is None:
         reason = "no qemu-system-x86_64: run tests/lab/setup"
@@ -88,10 +88,10 @@ def run(script: str, *words: str, directory: Path) -> subprocess.CompletedProces
     )
 
 
-def test_guests_without_a_daemon(root: Path) -> None:
-    uri = f"qemu:///embed?root={root}"
+def test_guests_without_a_daemon(embed: Path) -> None:
+    uri = f"qemu:///embed?root={embed}"
     xml = domain_xml(GuestSpec("embedded", memory_mib=16, period=3))
-    created = run(CREATE, uri, xml, directory=root)
+    created = run(CREATE, uri, xml, directory=embed)
     assert created.returncode == 0, created.stderr
     assert created.stdout.splitlines() == [
         "embedded suspended 3 /machine/peripheral/balloon0",
@@ -99,8 +99,8 @@ def test_guests_without_a_daemon(root: Path) -> None:
         "7 7",
     ]
     # The guest outlives the process, and the next one finds it.
-    assert len(qemus(root)) == 1
-    listed = run(COMMAND, "list", "-c", uri, "--format", "json", directory=root)
+    assert len(qemus(embed)) == 1
+    listed = run(COMMAND, "list", "-c", uri, "--format", "json", directory=embed)
     assert listed.returncode == 0, listed.stderr
     (row,) = json.loads(listed.stdout)["hosts"][0]["domains"]
     assert (row["name"], row["verdict"], row["interval"]["live"]) == ("embedded", "suspended", 7)
