@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -183,12 +184,13 @@ def quietly(*command: str | Path) -> None:
 
 
 def test_the_wheel_has_every_page_where_man_looks(installed: Path) -> None:
+    reader = tool("man" if shutil.which("man") else "mman")
     share = installed / "share" / "man"
     pages = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
     assert pages == {f"man{page[-1]}/{page}" for page in PAGES}
     for page in OTHER_PAGES:
         name, _, section = page.rpartition(".")
-        command = [tool("man"), "-M", str(share), "-w", section, name]
+        command = [reader, "-M", str(share), "-w", section, name]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.stdout.strip() == str(share / f"man{section}" / page)
 

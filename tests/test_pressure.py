@@ -67,15 +67,44 @@ def updated(guest: Guest, *, via: Source = Source.QOM) -> DomainReport:
 
 
 @pytest.fixture(scope="module")
-def pressed(newest_guest_factory: GuestFactory) -> Guest:
-    """A guest that has swapped, has reclaimed and has had a process killed."""
-    guest = newest_guest_factory(GuestSpec("pressed", period=1, swap_mib=4))
+def guest(newest_guest_factory: GuestFactory) -> Guest:
+    """A guest to mistreat, with a little room to swap."""
+    return newest_guest_factory(GuestSpec("pressed", period=1, swap_mib=4))
+
+
+@pytest.fixture(scope="module")
+def pressed(guest: Guest) -> Guest:
+    """The same once it has swapped, has reclaimed and has had a process killed."""
     before = updated(guest).stats
     assert (before.oom_kills, before.alloc_stalls, before.direct_reclaims) == (0, 0, 0)
+    # Some huge pages can be had, and not a hundred.
+    for number in (4, 100, 0):
+        guest.run(f"echo {number} >/proc/sys/vm/nr_hugepages")
     # More than there is: what is written first is swapped out, then there is no more room.
     guest.run("head -c 400m /dev/zero | tail", timeout=120, check=False)
     wait_until(lambda: guest.vmstat()["oom_kill"] > 0, 60, "a process to be killed")
     return guest
+
+
+def test_the_newest_is_new(newest_hypervisor: Hypervisor, newest_guest: Guest) -> None:
+    version = newest_guest.qmp({"execute": "query-version"})["return"]["qemu"]
+    assert version["major"] >= 10
+    release = newest_guest.run("uname -r").stdout.strip()
+    assert tuple(map(int, release.split(".")[:2])) >= (6, 12)
+
+
+def test_a_reset_makes_qemu_forget(guest: Guest) -> None:
+    # QEMU 7.2 keeps what it had. Before the guest is pressed: its counters begin anew.
+    assert updated(guest).stats.total_memory
+    guest.domain.suspend()
+    guest.domain.reset()
+    (row,) = read_host(guest.hypervisor.uri, [guest.name], via=Source.QOM).domains
+    assert row.last_update is None
+    assert row.stats.is_empty
+    guest.domain.resume()
+    row = read_domain(guest.domain)
+    assert row.verdict in {Verdict.UNANSWERED, Verdict.FRESH}
+    assert updated(guest).verdict is Verdict.FRESH
 
 
 def test_every_statistic_comes(newest_guest: Guest) -> None:
@@ -138,6 +167,8 @@ def test_pressure_moves_its_counters(pressed: Guest) -> None:
     # Bytes, not pages: what is scanned is scanned by the page.
     assert stats.direct_scans % PAGE == 0
     assert stats.direct_scans >= stats.direct_reclaims
+    assert stats.htlb_pgalloc
+    assert stats.htlb_pgfail
     assert stats.swap_out
     assert stats.major_faults is not None
     assert stats.minor_faults is not None
@@ -187,25 +218,3 @@ def test_the_table_says_whom_to_ask(command: Command, pressed: Guest) -> None:
     cells = dict(line.split(None, 1) for line in asked.stdout.splitlines()[1:])
     assert all(cells[name] != "-" for name in PRESSURE)
     assert cells["direct_scans"].endswith("iB")
-
-
-def test_a_reset_makes_qemu_forget(newest_guest_factory: GuestFactory) -> None:
-    # QEMU 7.2 keeps what it had.
-    guest = newest_guest_factory(GuestSpec("resets", period=1))
-    assert updated(guest).stats.total_memory
-    guest.domain.suspend()
-    guest.domain.reset()
-    (row,) = read_host(guest.hypervisor.uri, [guest.name], via=Source.QOM).domains
-    assert row.last_update is None
-    assert row.stats.is_empty
-    guest.domain.resume()
-    row = read_domain(guest.domain)
-    assert row.verdict in {Verdict.UNANSWERED, Verdict.FRESH}
-    assert updated(guest).verdict is Verdict.FRESH
-
-
-def test_the_newest_is_new(newest_hypervisor: Hypervisor, newest_guest: Guest) -> None:
-    version = newest_guest.qmp({"execute": "query-version"})["return"]["qemu"]
-    assert version["major"] >= 10
-    release = newest_guest.run("uname -r").stdout.strip()
-    assert tuple(map(int, release.split(".")[:2])) >= (6, 12)
