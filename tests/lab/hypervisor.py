@@ -327,11 +327,11 @@ def unprivileged(command: list[str]) -> list[str]:
     return [find_program("setpriv"), *identity, "--", *command]
 
 
-def hand_over(directory: Path) -> None:
-    """Give a directory, and all in it, or a file to that user."""
+def hand_over(top: Path) -> None:
+    """Give a file, or a directory and all in it, to that user."""
     if os.geteuid() == 0:
         user = lab_user()
-        for path in (directory, *directory.rglob("*")):
+        for path in (top, *top.rglob("*")):
             os.chown(path, user.pw_uid, user.pw_gid)
 
 

@@ -32,7 +32,7 @@ def build_initramfs(kernel: Kernel) -> bytes:
         "balloon": kernel.balloon,
         "disk": kernel.disk or (),
     }
-    for path in {path for paths in modules.values() for path in paths}:
+    for path in dict.fromkeys(path for paths in modules.values() for path in paths):
         archive.add(f"modules/{module_name(path)}.ko", stat.S_IFREG | 0o644, module_image(path))
     for name, paths in modules.items():
         listing = "".join(f"{module_name(path)}\n" for path in paths)
