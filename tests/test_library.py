@@ -24,6 +24,7 @@ from tests.test_man import OTHER_PAGES, PAGES, sections, tool, words
 from virtballoon import Verdict, VirtballoonError
 
 PAGE: Final = "virtballoon.3"
+CALLERS: Final = CACHE / "caller" / os.environ.get("VIRTBALLOON_STACK", "newest")
 CALLER: Final = Path(__file__).with_name("caller.py")
 
 
@@ -164,11 +165,11 @@ def needs(module: str) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with nothing but the wheel, always at the same place, so that mypy knows again
-    what it has seen."""
+    """An environment with nothing but the wheel: one for each stack, always at the same place, so
+    that mypy knows again what it has seen."""
     needs("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
-    environment = CACHE / "caller"
+    environment = CALLERS / "environment"
     quietly(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
     (wheel,) = folder.glob("*.whl")
     quietly(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
@@ -205,7 +206,7 @@ def test_a_caller_is_typed(installed: Path, tmp_path: Path) -> None:
     command: list[str | Path] = [
         *(sys.executable, "-m", "mypy", "--strict", "--config-file", "mypy.ini"),
         *("--python-executable", installed / "bin" / "python"),
-        *("--cache-dir", CACHE / "caller-types"),
+        *("--cache-dir", CALLERS / "types"),
         *sorted(path.name for path in tmp_path.glob("*.py")),
     ]
     # Not from the checkout, where the package itself would be found.
