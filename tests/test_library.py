@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 import virtballoon
 from tests.conftest import started
-from tests.lab import GuestSpec, Hypervisor, wait_until
+from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.kernel import CACHE, CHECKOUT
 from tests.test_man import OTHER_PAGES, PAGES, sections, tool, words
 from virtballoon import Verdict, VirtballoonError
@@ -74,14 +75,19 @@ def test_the_page_has_the_tree_of_errors() -> None:
 def alone() -> Iterator[Hypervisor]:
     """A hypervisor of these tests alone, since the examples set every guest's interval."""
     with started() as hypervisor:
-        hypervisor.boot([GuestSpec("web1", period=1), GuestSpec("db1", paused=True)])
         yield hypervisor
 
 
+@pytest.fixture(scope="module")
+def booted(alone: Hypervisor) -> dict[str, Guest]:
+    """Its guests."""
+    return alone.boot([GuestSpec("web1", period=1), GuestSpec("db1", paused=True)])
+
+
 @pytest.fixture
-def web1(alone: Hypervisor) -> Hypervisor:
-    """The same once a guest has given figures."""
-    domain = alone.connection.lookupByName("web1")
+def web1(alone: Hypervisor, booted: dict[str, Guest]) -> Hypervisor:
+    """The hypervisor once a guest has given figures."""
+    domain = booted["web1"].domain
     wait_until(
         lambda: virtballoon.read_domain(domain).verdict is Verdict.FRESH, 60, "figures of web1"
     )
@@ -150,6 +156,29 @@ def test_several_threads_read_on_one_connection(web1: Hypervisor) -> None:
     for host in hosts:
         assert host.error is None
         assert [(row.name, row.error) for row in host.domains] == [("db1", None), ("web1", None)]
+
+
+def test_a_guest_that_hangs_leaves_one_thread_behind(
+    web1: Hypervisor, booted: dict[str, Guest]
+) -> None:
+    def left() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "virtballoon-call"]
+
+    wait_until(lambda: not left(), 60, "the threads of earlier calls to end")
+    db1 = booted["db1"]
+    connection = web1.conn()
+    try:
+        db1.stop_process()
+        for _ in range(2):
+            rows = {row.name: row for row in virtballoon.read_host(connection, timeout=3).domains}
+            assert rows["db1"].verdict is Verdict.BUSY
+            assert rows["web1"].error is None
+        # The others had an answer, and end as soon as they are told.
+        wait_until(lambda: len(left()) == 1, 60, "no thread but that of the guest that hangs")
+    finally:
+        db1.cont_process()
+    wait_until(lambda: not left(), 60, "the thread to end with its call")
+    connection.close()
 
 
 # What is installed.
