@@ -105,6 +105,8 @@ def test_a_reset_makes_qemu_forget(guest: Guest) -> None:
     row = read_domain(guest.domain)
     assert row.verdict in {Verdict.UNANSWERED, Verdict.FRESH}
     assert updated(guest).verdict is Verdict.FRESH
+    # The driver is there before the guest takes commands.
+    guest.wait_meminfo()
 
 
 def test_every_statistic_comes(newest_guest: Guest) -> None:
