@@ -44,7 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"hypervisor", "alone", "fleet", "embed"} & set(getattr(item, "fixturenames", ())):
+        hypervisors = {"hypervisor", "newest_hypervisor", "alone", "fleet", "embed"}
+        if hypervisors & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.guest)
 
 
@@ -85,6 +86,19 @@ def guests(hypervisor: Hypervisor) -> dict[str, Guest]:
     return guests
 
 
+@pytest.fixture(scope="session")
+def newest_hypervisor() -> Iterator[Hypervisor]:
+    """A private hypervisor whose guests have the newest QEMU and kernel."""
+    with available(Hypervisor(newest=True)) as hypervisor:
+        yield hypervisor
+
+
+@pytest.fixture(scope="session")
+def newest_guest(newest_hypervisor: Hypervisor) -> Guest:
+    """A booted and polled guest of the newest QEMU and kernel, for reading only."""
+    return newest_hypervisor.boot([GuestSpec("newest", period=1)])["newest"]
+
+
 @contextmanager
 def _factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
     made: list[Guest] = []
@@ -107,6 +121,13 @@ def _factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
 def guest_factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
     """Make guests for one test, removed after it whatever became of them."""
     with _factory(hypervisor) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def newest_guest_factory(newest_hypervisor: Hypervisor) -> Iterator[GuestFactory]:
+    """Make guests of the newest QEMU and kernel for the tests of one module."""
+    with _factory(newest_hypervisor) as make:
         yield make
 
 

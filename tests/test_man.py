@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from virtballoon.memory import STATISTICS, UsedFormula
 from virtballoon.render.columns import RECORD
 from virtballoon.report import HostStatus, Outcome
 from virtballoon.source import Source
+from virtballoon.statistics import STATISTIC_BY_NAME
 from virtballoon.verdict import State, Verdict
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ SECTIONS: Final = (
     "EXAMPLES",
     "SEE ALSO",
 )
+#: Pages about something else than a command.
+OTHER_PAGES: Final = ("virtballoon.3", "virtballoon-stats.7")
 MACRO: Final = re.compile(r"\.(?:B|I|BR|IR|RB|RI|BI|IB) ")
 COLUMNS: Final = 80
 
@@ -61,9 +65,15 @@ COMMANDS: Final = dict(contexts())
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
 
+PAGES: Final = (*(f"{name}.1" for name in COMMANDS), *OTHER_PAGES)
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
 def source(name: str) -> str:
+    """The text of a page; a command's is meant by its name alone."""
+    path = MAN / (name if name in OTHER_PAGES else f"{name}.1")
     # Other characters than these need an encoding that a page cannot name.
-    return (MAN / f"{name}.1").read_text("ascii")
+    return path.read_text("ascii")
 
 
 def unescaped(line: str) -> str:
@@ -145,17 +155,28 @@ def tool(name: str) -> str:
     return path
 
 
-def test_one_page_per_command() -> None:
-    assert sorted(path.name for path in MAN.iterdir()) == sorted(f"{name}.1" for name in COMMANDS)
+def test_one_page_per_command_and_the_others() -> None:
+    assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
 
 
-@every_command
-def test_header_has_name_and_version(name: str) -> None:
-    header = shlex.split(unescaped(source(name).splitlines()[0]))
-    version = f"virtballoon {virtballoon.__version__}"
-    assert header[:3] == [".TH", name.upper(), "1"]
+def test_every_page_is_installed_in_its_section() -> None:
+    project = tomllib.loads((MAN.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert shared == {f"man/{page}": f"share/man/man{page[-1]}/{page}" for page in PAGES}
+
+
+@every_page
+def test_header_has_name_and_version(page: str) -> None:
+    name, _, section = page.rpartition(".")
+    header = shlex.split(unescaped((MAN / page).read_text("ascii").splitlines()[0]))
+    titles = {
+        "1": "User Commands",
+        "3": "Library Functions Manual",
+        "7": "Miscellaneous Information",
+    }
+    assert header[:3] == [".TH", name.upper(), section]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", header[3])
-    assert header[4:] == [version, "User Commands"]
+    assert header[4:] == [f"virtballoon {virtballoon.__version__}", titles[section]]
 
 
 @every_command
@@ -283,14 +304,17 @@ def test_set_interval_page_has_every_outcome() -> None:
     assert tags(description) == [outcome.value for outcome in Outcome]
 
 
-@every_command
-def test_other_pages_that_it_names_are_there(name: str) -> None:
-    text = "\n".join(unescaped(line) for line in source(name).splitlines())
-    named = set(re.findall(r"\b(virtballoon[a-z-]*) ?\(1\)", text))
-    assert named <= set(COMMANDS)
-    expected = set(COMMANDS) - {name} if name == "virtballoon" else {"virtballoon"}
-    see_also = "\n".join(sections(name)["SEE ALSO"])
-    assert expected <= set(re.findall(r"^(virtballoon[a-z-]*) ?\(1\)", see_also, re.MULTILINE))
+@every_page
+def test_other_pages_that_it_names_are_there(page: str) -> None:
+    text = "\n".join(unescaped(line) for line in (MAN / page).read_text("ascii").splitlines())
+    named = re.findall(r"\b(virtballoon[a-z-]*) ?\((\d)\)", text)
+    assert {f"{name}.{section}" for name, section in named} <= set(PAGES)
+    see_also = text.partition(".SH SEE ALSO")[2]
+    referred = {
+        f"{name}.{section}"
+        for name, section in re.findall(r"^(virtballoon[a-z-]*) ?\((\d)\)", see_also, re.MULTILINE)
+    }
+    assert (set(PAGES) - {page} if page == "virtballoon.1" else {"virtballoon.1"}) <= referred
 
 
 @every_command
@@ -323,17 +347,69 @@ def test_examples_can_be_copied(name: str) -> None:
     assert not re.search(r"(?<!\\)[-'`^~]", "".join(blocks))
 
 
-@every_command
-def test_mandoc_has_no_complaint(name: str) -> None:
-    command = [tool("mandoc"), "-T", "lint", "-W", "warning", str(MAN / f"{name}.1")]
+@every_page
+def test_mandoc_has_no_complaint(page: str) -> None:
+    command = [tool("mandoc"), "-T", "lint", "-W", "warning", str(MAN / page)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@every_command
-def test_groff_has_no_complaint(name: str) -> None:
+@every_page
+def test_groff_has_no_complaint(page: str) -> None:
     plain = ["-P-c", "-P-b", "-P-o", "-P-u"]  # no colours, no overstriking
-    command = [tool("groff"), "-man", "-ww", "-Tutf8", *plain, str(MAN / f"{name}.1")]
+    command = [tool("groff"), "-man", "-ww", "-Tutf8", *plain, str(MAN / page)]
     result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert [line for line in result.stdout.splitlines() if len(line) > COLUMNS] == []
+
+
+# What virtballoon-stats(7) says of each statistic.
+
+
+def stats_table(section: str) -> list[dict[str, str]]:
+    """The table of a section."""
+    text = "\n".join(sections("virtballoon-stats.7")[section])
+    block = re.search(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    heading, *lines = (line.split() for line in block[1].splitlines())
+    return [dict(zip(heading, line, strict=True)) for line in lines]
+
+
+def test_reference_has_the_names_of_each() -> None:
+    assert stats_table("NAMES") == [
+        {
+            "name": statistic.name,
+            "libvirt": statistic.libvirt or "-",
+            "Linux": "+".join(statistic.meminfo or statistic.vmstat),
+        }
+        for statistic in STATISTIC_BY_NAME.values()
+    ]
+
+
+def test_reference_has_the_versions_of_each() -> None:
+    rows = stats_table("VERSIONS")
+    assert all(re.fullmatch(r"-|\d{4}-\d\d", row.pop("Windows")) for row in rows)
+    assert rows == [
+        {
+            "name": statistic.name,
+            "unit": statistic.unit.value,
+            "kind": statistic.kind.value,
+            "QEMU": statistic.qemu_since,
+            "Linux": statistic.linux_since,
+            "libvirt": statistic.libvirt_since or "-",
+        }
+        for statistic in STATISTIC_BY_NAME.values()
+    ]
+
+
+def test_reference_describes_each_once() -> None:
+    described = " ".join(tags(sections("virtballoon-stats.7")["STATISTICS"])).replace(",", " ")
+    assert sorted(described.split()) == sorted(STATISTIC_BY_NAME)
+
+
+def test_main_page_has_the_unit_and_the_key_of_each() -> None:
+    text = "\n".join(sections("virtballoon")["STATISTICS"])
+    for statistic in STATISTIC_BY_NAME.values():
+        key = statistic.libvirt or "(--via qom only)"
+        line = rf"^{statistic.name} +{statistic.unit.value} +{re.escape(key)}$"
+        assert re.search(line, text, re.MULTILINE), statistic.name

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     )
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
+    from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
     from virtballoon.verdict import State, Verdict, judge
 
 __version__ = "0.1.0"
@@ -132,12 +133,14 @@ _HOMES = {
     ),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
+    "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
     "verdict": ("State", "Verdict", "judge"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "STATISTICS",
+    "STATISTIC_BY_NAME",
     "AccessDenied",
     "AmbiguousDomain",
     "AnyDomain",
@@ -169,6 +172,7 @@ __all__ = [
     "Interval",
     "IntervalChange",
     "InvalidInterval",
+    "Kind",
     "LibvirtFailure",
     "MemoryStats",
     "Monitor",
@@ -183,8 +187,10 @@ __all__ = [
     "ReadOnly",
     "Source",
     "State",
+    "Statistic",
     "Target",
     "TransientDomain",
+    "Unit",
     "Usage",
     "UsedFormula",
     "Verdict",

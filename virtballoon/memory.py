@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+from virtballoon.statistics import STATISTIC_BY_NAME, Unit
+
 _KIB: Final = 1024
 
 #: What QEMU reports for a figure that the guest did not give; very old QEMU has -1. Figures have
@@ -15,20 +17,12 @@ _KIB: Final = 1024
 _UNSET: Final = 2**64 - 1
 
 #: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
-#: in its bulk call, with ours and the factor to bytes (libvirt-domain.h,
-#: ``virDomainMemoryStatTags``). libvirt's ``available`` is the total.
+#: in its bulk call, with ours and the factor to our unit.
 _LIBVIRT: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     {
-        "swap_in": ("swap_in", _KIB),
-        "swap_out": ("swap_out", _KIB),
-        "major_fault": ("major_faults", 1),
-        "minor_fault": ("minor_faults", 1),
-        "unused": ("free_memory", _KIB),
-        "available": ("total_memory", _KIB),
-        "usable": ("available_memory", _KIB),
-        "disk_caches": ("disk_caches", _KIB),
-        "hugetlb_pgalloc": ("htlb_pgalloc", 1),
-        "hugetlb_pgfail": ("htlb_pgfail", 1),
+        known.libvirt: (known.name, _KIB if known.unit is Unit.BYTES else 1)
+        for known in STATISTIC_BY_NAME.values()
+        if known.libvirt is not None
     }
 )
 
@@ -40,27 +34,27 @@ _LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_u
 class MemoryStats:
     """What the guest says of its memory; None for what it does not say.
 
-    Names are QEMU's without ``stat-``. Sizes are in bytes, the rest are counts since the guest
-    booted. The guest is not trusted: values are what it wrote, unchecked.
+    Names are QEMU's without ``stat-``; :data:`STATISTIC_BY_NAME` says what each is. Sizes are in
+    bytes, the rest are counts. The guest is not trusted: values are what it wrote, unchecked.
 
-    :ivar swap_in: bytes read back from swap
-    :ivar swap_out: bytes written to swap
-    :ivar major_faults: page faults that needed I/O
-    :ivar minor_faults: page faults that did not
+    :ivar swap_in: bytes read back from swap since the guest booted
+    :ivar swap_out: bytes written to swap since then
+    :ivar major_faults: page faults that needed I/O, since then
+    :ivar minor_faults: page faults since then; Linux counts the major ones here, too
     :ivar free_memory: bytes that nothing uses (``MemFree``)
     :ivar total_memory: bytes that the guest's kernel manages (``MemTotal``)
     :ivar available_memory: bytes that a new program could have without swapping
         (``MemAvailable``)
-    :ivar disk_caches: bytes of page cache that can be reclaimed without I/O
-    :ivar htlb_pgalloc: huge pages that were allocated
-    :ivar htlb_pgfail: huge pages that could not be
-    :ivar oom_kills: processes killed for want of memory (this and the following: QEMU 10 and a
-        Linux 6.12 guest, and only through QOM)
-    :ivar alloc_stalls: allocations that had to wait for reclaim
-    :ivar async_scans: pages scanned by background reclaim
-    :ivar direct_scans: pages scanned by the allocating process
-    :ivar async_reclaims: pages reclaimed by background reclaim
-    :ivar direct_reclaims: pages reclaimed by the allocating process
+    :ivar disk_caches: bytes of page cache, from Linux with shared memory and tmpfs
+    :ivar htlb_pgalloc: huge pages that were allocated, since the guest booted
+    :ivar htlb_pgfail: huge pages that could not be, since then
+    :ivar oom_kills: processes killed for want of memory, since then (this and the following:
+        QEMU 9.2 and a Linux 6.12 guest, and only through QOM)
+    :ivar alloc_stalls: allocations that had to reclaim memory first, since then
+    :ivar async_scans: bytes scanned by background reclaim, since then
+    :ivar direct_scans: bytes scanned by the allocating process, since then
+    :ivar async_reclaims: bytes reclaimed by background reclaim, since then
+    :ivar direct_reclaims: bytes reclaimed by the allocating process, since then
     :ivar other: figures that this version does not know, under their names in the same spelling
         and as they came
     """
@@ -145,7 +139,7 @@ def _rebuild(known: dict[str, int | None], other: dict[str, int]) -> MemoryStats
 _FIELDS: Final = frozenset(f.name for f in fields(MemoryStats))
 
 #: The names of the statistics that this version knows, in QEMU's order.
-STATISTICS: Final = tuple(f.name for f in fields(MemoryStats) if f.name != "other")
+STATISTICS: Final = tuple(STATISTIC_BY_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

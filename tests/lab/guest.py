@@ -45,7 +45,8 @@ class GuestSpec:
 
     `qemu_commandline` puts the balloon behind <qemu:commandline>, with an id or without one, and
     has libvirt define none. `driver=False` boots without the balloon's driver. `paused` creates
-    the guest with its CPUs stopped. `cmdline` is appended to the kernel's command line.
+    the guest with its CPUs stopped. `swap_mib` gives it a disk of that size to swap to.
+    `cmdline` is appended to the kernel's command line.
     """
 
     name: str
@@ -59,18 +60,21 @@ class GuestSpec:
     qemu_commandline: Literal["id", "anon"] | None = None
     machine: Literal["pc", "q35"] = "pc"
     paused: bool = False
+    swap_mib: int = 0
     cmdline: str = ""
 
 
 @dataclass(frozen=True)
 class BootFiles:
-    """What a guest boots from and the files it talks through."""
+    """What a guest boots from, the files it talks through, and a QEMU that is not the machine's."""
 
     kernel: Path
     initramfs: Path
     console: Path
     control: Path
+    swap: Path
     arguments: str = ""
+    emulator: Path | None = None
 
 
 def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
@@ -87,11 +91,16 @@ def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     devices = ET.SubElement(domain, "devices")
+    if files and files.emulator:
+        ET.SubElement(devices, "emulator").text = str(files.emulator)
     ET.SubElement(devices, "controller", type="usb", model="none")
     if files:
         arguments = [KERNEL_ARGUMENTS, files.arguments, spec.cmdline]
         if not spec.driver:
             arguments.append("lab.driver=none")
+        if spec.swap_mib:
+            arguments.append("lab.swap")
+            _add_disk(devices, files.swap)
         ET.SubElement(system, "kernel").text = str(files.kernel)
         ET.SubElement(system, "initrd").text = str(files.initramfs)
         ET.SubElement(system, "cmdline").text = " ".join(filter(None, arguments))
@@ -103,6 +112,13 @@ def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
         ET.SubElement(control, "target", port="1")
     _add_balloon(domain, devices, spec)
     return ET.tostring(domain, encoding="unicode")
+
+
+def _add_disk(devices: ET.Element, file: Path) -> None:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    ET.SubElement(disk, "driver", name="qemu", type="raw")
+    ET.SubElement(disk, "source", file=str(file))
+    ET.SubElement(disk, "target", dev="vda", bus="virtio")
 
 
 def _add_balloon(domain: ET.Element, devices: ET.Element, spec: GuestSpec) -> None:
@@ -184,6 +200,11 @@ class Guest:
             wait_until(lambda: self._newest_block(0), timeout, f"guest {self.name!r} to boot")
         except AssertionError as error:
             raise AssertionError(f"{error}; its console:\n{self.console()}") from None
+
+    def vmstat(self) -> dict[str, int]:
+        """Return the guest's /proc/vmstat, as it is now."""
+        pairs = (line.split() for line in self.run("cat /proc/vmstat").stdout.splitlines() if line)
+        return {key: int(value) for key, value in pairs}
 
     def console(self) -> str:
         """Return the end of what the guest wrote to its console."""

@@ -21,6 +21,7 @@ from .guest import BOOT_TIMEOUT, BootFiles, Guest, GuestSpec, domain_xml
 from .initramfs import build_initramfs
 from .keeper import Keeper, signal_process, sweep
 from .kernel import SETUP, LabUnavailable, find_kernel
+from .newest import find_newest
 from .waiting import wait_until
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ class Hypervisor:
     start a guest.
 
     :param tcp: how whoever comes by TCP is asked who he is; None for no TCP
+    :param newest: whether guests have the newest QEMU and kernel, not the machine's own
     """
 
-    def __init__(self, *, tcp: Literal["none", "sasl"] | None = None) -> None:
+    def __init__(self, *, tcp: Literal["none", "sasl"] | None = None, newest: bool = False) -> None:
         self._tcp = tcp
+        self._is_newest = newest
+        self._emulator: Path | None = None
         self._daemon: int | None = None
         self._keeper: Keeper | None = None
         self._connection: Any = None
@@ -70,12 +74,14 @@ class Hypervisor:
         :raise LabUnavailable: when the machine lacks a part.
         """
         self._programs = {name: find_program(name) for name in PROGRAMS}
-        self._kernel = find_kernel()
+        newest = find_newest() if self._is_newest else None
+        self._kernel = newest.kernel if newest else find_kernel()
         initramfs = build_initramfs(self._kernel)
         # Not TMPDIR: below a long one, the path of a unix socket exceeds its 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
         try:
             self._keeper = Keeper(self.directory)
+            self._emulator = newest.furnish(self.directory) if newest else None
             self._furnish(initramfs)
             self.start_daemon()
         except BaseException:
@@ -228,6 +234,8 @@ class Hypervisor:
     def add(self, spec: GuestSpec) -> Guest:
         """Define or create a guest as its spec says, without waiting until it has booted."""
         files = self._boot_files(spec)
+        if spec.swap_mib:
+            self._make_disk(files.swap, spec.swap_mib)
         xml = domain_xml(spec, files)
         flags = libvirt.VIR_DOMAIN_START_PAUSED if spec.paused else 0
         if spec.persistent:
@@ -249,8 +257,17 @@ class Hypervisor:
             initramfs=self.directory / "initramfs",
             console=stem.with_suffix(".console"),
             control=stem.with_suffix(".control"),
+            swap=stem.with_suffix(".swap"),
             arguments="initcall_blacklist=virtio_balloon_driver_init" if blacklist else "",
+            emulator=self._emulator,
         )
+
+    def _make_disk(self, path: Path, mib: int) -> None:
+        if self._kernel.disk is None:
+            raise LabUnavailable(f"the guest kernel has no driver for a disk: run {SETUP}")
+        with path.open("wb") as file:
+            file.truncate(mib * 1024**2)
+        hand_over(path)
 
     def boot(self, specs: Iterable[GuestSpec], timeout: float = BOOT_TIMEOUT) -> dict[str, Guest]:
         """Add guests and wait until all that run have booted; they come by name."""
@@ -310,11 +327,11 @@ def unprivileged(command: list[str]) -> list[str]:
     return [find_program("setpriv"), *identity, "--", *command]
 
 
-def hand_over(directory: Path) -> None:
-    """Give a directory and all in it to that user."""
+def hand_over(top: Path) -> None:
+    """Give a file, or a directory and all in it, to that user."""
     if os.geteuid() == 0:
         user = lab_user()
-        for path in (directory, *directory.rglob("*")):
+        for path in (top, *top.rglob("*")):
             os.chown(path, user.pw_uid, user.pw_gid)
 
 

@@ -27,9 +27,14 @@ def build_initramfs(kernel: Kernel) -> bytes:
     for applet in applets.stdout.split():
         if applet != "busybox":
             archive.add(f"bin/{applet}", stat.S_IFLNK | 0o777, b"busybox")
-    for path in (*kernel.transport, *kernel.balloon):
+    modules = {
+        "transport": kernel.transport,
+        "balloon": kernel.balloon,
+        "disk": kernel.disk or (),
+    }
+    for path in dict.fromkeys(path for paths in modules.values() for path in paths):
         archive.add(f"modules/{module_name(path)}.ko", stat.S_IFREG | 0o644, module_image(path))
-    for name, paths in (("transport", kernel.transport), ("balloon", kernel.balloon)):
+    for name, paths in modules.items():
         listing = "".join(f"{module_name(path)}\n" for path in paths)
         archive.add(f"etc/{name}", stat.S_IFREG | 0o644, listing.encode())
     archive.add("init", stat.S_IFREG | 0o755, Path(__file__).with_name("init").read_bytes())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+CACHE = CHECKOUT / ".cache"
 BOOT = Path("/boot")
 SETUP = "tests/lab/setup"
 
@@ -22,12 +23,16 @@ class LabUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A bootable kernel and its module files, each after those it depends on."""
+    """A bootable kernel and its module files, each after those it depends on.
+
+    `disk` is None where the kernel has no driver for a disk.
+    """
 
     release: str
     image: Path
     transport: tuple[Path, ...]
     balloon: tuple[Path, ...]
+    disk: tuple[Path, ...] | None
 
     @property
     def balloon_is_builtin(self) -> bool:
@@ -40,10 +45,9 @@ def find_kernel() -> Kernel:
 
     :raise LabUnavailable: when there is neither.
     """
-    fetched = CHECKOUT / ".cache" / "kernel"
+    fetched = CACHE / "kernel"
     if (fetched / "release").exists():
-        release = (fetched / "release").read_text().strip()
-        return _kernel(release, fetched / "vmlinuz", fetched, fetched / "modules")
+        return fetched_kernel(fetched)
     for image in sorted(BOOT.glob("vmlinuz-*"), key=_version, reverse=True):
         release = image.name.removeprefix("vmlinuz-")
         tree = Path("/lib/modules") / release
@@ -54,6 +58,15 @@ def find_kernel() -> Kernel:
         except LabUnavailable:
             continue
     raise LabUnavailable(f"no guest kernel in {fetched} or readable in {BOOT}: run {SETUP}")
+
+
+def fetched_kernel(directory: Path) -> Kernel:
+    """Return a kernel that the set-up script fetched.
+
+    :raise LabUnavailable: when it lacks a module.
+    """
+    release = (directory / "release").read_text().strip()
+    return _kernel(release, directory / "vmlinuz", directory, directory / "modules")
 
 
 def module_name(path: Path) -> str:
@@ -90,8 +103,16 @@ def _kernel(release: str, image: Path, tree: Path, modules: Path) -> Kernel:
     }
     transport = _load_order("virtio_pci", files, builtin, release)
     balloon = _load_order("virtio_balloon", files, builtin, release)
+    try:
+        disk = _load_order("virtio_blk", files, builtin, release)
+    except LabUnavailable:
+        disk = None
     return Kernel(
-        release, image, tuple(transport), tuple(path for path in balloon if path not in transport)
+        release,
+        image,
+        tuple(transport),
+        tuple(path for path in balloon if path not in transport),
+        None if disk is None else tuple(path for path in disk if path not in transport),
     )
 
 

@@ -298,6 +298,17 @@ def test_the_default_host_is_libvirts(command: Command) -> None:
     assert only_host(result)["uri"] == TEST
 
 
+def test_stats_says_what_only_qemu_has(command: Command) -> None:
+    asked = ["-c", TEST, "stats", "test"]
+    table, *others = command.each(
+        [asked, [*asked, "--quiet"], *([*asked, "--format", f] for f in ("json", "jsonl", "csv"))]
+    )
+    (line,) = table.complaints
+    assert line.startswith("virtballoon: only QEMU has oom_kills, ")
+    assert line.endswith(" and direct_reclaims: --via qom, which marks guests as tainted")
+    assert [result.complaints for result in others] == [[], [], [], []]
+
+
 @pytest.mark.parametrize("args", [["list", "--all"], ["stats", "*"]], ids=["list", "stats"])
 def test_every_format_says_the_same(command: Command, node: str, args: list[str]) -> None:
     forms = ("json", "jsonl", "csv")

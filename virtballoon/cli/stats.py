@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from virtballoon.cli.list_domains import finish_reading
 from virtballoon.cli.options import (
     Settings,
+    complain,
     domain_argument,
     print_records,
     progress,
     units_option,
     with_settings,
 )
+
+if TYPE_CHECKING:
+    from virtballoon.report import HostReport
 
 
 @click.command("stats", short_help="Show every statistic of some domains.")
@@ -54,4 +60,19 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
         at = RECORD.index("used_bytes")
         columns = (*RECORD[:at], *others, *RECORD[at:])
         print_records(settings, shown, columns, generated_at=started)
-    return finish_reading(settings, hosts, domains)
+    status = finish_reading(settings, hosts, domains)
+    if settings.format == "table" and not settings.is_quiet:
+        _say_what_only_qemu_has(hosts)
+    return status
+
+
+def _say_what_only_qemu_has(hosts: Sequence[HostReport]) -> None:
+    from virtballoon.source import Source
+    from virtballoon.statistics import STATISTIC_BY_NAME
+
+    rows = [row for host in hosts for row in host.domains if not row.stats.is_empty]
+    if any(row.source is Source.LIBVIRT for row in rows):
+        *names, last = (s.name for s in STATISTIC_BY_NAME.values() if s.libvirt is None)
+        complain(
+            f"only QEMU has {', '.join(names)} and {last}: --via qom, which marks guests as tainted"
+        )

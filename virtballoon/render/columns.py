@@ -14,16 +14,7 @@ from virtballoon.memory import STATISTICS
 from virtballoon.render import text
 from virtballoon.render.documents import domain_record, flattened
 from virtballoon.report import DomainReport
-
-#: The statistics that are counts; all others are sizes.
-COUNTS: Final = frozenset(STATISTICS) - {
-    "swap_in",
-    "swap_out",
-    "free_memory",
-    "total_memory",
-    "available_memory",
-    "disk_caches",
-}
+from virtballoon.statistics import STATISTIC_BY_NAME, Unit
 
 #: Every column of a record, in the record's order.
 RECORD: Final = (
@@ -155,6 +146,6 @@ def find(word: str) -> Column | None:
 def _is_size(key: str) -> bool:
     if key.startswith("stats."):
         # The unit of a statistic that this version does not know is not known either.
-        name = key.removeprefix("stats.")
-        return name in STATISTICS and name not in COUNTS
+        statistic = STATISTIC_BY_NAME.get(key.removeprefix("stats."))
+        return statistic is not None and statistic.unit is Unit.BYTES
     return key.endswith("_bytes")
