@@ -21,6 +21,7 @@ from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.note import Note
 from virtballoon.reading import QomPath
 from virtballoon.render import columns, documents
 from virtballoon.report import (
@@ -165,6 +166,7 @@ def test_the_keys_of_a_reading_and_their_order() -> None:
             "used_bytes",
             "used_ratio",
             "used_formula",
+            "notes",
             "error",
         ]
         assert list(domain["interval"]) == ["live", "config", "qemu", "in_force"]
@@ -208,6 +210,7 @@ def test_a_reading() -> None:
         "used_bytes": 21573632,
         "used_ratio": 0.2219,
         "used_formula": "total-available",
+        "notes": [],
         "error": None,
     }
 
@@ -217,7 +220,8 @@ def test_what_is_absent_is_null() -> None:
 
     assert domain["interval"] == {"live": None, "config": 0, "qemu": None, "in_force": None}
     given = {key for key, value in domain.items() if value is not None}
-    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats"}
+    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats", "notes"}
+    assert domain["notes"] == []
     assert set(domain["stats"].values()) == {None}
 
 
@@ -314,6 +318,17 @@ def test_csv() -> None:
     assert rows == [
         dict(zip(names, ["web1", "true", "0", "", "", ""], strict=True)),
         dict(zip(names, ["bare", "false", "0", "0", "", "it has no balloon device"], strict=True)),
+    ]
+
+
+def test_notes_are_one_cell() -> None:
+    absurd = Figures(stats=MemoryStats(total_memory=0, free_memory=2**63), last_update=None)
+    row = documents.domain_record(report(figures=absurd))
+
+    (cells,) = read_csv(documents.to_csv([row], ["name", "notes"]))
+    assert cells["notes"] == "total-zero,free-above-total,figure-too-large"
+    assert read_csv(documents.to_csv([documents.domain_record(report())], ["notes", "name"])) == [
+        {"notes": "", "name": "web1"}
     ]
 
 
@@ -455,6 +470,7 @@ def test_the_schema_knows_our_words() -> None:
     assert set(reading["verdict"]["enum"]) == set(Verdict)
     assert set(reading["state"]["enum"]) == set(State)
     assert set(reading["source"]["enum"]) == set(Source)
+    assert reading["notes"]["items"]["enum"] == list(Note)
     assert set(definitions["host"]["properties"]["status"]["enum"]) == set(HostStatus)
     assert set(definitions["change"]["properties"]["outcome"]["enum"]) == set(Outcome)
     assert definitions["stats"]["required"] == list(STATISTICS)
