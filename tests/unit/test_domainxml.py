@@ -160,6 +160,22 @@ def test_a_name_with_markup_comes_unescaped() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "is_its"),
+    [
+        ("a\nb\nc", True),
+        ("a\rb\r\nc", True),
+        ("a\r\nb\rc", True),
+        ("a\n\nb\nc", False),
+        ("a b c", False),
+        ("", False),
+    ],
+)
+def test_a_name_that_xml_cannot_hold(name: str, is_its: bool) -> None:
+    # Libvirt does not write "\r" as "&#13;".
+    assert parse(domain("").replace("web1", "a\rb\r\nc")).is_of(name) is is_its
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
