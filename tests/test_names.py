@@ -240,8 +240,12 @@ def test_hosts_counts_them(hypervisor: Hypervisor, named: dict[str, str]) -> Non
 def test_completion_offers_what_no_shell_minds(
     hypervisor: Hypervisor, named: dict[str, str]
 ) -> None:
-    completion = {"_VIRTBALLOON_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
-    text, complaints = run(hypervisor, COMP_WORDS="virtballoon\nstats\n", **completion)
+    text, complaints = run(
+        hypervisor,
+        _VIRTBALLOON_COMPLETE="bash_complete",
+        COMP_WORDS="virtballoon\nstats\n",
+        COMP_CWORD="2",
+    )
     offered = {line.removeprefix("plain,") for line in text.splitlines()}
     assert complaints == []
     assert {"plain", "12345", "a=b", NAMESAKE} <= offered
