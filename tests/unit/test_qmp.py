@@ -326,6 +326,22 @@ def test_the_longest_interval() -> None:
     assert answering('{"return": 4294967295}').polling_interval(BALLOON0) == 4294967295
 
 
+def test_of_a_key_that_comes_twice_the_last_counts() -> None:
+    twice = '{"return": {"stats": {"stat-swap-in": 1, "stat-swap-in": 2}, "last-update": 3}}'
+
+    assert answering(twice).guest_stats(BALLOON0).stats.swap_in == 2
+    assert answering('{"return": 1, "return": 2}').polling_interval(BALLOON0) == 2
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-0", "1.0"])
+def test_a_number_that_is_no_figure(value: str) -> None:
+    stats = f'{{"return": {{"stats": {{"stat-swap-in": {value}}}, "last-update": 3}}}}'
+
+    assert answering(stats).guest_stats(BALLOON0).stats.swap_in in {None, 0}
+    with pytest.raises(MonitorError):
+        answering(stats.replace("3", value.replace("-0", "-1"))).guest_stats(BALLOON0)
+
+
 def test_what_carries_the_command_fails_in_its_own_way() -> None:
     class GoneError(Exception):
         pass
