@@ -384,8 +384,8 @@ ANSWERS = (
 )
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=6))
-def test_any_answer(answers: list[str]) -> None:
+def assert_read_or_refused(answers: list[str]) -> None:
+    """Hold whatever QEMU answers, in this order, to be read or refused by an error of ours."""
     for method in METHODS.values():
         left = list(answers)
 
@@ -400,5 +400,13 @@ def test_any_answer(answers: list[str]) -> None:
             error = raised
         if error is not None:
             assert error.message
-            assert error.received in answers or error.received == '{"return": []}'
+            assert error.received is not None
+            assert error.received == '{"return": []}' or any(
+                answer.startswith(error.received) for answer in answers
+            )
             assert json.loads(error.sent)["execute"] in {"qom-list", "qom-get", "qom-set"}
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=6))
+def test_any_answer(answers: list[str]) -> None:
+    assert_read_or_refused(answers)
