@@ -9,6 +9,7 @@ import os
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,6 +48,9 @@ TRANSIENT = (
 )
 NAMES = (*DEFINED, *TRANSIENT)
 
+#: The UUIDs of the domains by their names.
+Named = dict[str, str]
+
 
 def xml_of(name: str, uuid: str) -> str:
     domain = ET.Element("domain", type="qemu")
@@ -60,20 +64,37 @@ def xml_of(name: str, uuid: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def named(hypervisor: Hypervisor) -> Iterator[dict[str, str]]:
-    """The UUIDs of the domains by their names."""
+def named(hypervisor: Hypervisor) -> Iterator[Named]:
+    """Domains with these names, save the few that another libvirt may refuse."""
     connection = hypervisor.connection
-    uuids = {name: str(uuid4()) for name in NAMES} | {"plain": NAMESAKE}
+    uuids: Named = {}
     try:
-        for name in DEFINED:
-            connection.defineXML(xml_of(name, uuids[name]))
-        for name in TRANSIENT:
-            connection.createXML(xml_of(name, uuids[name]), libvirt.VIR_DOMAIN_START_PAUSED)
+        for name in NAMES:
+            uuid = NAMESAKE if name == "plain" else str(uuid4())
+            with suppress(libvirt.libvirtError):
+                if name in DEFINED:
+                    connection.defineXML(xml_of(name, uuid))
+                else:
+                    connection.createXML(xml_of(name, uuid), libvirt.VIR_DOMAIN_START_PAUSED)
+                uuids[name] = uuid
+        assert len(uuids) > 0.8 * len(NAMES)
         yield uuids
     finally:
         for domain in connection.listAllDomains():
             if domain.UUIDString() in uuids.values():
                 (domain.destroy if domain.isActive() else domain.undefine)()
+
+
+@pytest.fixture(scope="module")
+def running(named: Named) -> Named:
+    """Those of them that run."""
+    return {name: uuid for name, uuid in named.items() if name in TRANSIENT}
+
+
+@pytest.fixture(scope="module")
+def stopped(named: Named) -> Named:
+    """Those of them that do not."""
+    return {name: uuid for name, uuid in named.items() if name in DEFINED}
 
 
 def run(
@@ -110,11 +131,11 @@ def rows(text: str, format_: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("format_", ["json", "jsonl", "csv"])
-@pytest.mark.parametrize("command", [("list", "--all"), ("stats", "*")])
+@pytest.mark.parametrize("command", ["list", "stats"])
 def test_names_come_back_from_every_format(
-    hypervisor: Hypervisor, named: dict[str, str], command: tuple[str, ...], format_: str
+    hypervisor: Hypervisor, named: Named, command: str, format_: str
 ) -> None:
-    words = command if command[0] == "list" else ("stats", "--", *NAMES)
+    words = ("list", "--all") if command == "list" else ("stats", "--", *named)
     text, _ = run(hypervisor, "--format", format_, *words)
     # Those of other tests may be there, too.
     found = {row["name"]: row["uuid"] for row in rows(text, format_)}
@@ -124,7 +145,7 @@ def test_names_come_back_from_every_format(
 
 
 def test_a_file_holds_them_as_they_are(
-    hypervisor: Hypervisor, named: dict[str, str], tmp_path: Path
+    hypervisor: Hypervisor, named: Named, tmp_path: Path
 ) -> None:
     file = tmp_path / "report"
     run(hypervisor, "list", "--all", "--format", "csv", "--output", str(file))
@@ -133,7 +154,9 @@ def test_a_file_holds_them_as_they_are(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_meant_alone(hypervisor: Hypervisor, named: dict[str, str], name: str) -> None:
+def test_each_is_meant_alone(hypervisor: Hypervisor, named: Named, name: str) -> None:
+    if name not in named:
+        pytest.skip("this libvirt refuses the name")
     found = read_host(hypervisor.connection, [name]).domains
     assert [(row.name, row.uuid) for row in found] == [(name, named[name])]
     found = read_host(hypervisor.connection, [named[name].upper()]).domains
@@ -141,9 +164,9 @@ def test_each_is_meant_alone(hypervisor: Hypervisor, named: dict[str, str], name
 
 
 def test_on_the_command_line_all_are_meant_and_nobody_else(
-    hypervisor: Hypervisor, named: dict[str, str]
+    hypervisor: Hypervisor, named: Named
 ) -> None:
-    text, complaints = run(hypervisor, "list", "--format", "json", "--", *NAMES)
+    text, complaints = run(hypervisor, "list", "--format", "json", "--", *named)
     assert {row["name"]: row["uuid"] for row in rows(text, "json")} == named
     assert complaints == []
     # The word is one's name and the other's UUID; in capitals it is a UUID alone.
@@ -154,22 +177,22 @@ def test_on_the_command_line_all_are_meant_and_nobody_else(
     assert refused[0] == ""
 
 
-def test_a_table_has_a_line_each(hypervisor: Hypervisor, named: dict[str, str]) -> None:
-    text, complaints = run(hypervisor, "list", "--", *NAMES)
+def test_a_table_has_a_line_each(hypervisor: Hypervisor, named: Named) -> None:
+    text, complaints = run(hypervisor, "list", "--", *named)
     lines = text.split("\n")
     assert lines.pop() == ""
-    assert len(lines) == 1 + len(NAMES)
+    assert len(lines) == 1 + len(named)
     assert all(line.isprintable() for line in lines)
     assert {line.split()[-1] for line in lines[1:]} == {"shutoff", "suspended"}
     # The running ones are not polled, and the advice names them for a shell.
     assert [line for line in complaints if "set-interval" in line] == complaints
-    text, _ = run(hypervisor, "stats", "--", *NAMES)
-    assert text.count("\n\n") == len(NAMES) - 1
+    text, _ = run(hypervisor, "stats", "--", *named)
+    assert text.count("\n\n") == len(named) - 1
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-def test_intervals_and_paths(hypervisor: Hypervisor, named: dict[str, str]) -> None:
-    text, _ = run(hypervisor, "set-interval", "7", "--format", "json", "--", *NAMES)
+def test_intervals_and_paths(hypervisor: Hypervisor, named: Named, running: Named) -> None:
+    text, _ = run(hypervisor, "set-interval", "7", "--format", "json", "--", *named)
     changes = rows(text, "json")
     assert {row["name"]: row["uuid"] for row in changes} == named
     assert {row["outcome"] for row in changes} == {Outcome.CHANGED}
@@ -177,47 +200,43 @@ def test_intervals_and_paths(hypervisor: Hypervisor, named: dict[str, str]) -> N
         domain = hypervisor.connection.lookupByUUIDString(uuid)
         assert domain.name() == name
         assert "<stats period='7'/>" in domain.XMLDesc()
-    text, _ = run(hypervisor, "set-interval", "8", "--", *NAMES)
-    assert text.count("\n") == 1 + len(NAMES)
+    text, _ = run(hypervisor, "set-interval", "8", "--", *named)
+    assert text.count("\n") == 1 + len(named)
     assert all(line.isprintable() for line in text.split("\n"))
     (change,) = set_intervals(hypervisor.connection, 9, ["*"]).changes
     assert change.name == "*"
-    for name in TRANSIENT:
+    for name, uuid in running.items():
         place = find_qom_path(hypervisor.uri, name)
-        assert (place.name, place.uuid) == (name, named[name])
+        assert (place.name, place.uuid) == (name, uuid)
         assert place.qom_path == "/machine/peripheral/balloon0"
-    text, _ = run(hypervisor, "qom-path", "--format", "csv", "--", TRANSIENT[-2])
-    assert [row["name"] for row in rows(text, "csv")] == [TRANSIENT[-2]]
+    text, _ = run(hypervisor, "qom-path", "--format", "csv", "--", name)
+    assert [row["name"] for row in rows(text, "csv")] == [name]
 
 
-def test_the_passthrough_is_asked_of_the_right_one(
-    hypervisor: Hypervisor, named: dict[str, str]
-) -> None:
-    text, _ = run(hypervisor, "--via", "qom", "list", "--format", "json", "--", *TRANSIENT)
+def test_the_passthrough_is_asked_of_the_right_one(hypervisor: Hypervisor, running: Named) -> None:
+    text, _ = run(hypervisor, "--via", "qom", "list", "--format", "json", "--", *running)
     found = rows(text, "json")
-    assert {row["name"]: row["uuid"] for row in found} == {n: named[n] for n in TRANSIENT}
+    assert {row["name"]: row["uuid"] for row in found} == running
     assert all(row["interval"]["qemu"] == row["interval"]["live"] for row in found)
 
 
-def test_a_line_of_the_log_cannot_be_forged(hypervisor: Hypervisor, named: dict[str, str]) -> None:
-    words = ("--log", "stderr", "set-interval", "5", "--live", "--", *DEFINED)
+def test_a_line_of_the_log_cannot_be_forged(hypervisor: Hypervisor, stopped: Named) -> None:
+    words = ("--log", "stderr", "set-interval", "5", "--live", "--", *stopped)
     text, complaints = run(hypervisor, *words, status=1)
     lines = [fields(line) for line in complaints]
     assert all(line.startswith("time=") for line in complaints)
     warnings = {line["uuid"]: line["domain"] for line in lines if line["level"] == "warning"}
-    assert warnings.keys() == {named[name] for name in DEFINED}
-    assert warnings[named["plain"]] == "plain"
-    assert warnings[named["a\tb"]] == "a\\tb"
+    assert warnings.keys() == set(stopped.values())
+    assert warnings[stopped["plain"]] == "plain"
+    assert warnings[stopped["a\tb"]] == "a\\tb"
     assert all(line["host"] == hypervisor.uri for line in lines)
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-def test_a_field_of_the_journal_cannot_be_forged(
-    hypervisor: Hypervisor, named: dict[str, str]
-) -> None:
+def test_a_field_of_the_journal_cannot_be_forged(hypervisor: Hypervisor, running: Named) -> None:
     journal.require()
     words = ("-c", hypervisor.uri, "--log", "journald", "set-interval", "5", "--config")
-    result, entries = journal.run(*words, "--", *TRANSIENT)
+    result, entries = journal.run(*words, "--", *running)
     assert result.returncode == 1
     assert {entry["PRIORITY"] for entry in entries} == {"4", "6"}
     told = {
@@ -226,20 +245,18 @@ def test_a_field_of_the_journal_cannot_be_forged(
         for entry in entries
         if (name := entry.get("VIRTBALLOON_DOMAIN")) is not None
     }
-    assert told == {named[name]: name for name in TRANSIENT}
+    assert told == {uuid: name for name, uuid in running.items()}
     assert all(entry["MESSAGE"].isprintable() for entry in entries)
 
 
-def test_hosts_counts_them(hypervisor: Hypervisor, named: dict[str, str]) -> None:
+def test_hosts_counts_them(hypervisor: Hypervisor, running: Named, stopped: Named) -> None:
     text, _ = run(hypervisor, "hosts", "--format", "json")
     (host,) = json.loads(text)["hosts"]
-    assert host["defined"] >= len(DEFINED)
-    assert host["running"] >= len(TRANSIENT)
+    assert host["defined"] >= len(stopped)
+    assert host["running"] >= len(running)
 
 
-def test_completion_offers_what_no_shell_minds(
-    hypervisor: Hypervisor, named: dict[str, str]
-) -> None:
+def test_completion_offers_what_no_shell_minds(hypervisor: Hypervisor, named: Named) -> None:
     text, complaints = run(
         hypervisor,
         _VIRTBALLOON_COMPLETE="bash_complete",

@@ -39,16 +39,14 @@ def main() -> int:
         return 1 if os.environ.get("CI") == "true" else 0
     if options.worker:
         return _work(options.worker, options.target)
-    found = False
-    for name in options.target or _names():
-        found = not _fuzz(name, options.seconds, options.input) or found
-    return 1 if found else 0
-
-
-def _names() -> list[str]:
     from tests.fuzz.targets import TARGETS
 
-    return list(TARGETS)
+    if unknown := set(options.target) - set(TARGETS):
+        parser.error(f"no target {', '.join(unknown)}; there are: {', '.join(TARGETS)}")
+    found = False
+    for name in options.target or TARGETS:
+        found = not _fuzz(name, options.seconds, options.input) or found
+    return 1 if found else 0
 
 
 def _work(name: str, arguments: list[str]) -> int:

@@ -296,8 +296,10 @@ class Guest:
             raise AssertionError(f"{error}: {log}") from None
 
     def stop_lying(self) -> None:
-        """End it; the driver can be loaded again."""
-        self.run("test ! -e /tmp/liar.pid || { kill $(cat /tmp/liar.pid); rm /tmp/liar.pid; }")
+        """End it, so that the driver can be loaded again."""
+        # The last thing that it does is to reset the device.
+        ended = "while kill $(cat /tmp/liar.pid) 2>/dev/null; do usleep 10000; done"
+        self.run(f"test ! -e /tmp/liar.pid || {{ {ended}; rm /tmp/liar.pid; }}")
 
     def stop_process(self) -> None:
         """Stop QEMU, so that its monitor answers nobody."""

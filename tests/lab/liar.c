@@ -45,8 +45,13 @@ static void end(int number) {
   ended = 1;
 }
 
-static _Noreturn void die(const char *what) {
-  fprintf(stderr, "liar: %s%s%s\n", what, errno ? ": " : "", errno ? strerror(errno) : "");
+static _Noreturn void die(const char *why) {
+  fprintf(stderr, "liar: %s\n", why);
+  exit(1);
+}
+
+static _Noreturn void die_of_errno(const char *what) {
+  fprintf(stderr, "liar: %s: %s\n", what, strerror(errno));
   exit(1);
 }
 
@@ -54,7 +59,7 @@ static unsigned long number_in(const char *device, const char *name) {
   char path[512], text[64];
   snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/%s", device, name);
   FILE *file = fopen(path, "r");
-  if (!file || !fgets(text, sizeof text, file)) die(path);
+  if (!file || !fgets(text, sizeof text, file)) die_of_errno(path);
   fclose(file);
   return strtoul(text, NULL, 16);
 }
@@ -62,12 +67,11 @@ static unsigned long number_in(const char *device, const char *name) {
 /* The first I/O port of the balloon. Its first region is the first line of "resource". */
 static unsigned short find_ports(void) {
   DIR *devices = opendir("/sys/bus/pci/devices");
-  if (!devices) die("/sys/bus/pci/devices");
+  if (!devices) die_of_errno("/sys/bus/pci/devices");
   for (struct dirent *entry; (entry = readdir(devices));)
     if (entry->d_name[0] != '.' && number_in(entry->d_name, "vendor") == 0x1af4 &&
         number_in(entry->d_name, "device") == 0x1002)
       return (unsigned short)number_in(entry->d_name, "resource");
-  errno = 0;
   die("no legacy balloon");
 }
 
@@ -75,20 +79,20 @@ static uint64_t frame_of(int pagemap, const uint8_t *page) {
   uint64_t entry;
   if (pread(pagemap, &entry, sizeof entry, (off_t)((uintptr_t)page / PAGE * sizeof entry)) !=
       sizeof entry)
-    die("/proc/self/pagemap");
+    die_of_errno("/proc/self/pagemap");
   return entry & ((1ull << 55) - 1);
 }
 
 int main(int count, char **words) {
   if ((size_t)count - 1 > MOST_RECORDS) die("too many records");
-  if (iopl(3)) die("iopl");
+  if (iopl(3)) die_of_errno("iopl");
   unsigned short ports = find_ports();
 
   uint8_t *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
-  if (memory == MAP_FAILED) die("mmap");
+  if (memory == MAP_FAILED) die_of_errno("mmap");
   int pagemap = open("/proc/self/pagemap", O_RDONLY);
-  if (pagemap < 0) die("/proc/self/pagemap");
+  if (pagemap < 0) die_of_errno("/proc/self/pagemap");
 
   /* The queue takes two pages in a row of the guest's memory, whatever their order in ours. */
   uint8_t *first = NULL, *second = NULL;
@@ -101,7 +105,7 @@ int main(int count, char **words) {
   struct record *records = (struct record *)memory;
   for (int i = 1; i < count; i++) {
     char *value = strchr(words[i], '=');
-    if (!value) die(words[i]);
+    if (!value) die("not TAG=VALUE");
     records[i - 1].tag = (uint16_t)strtoul(words[i], NULL, 0);
     records[i - 1].value = strtoull(value + 1, NULL, 0);
   }
@@ -113,7 +117,7 @@ int main(int count, char **words) {
   outl(F_STATS, ports + OUR_FEATURES);
   outw(STATS_QUEUE, ports + QUEUE);
   unsigned size = inw(ports + QUEUE_SIZE);
-  if (!size || size * sizeof(struct descriptor) + (3 + size) * 2 > PAGE) die("size of the queue");
+  if (!size || size * sizeof(struct descriptor) + (3 + size) * 2 > PAGE) die("a queue of an unknown size");
 
   struct descriptor *descriptor = (struct descriptor *)first;
   volatile uint16_t *available = (uint16_t *)(first + size * sizeof *descriptor);

@@ -362,14 +362,7 @@ FIGURE = st.none() | st.integers(0, 2**64 - 2) | st.sampled_from([0, 1, 2**64 - 
 
 def assert_fits_every_format(read: DomainReport) -> None:
     """Hold a domain, whatever was read of it, to come back from every format as it went in."""
-    host = HostReport(
-        uri=HOST,
-        hostname="hv1",
-        status=HostStatus.OK,
-        error=None,
-        elapsed_seconds=0.1,
-        domains=(read,),
-    )
+    host = replace(READ, domains=(read,))
 
     VALIDATOR.validate(document(host))
     (record,) = documents.domain_records(host)
