@@ -38,6 +38,7 @@ DEFINED = (
 )
 #: And these for a transient one, too.
 TRANSIENT = (
+    "two  blanks",
     "two\nlines",
     "\n",
     "a\nPRIORITY=0\n",
@@ -211,6 +212,26 @@ def test_intervals_and_paths(hypervisor: Hypervisor, named: Named, running: Name
         assert place.qom_path == "/machine/peripheral/balloon0"
     text, _ = run(hypervisor, "qom-path", "--format", "csv", "--", name)
     assert [row["name"] for row in rows(text, "csv")] == [name]
+
+
+def test_the_advice_means_them(hypervisor: Hypervisor, running: Named) -> None:
+    run(hypervisor, "set-interval", "0", "--", *running)
+    for names in (["two  blanks", "-c"], list(running)[1:4]):
+        _, (advice,) = run(hypervisor, "list", "--", *names)
+        command = advice.partition("to turn polling on: ")[2].replace("set-", "--format=json set-")
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            env={
+                **os.environ,
+                "LIBVIRT_DEFAULT_URI": hypervisor.uri,
+                "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {row["name"] for row in rows(done.stdout, "json")} == set(names)
 
 
 def test_the_passthrough_is_asked_of_the_right_one(hypervisor: Hypervisor, running: Named) -> None:

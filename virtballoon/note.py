@@ -28,8 +28,7 @@ class Note(StrEnum):
 _TEXTS: Final[Mapping[Note, str]] = MappingProxyType(
     {
         Note.TOTAL_ZERO: "the guest says that it has no memory at all",
-        Note.TOTAL_ABOVE_MAXIMUM: "the guest says that it has more than twice the memory that "
-        "the domain can have",
+        Note.TOTAL_ABOVE_MAXIMUM: "the guest says that it has far more than the domain can have",
         Note.AVAILABLE_ABOVE_TOTAL: "the guest says that more is available than there is",
         Note.FREE_ABOVE_TOTAL: "the guest says that more is free than there is",
         Note.CACHES_ABOVE_TOTAL: "the guest says that its caches have more than there is",
