@@ -426,6 +426,12 @@ def test_verbose_shows_the_calls_on_stderr(command: Command, node: str) -> None:
     assert all(line.isprintable() for line in result.complaints)
 
 
+def test_a_complaint_names_what_was_meant(command: Command, node: str) -> None:
+    result = command("-c", node, "list", "no  body ")
+
+    assert result.complaints == ["virtballoon: no domain matches 'no  body '"]
+
+
 def test_a_command_to_turn_polling_on_can_be_pasted(command: Command, node: str) -> None:
     result = command("-c", node, "list", "--", EVIL)
 

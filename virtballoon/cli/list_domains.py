@@ -195,5 +195,4 @@ def _advise(host: HostReport, settings: Settings) -> None:
 def _shown_word(row: DomainReport) -> str:
     """What a command that is shown calls the domain: its name, or its UUID where the name would
     not be shown as it is."""
-    is_shown = row.name.isprintable() and " ".join(row.name.split()) == row.name
-    return row.name if is_shown else row.uuid
+    return row.name if row.name.isprintable() else row.uuid
