@@ -53,13 +53,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def available(part: AbstractContextManager[T]) -> Iterator[T]:
     """A part of the lab; where something of it is missing, no test that needs it can run."""
     with ExitStack() as stack:
-        try:
+        with _needed():
             entered = stack.enter_context(part)
-        except LabUnavailable as error:
-            if os.environ.get("CI") == "true":
-                pytest.fail(str(error))
-            pytest.skip(str(error))
         yield entered
+
+
+@contextmanager
+def _needed() -> Iterator[None]:
+    try:
+        yield
+    except LabUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def started() -> AbstractContextManager[Hypervisor]:
@@ -104,7 +110,8 @@ def _factory(hypervisor: Hypervisor) -> Iterator[GuestFactory]:
     made: list[Guest] = []
 
     def make(spec: GuestSpec) -> Guest:
-        guest = hypervisor.add(spec)
+        with _needed():
+            guest = hypervisor.add(spec)
         made.append(guest)
         if spec.start and not spec.paused:
             guest.wait_booted()

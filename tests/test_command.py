@@ -53,6 +53,21 @@ def run(
     )
 
 
+def take_advice(hypervisor: Hypervisor, complaint: str) -> subprocess.CompletedProcess[str]:
+    """Have a shell do what a list says about polling."""
+    return subprocess.run(
+        ["/bin/sh", "-c", complaint.partition("to turn polling on: ")[2]],
+        env={
+            **os.environ,
+            "LIBVIRT_DEFAULT_URI": hypervisor.uri,
+            "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_list_shows_every_running_domain(fresh: Hypervisor) -> None:
     result = run(fresh, "list")
     assert result.returncode == 0
@@ -77,19 +92,7 @@ def test_the_advice_on_stderr_does_what_it_says(
     fresh: Hypervisor, guest_factory: GuestFactory
 ) -> None:
     guest_factory(GuestSpec("needs polling; $(false) &", period=None))
-    advice = run(fresh, "list", "needs*").stderr
-    shown = advice.partition("to turn polling on: ")[2]
-    done = subprocess.run(
-        ["/bin/sh", "-c", shown],
-        env={
-            **os.environ,
-            "LIBVIRT_DEFAULT_URI": fresh.uri,
-            "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = take_advice(fresh, run(fresh, "list", "needs*").stderr)
     assert (done.returncode, done.stderr) == (0, "")
     assert "changed" in done.stdout
     assert run(fresh, "list", "needs*").stderr == ""

@@ -342,3 +342,41 @@ def test_ansible(fleet: Fleet, tmp_path: Path) -> None:
         assert {row["name"] for row in host["domains"] if row["verdict"] == "busy"} == {guest.name}
     finally:
         second.remove(guest)
+
+
+#: What polkitd gives a rule, as far as this one needs it (polkit(8)).
+POLKIT = """
+var rules = [];
+var polkit = {
+    Result: { NOT_HANDLED: null, YES: "yes", NO: "no" },
+    addRule: function (rule) { rules.push(rule); }
+};
+"""
+ASKED = """
+["virtballoon", "others"].forEach(function (group) {
+    var subject = { isInGroup: function (name) { return name === group; } };
+    ["unix.monitor", "unix.manage", "api.domain.read"].forEach(function (name) {
+        print(group, name, String(rules[0]({ id: "org.libvirt." + name }, subject)));
+    });
+});
+print(rules.length);
+"""
+
+
+def test_polkit_rule(tmp_path: Path) -> None:
+    # Polkitd's own JavaScript.
+    duk = program("duk")
+    rule = (EXAMPLES / "polkit/10-virtballoon.rules").read_text()
+    script = tmp_path / "script.js"
+    script.write_text(POLKIT + rule + ASKED)
+    result = subprocess.run([duk, script], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [
+        "virtballoon unix.monitor yes",
+        "virtballoon unix.manage no",
+        "virtballoon api.domain.read null",
+        "others unix.monitor null",
+        "others unix.manage null",
+        "others api.domain.read null",
+        "1",
+    ]

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         set_intervals_on_hosts,
     )
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
+    from virtballoon.note import Note
     from virtballoon.qmp import Monitor, QomChild
     from virtballoon.reading import (
         QomPath,
@@ -119,6 +120,7 @@ _HOMES = {
         "set_intervals_on_hosts",
     ),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
+    "note": ("Note",),
     "qmp": ("Monitor", "QomChild"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
@@ -181,6 +183,7 @@ __all__ = [
     "NoDaemon",
     "NotRunning",
     "NotSupported",
+    "Note",
     "Outcome",
     "QomChild",
     "QomPath",

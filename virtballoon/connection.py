@@ -126,6 +126,14 @@ def _call(
         raise kind(
             message, host=connection.uri, domain=domain, code=code, hint=_HINTS.get(kind)
         ) from error
+    except UnicodeDecodeError as error:
+        # The binding takes all text for UTF-8, also what the daemon says in the words of a locale.
+        outcome = " failed"
+        raise LibvirtFailure(
+            f"libvirt's answer is no UTF-8: {error.object!r:.200}",
+            host=connection.uri,
+            domain=domain,
+        ) from error
     finally:
         where = f" of {domain!r}" if domain is not None else ""
         elapsed = (time.monotonic() - started) * 1000

@@ -28,6 +28,11 @@ class DomainXML:
     id: int | None
     balloon: BalloonConfig
 
+    def is_of(self, name: str) -> bool:
+        """Whether it can be the XML of a domain with this name. libvirt writes a carriage return
+        in a name as it is, and XML has it read as the end of a line."""
+        return self.name == name.replace("\r\n", "\n").replace("\r", "\n")
+
 
 def _parse(xml: bytes) -> etree._Element | None:
     # Not before it is needed: see leave_files_to_libvirt. A connection to libvirt's test driver

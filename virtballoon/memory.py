@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
+from virtballoon.note import Note
 from virtballoon.statistics import STATISTIC_BY_NAME, Unit
 
 _KIB: Final = 1024
@@ -15,6 +16,13 @@ _KIB: Final = 1024
 #: What QEMU reports for a figure that the guest did not give; very old QEMU has -1. Figures have
 #: 64 bits, so nothing lies above.
 _UNSET: Final = 2**64 - 1
+
+#: What no machine has, and nothing counts to; what signed 64 bits do not hold.
+_ABSURD: Final = 2**63
+
+#: A guest may say that it has so many times the memory that libvirt says it can have: some may have
+#: been unplugged since, and libvirt need not know of all.
+_SLACK: Final = 2
 
 #: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
 #: in its bulk call, with ours and the factor to our unit.
@@ -219,9 +227,12 @@ class Usage:
     formula: UsedFormula | None = None
 
     @classmethod
-    def of(cls, stats: MemoryStats) -> Self:
-        """Compute it. Impossible figures (a total of 0, more available than there is) give None,
-        not the next formula: whoever lies in one figure is not believed in another."""
+    def of(cls, stats: MemoryStats, *, maximum_bytes: int | None = None) -> Self:
+        """Compute it. :func:`contradictions` give None, not the next formula: whoever lies in one
+        figure is not believed in another.
+
+        :param maximum_bytes: what the guest can have at most, or None where that is not known
+        """
         total = stats.total_memory
         if stats.available_memory is not None:
             rest, formula = stats.available_memory, UsedFormula.TOTAL_AVAILABLE
@@ -229,6 +240,32 @@ class Usage:
             rest, formula = stats.free_memory, UsedFormula.TOTAL_FREE
         else:
             return cls()
-        if not total or rest > total:
+        if not total or contradictions(stats, maximum_bytes=maximum_bytes):
             return cls()
         return cls(used_bytes=total - rest, ratio=(total - rest) / total, formula=formula)
+
+
+def contradictions(stats: MemoryStats, *, maximum_bytes: int | None = None) -> tuple[Note, ...]:
+    """What the guest says of its memory that cannot be so.
+
+    :param maximum_bytes: what the guest can have at most, or None where that is not known
+    """
+    total = stats.total_memory
+    if total is None:
+        return ()
+    most = _SLACK * maximum_bytes if maximum_bytes else _ABSURD - 1
+    found = [Note.TOTAL_ZERO] * (total == 0) + [Note.TOTAL_ABOVE_MAXIMUM] * (total > most)
+    parts = (
+        (Note.AVAILABLE_ABOVE_TOTAL, stats.available_memory),
+        (Note.FREE_ABOVE_TOTAL, stats.free_memory),
+        (Note.CACHES_ABOVE_TOTAL, stats.disk_caches),
+    )
+    return (*found, *(note for note, part in parts if part is not None and part > total))
+
+
+def notes_on(figures: Figures) -> tuple[Note, ...]:
+    """What cannot be so about the guest's figures."""
+    values = figures.stats.as_dict().values()
+    is_absurd = any(value is not None and value >= _ABSURD for value in values)
+    contradicting = contradictions(figures.stats, maximum_bytes=figures.maximum_bytes)
+    return (*contradicting, *[Note.FIGURE_TOO_LARGE] * is_absurd)

@@ -8,9 +8,10 @@ from typing import Self
 
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, VirtballoonError
-from virtballoon.memory import Figures, MemoryStats, Usage
+from virtballoon.memory import Figures, MemoryStats, Usage, notes_on
+from virtballoon.note import Note
 from virtballoon.source import Source
-from virtballoon.verdict import State, Verdict, judge
+from virtballoon.verdict import State, Verdict, is_in_future, judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class DomainReport:
     :ivar age_seconds: the time of reading, by this machine's clock, minus ``last_update``
     :ivar figures: the guest's figures and the host's beside them
     :ivar usage: what of the guest's memory is used
+    :ivar notes: what cannot be so about the figures and their time
     :ivar error: what went wrong, or None
     """
 
@@ -68,6 +70,7 @@ class DomainReport:
     age_seconds: float | None
     figures: Figures
     usage: Usage
+    notes: tuple[Note, ...] = ()
     error: VirtballoonError | None = None
 
     @property
@@ -109,6 +112,7 @@ class DomainReport:
         )
         if verdict is Verdict.FAILED and error is None:
             error = _unexplained(interval, figures, age, host=host, domain=name)
+        is_early = age is not None and is_in_future(age)
         return cls(
             name=name,
             uuid=uuid,
@@ -121,7 +125,8 @@ class DomainReport:
             last_update=figures.last_update or None,
             age_seconds=age,
             figures=figures,
-            usage=Usage.of(figures.stats),
+            usage=Usage.of(figures.stats, maximum_bytes=figures.maximum_bytes),
+            notes=(*notes_on(figures), *[Note.UPDATE_IN_FUTURE] * is_early),
             error=error,
         )
 

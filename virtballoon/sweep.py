@@ -118,7 +118,8 @@ def read_configs(domain: Domain) -> Configs:
     :raise DomainXMLError: when its XML cannot be read
     """
     now = domain.xml()
-    name = now.name or domain.name
+    # It can have been given another since it was listed.
+    name = domain.name if now.is_of(domain.name) else now.name or domain.name
     if now.id is None:
         return Configs(name=name, id=None, live=None, config=now.balloon)
     config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None

@@ -96,6 +96,11 @@ def _by_age(interval: int, age_seconds: float | None, *, is_empty: bool) -> Verd
     if is_empty:
         return Verdict.EMPTY
     # An update from the future has no age, so nobody can say that it is fresh.
-    if age_seconds is None or age_seconds < -CLOCK_SKEW_SECONDS:
+    if age_seconds is None or is_in_future(age_seconds):
         return Verdict.FAILED
     return Verdict.FRESH if age_seconds <= 2 * interval + GRACE_SECONDS else Verdict.STALE
+
+
+def is_in_future(age_seconds: float) -> bool:
+    """Whether an update of this age cannot have been yet."""
+    return age_seconds < -CLOCK_SKEW_SECONDS

@@ -20,6 +20,7 @@ from .keeper import lab_processes, signal_process
 from .waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from .hypervisor import Hypervisor
@@ -33,6 +34,12 @@ KERNEL_ARGUMENTS = (
     " mitigations=off random.trust_cpu=on"
 )
 BOOT_TIMEOUT = 300.0
+#: The statistics by their tags (Linux: include/uapi/linux/virtio_balloon.h), as QEMU names them.
+TAGS = (
+    *("swap-in", "swap-out", "major-faults", "minor-faults", "free-memory", "total-memory"),
+    *("available-memory", "disk-caches", "htlb-pgalloc", "htlb-pgfail", "oom-kills"),
+    *("alloc-stalls", "async-scans", "direct-scans", "async-reclaims", "direct-reclaims"),
+)
 _BLOCK = re.compile(rb"@meminfo (\d+)\n((?:\w+: \d+\n)+)@end \1\n")
 _TAIL = 8192
 # More would overrun the input buffer of the guest's terminal.
@@ -46,7 +53,8 @@ class GuestSpec:
     `qemu_commandline` puts the balloon behind <qemu:commandline>, with an id or without one, and
     has libvirt define none. `driver=False` boots without the balloon's driver. `paused` creates
     the guest with its CPUs stopped. `swap_mib` gives it a disk of that size to swap to.
-    `cmdline` is appended to the kernel's command line.
+    `cmdline` is appended to the kernel's command line. `lies` is for a guest that is to `lie`,
+    which takes a balloon that a legacy driver can drive.
     """
 
     name: str
@@ -62,6 +70,7 @@ class GuestSpec:
     paused: bool = False
     swap_mib: int = 0
     cmdline: str = ""
+    lies: bool = False
 
 
 @dataclass(frozen=True)
@@ -280,6 +289,38 @@ class Guest:
     def unload_driver(self) -> None:
         """Take the balloon's driver away."""
         self.run("unload_driver")
+
+    def lie(self, figures: Mapping[str, int], timeout: float = 60.0) -> None:
+        """Take the balloon from its driver, have the guest give QEMU these figures and no others,
+        at once and whenever it asks, and wait until QEMU has them.
+
+        :param figures: by QEMU's names without `stat-`, or by the number of a tag that QEMU may
+            not know; any 64 bits.
+        """
+        tags = {name: number for number, name in enumerate(TAGS)}
+        records = [f"{tags.get(name, name)}={value}" for name, value in figures.items()]
+        self.stop_lying()
+        self.run("test ! -e /sys/bus/virtio/drivers/virtio_balloon/virtio* || unload_driver")
+        self.run(f"liar {' '.join(records)} >/tmp/liar.log 2>&1 & echo $! >/tmp/liar.pid")
+        query = {"path": f"/machine/peripheral/{self.spec.alias or 'balloon0'}"}
+        query["property"] = "guest-stats"
+
+        def told() -> bool:
+            given = self.qmp({"execute": "qom-get", "arguments": query})["return"]["stats"]
+            expected = {name: figures.get(name.removeprefix("stat-"), 2**64 - 1) for name in given}
+            return bool(given == expected)
+
+        try:
+            wait_until(told, timeout, f"guest {self.name!r} to lie")
+        except AssertionError as error:
+            log = self.run("cat /tmp/liar.log; ps | grep [l]iar", check=False).stdout
+            raise AssertionError(f"{error}: {log}") from None
+
+    def stop_lying(self) -> None:
+        """End it, so that the driver can be loaded again."""
+        # The last thing that it does is to reset the device.
+        ended = "while kill $(cat /tmp/liar.pid) 2>/dev/null; do usleep 10000; done"
+        self.run(f"test ! -e /tmp/liar.pid || {{ {ended}; rm /tmp/liar.pid; }}")
 
     def stop_process(self) -> None:
         """Stop QEMU, so that its monitor answers nobody."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -39,6 +40,27 @@ def build_initramfs(kernel: Kernel) -> bytes:
         archive.add(f"etc/{name}", stat.S_IFREG | 0o644, listing.encode())
     archive.add("init", stat.S_IFREG | 0o755, Path(__file__).with_name("init").read_bytes())
     return archive.finish()
+
+
+def build_liar() -> bytes:
+    """Return a cpio archive to be put behind the other, with the program that lies to QEMU.
+
+    :raise LabUnavailable: when it cannot be compiled.
+    """
+    if (compiler := shutil.which("gcc")) is None:
+        raise LabUnavailable("no gcc: apt install gcc libc6-dev")
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory, "liar")
+        source = Path(__file__).with_name("liar.c")
+        words = [compiler, "-std=gnu11", "-O2", "-static", "-s"]
+        built = subprocess.run(
+            [*words, "-o", program, source], capture_output=True, text=True, check=False
+        )
+        if built.returncode:
+            raise LabUnavailable(f"gcc does not compile {source.name}: {built.stderr}")
+        archive = _Archive()
+        archive.add("bin/liar", stat.S_IFREG | 0o755, program.read_bytes())
+        return archive.finish()
 
 
 def _static_busybox() -> Path:

@@ -65,6 +65,7 @@ NODE = """<node>
   </domain>
   <domain type='test'>
     <name>-\u202eevil "x", y</name>
+    <uuid>8f2e7b7a-33a4-4d0a-9c56-0f8f0b2f7d11</uuid>
     <memory>65536</memory>
     <os><type>hvm</type></os>
     <devices><memballoon model='virtio'/></devices>

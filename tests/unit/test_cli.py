@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -436,12 +437,19 @@ def test_verbose_shows_the_calls_on_stderr(command: Command, node: str) -> None:
     assert all(line.isprintable() for line in result.complaints)
 
 
+def test_a_complaint_names_what_was_meant(command: Command, node: str) -> None:
+    result = command("-c", node, "list", "no  body ")
+
+    assert result.complaints == ["virtballoon: no domain matches 'no  body '"]
+
+
 def test_a_command_to_turn_polling_on_can_be_pasted(command: Command, node: str) -> None:
     result = command("-c", node, "list", "--", EVIL)
 
     (advice,) = result.complaints
     assert advice.isprintable()
-    assert "set-interval 10 -- " in advice
+    # Its name would not come out of a terminal as it is.
+    assert re.search("set-interval 10 [0-9a-f-]{36}$", advice)
 
 
 def test_help_goes_to_stdout(command: Command) -> None:

@@ -21,6 +21,7 @@ from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.note import Note
 from virtballoon.reading import QomPath
 from virtballoon.render import columns, documents
 from virtballoon.report import (
@@ -165,6 +166,7 @@ def test_the_keys_of_a_reading_and_their_order() -> None:
             "used_bytes",
             "used_ratio",
             "used_formula",
+            "notes",
             "error",
         ]
         assert list(domain["interval"]) == ["live", "config", "qemu", "in_force"]
@@ -208,6 +210,7 @@ def test_a_reading() -> None:
         "used_bytes": 21573632,
         "used_ratio": 0.2219,
         "used_formula": "total-available",
+        "notes": [],
         "error": None,
     }
 
@@ -217,7 +220,8 @@ def test_what_is_absent_is_null() -> None:
 
     assert domain["interval"] == {"live": None, "config": 0, "qemu": None, "in_force": None}
     given = {key for key, value in domain.items() if value is not None}
-    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats"}
+    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats", "notes"}
+    assert domain["notes"] == []
     assert set(domain["stats"].values()) == {None}
 
 
@@ -317,6 +321,17 @@ def test_csv() -> None:
     ]
 
 
+def test_notes_are_one_cell() -> None:
+    absurd = Figures(stats=MemoryStats(total_memory=0, free_memory=2**63), last_update=None)
+    row = documents.domain_record(report(figures=absurd))
+
+    (cells,) = read_csv(documents.to_csv([row], ["name", "notes"]))
+    assert cells["notes"] == "total-zero,free-above-total,figure-too-large"
+    assert read_csv(documents.to_csv([documents.domain_record(report())], ["notes", "name"])) == [
+        {"notes": "", "name": "web1"}
+    ]
+
+
 def test_csv_has_a_header_even_without_rows() -> None:
     assert documents.to_csv([], ["name", "uuid"]) == "name,uuid\n"
 
@@ -343,6 +358,23 @@ def test_any_names_read_back_from_csv(names: list[str]) -> None:
 
 
 FIGURE = st.none() | st.integers(0, 2**64 - 2) | st.sampled_from([0, 1, 2**64 - 1])
+
+
+def assert_fits_every_format(read: DomainReport) -> None:
+    """Hold a domain, whatever was read of it, to come back from every format as it went in."""
+    host = replace(READ, domains=(read,))
+
+    VALIDATOR.validate(document(host))
+    (record,) = documents.domain_records(host)
+    assert document(host)["hosts"][0]["domains"] == [record]
+    assert json.loads(documents.to_jsonl([record])) == record
+    if "\0" not in read.name:
+        # Python's csv cannot read it.
+        (cells,) = read_csv(documents.to_csv([record], columns.RECORD))
+        assert (cells["name"], cells["uuid"]) == (read.name, read.uuid)
+    for key in columns.RECORD:
+        for exact in (True, False):
+            assert columns.column(key).cell(read, exact=exact).isprintable()
 
 
 @settings(max_examples=20)
@@ -375,22 +407,7 @@ def test_any_reading_fits_every_format(
             rss_bytes=sizes[2],
         ),
     )
-    host = HostReport(
-        uri=HOST,
-        hostname="hv1",
-        status=HostStatus.OK,
-        error=None,
-        elapsed_seconds=0.1,
-        domains=(read,),
-    )
-
-    VALIDATOR.validate(document(host))
-    text = documents.to_csv(documents.domain_records(host), columns.RECORD)
-    if "\r" not in name and "\0" not in name:
-        assert [row["uuid"] for row in read_csv(text)] == [UUID]
-    for key in columns.RECORD:
-        for exact in (True, False):
-            assert columns.column(key).cell(read, exact=exact).isprintable()
+    assert_fits_every_format(read)
 
 
 # The schema that comes with the package.
@@ -455,6 +472,7 @@ def test_the_schema_knows_our_words() -> None:
     assert set(reading["verdict"]["enum"]) == set(Verdict)
     assert set(reading["state"]["enum"]) == set(State)
     assert set(reading["source"]["enum"]) == set(Source)
+    assert reading["notes"]["items"]["enum"] == list(Note)
     assert set(definitions["host"]["properties"]["status"]["enum"]) == set(HostStatus)
     assert set(definitions["change"]["properties"]["outcome"]["enum"]) == set(Outcome)
     assert definitions["stats"]["required"] == list(STATISTICS)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import libvirt
 import libvirt_qemu
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import virtballoon
 from virtballoon import errors
@@ -42,6 +44,7 @@ from virtballoon.errors import (
     TransientDomain,
     VirtballoonError,
 )
+from virtballoon.verdict import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -370,6 +373,44 @@ def test_an_error_without_a_number() -> None:
     error.err = None
 
     assert type(raised(CALLS["Domain.state"][0], error)) is LibvirtFailure
+
+
+@pytest.mark.usefixtures("_passthrough")
+def test_an_answer_that_is_no_text() -> None:
+    error: Any = UnicodeDecodeError("utf-8", b"\xc3\xa9t\xe9\n", 3, 4, "invalid")
+    for call, of_domain, _ in CALLS.values():
+        with pytest.raises(LibvirtFailure, match="UTF-8") as caught:
+            call(error)
+        assert caught.value.domain == ("web1" if of_domain else None)
+        assert caught.value.message.isprintable()
+
+
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
+)
+ANY_KEY = st.text(max_size=5) | st.sampled_from(
+    [
+        *("state.state", "balloon.current", "balloon.maximum", "balloon.rss", "balloon.unused"),
+        *("balloon.available", "balloon.usable", "balloon.last-update", "balloon.last_update"),
+        *("balloon.", "balloon.other", "balloon.swap_in"),
+    ]
+)
+
+
+@given(st.dictionaries(ANY_KEY, ANY_VALUE, max_size=6))
+def test_whatever_the_bulk_call_answers_is_read(answer: dict[str, Any]) -> None:
+    raw = Refusing(libvirt_error(1))
+    asked = connection(libvirt_error(1), domainListGetStats=lambda *_: [(raw, answer)])
+    (statistics,) = asked.statistics([Domain(raw, asked, persistent=True)]).values()
+
+    assert isinstance(statistics.state, State)
+    found = statistics.figures
+    if found is not None:
+        sizes = (found.current_bytes, found.maximum_bytes, found.rss_bytes, found.last_update)
+        for value in (*sizes, *found.stats.as_dict().values()):
+            assert value is None or (type(value) is int and value >= 0)
 
 
 def test_a_dead_connection_closes_in_silence() -> None:

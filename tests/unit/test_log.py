@@ -131,6 +131,13 @@ def test_usage_and_what_matches_nothing_stay_on_stderr(command: Command, node: s
     assert len(nobody.complaints) == 2
 
 
+def test_a_quotation_mark_of_either_kind_is_quoted(command: Command) -> None:
+    for mark in "'\"":
+        uri = f"{NOBODY_LISTENS}{mark}x"
+        for line in command("-c", uri, "list", "--log", "stderr").complaints:
+            assert fields(line)["host"] == uri
+
+
 def test_a_line_cannot_be_forged(command: Command) -> None:
     uri = 'test:///\n"level=error" \x1b[31m\\ \u202e'
     result = command("-c", uri, "list", "--log", "stderr")

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
+from virtballoon.memory import (
+    STATISTICS,
+    Figures,
+    MemoryStats,
+    Usage,
+    UsedFormula,
+    contradictions,
+    notes_on,
+)
+from virtballoon.note import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 UNSET = (2**64 - 1, -1)
 
@@ -229,14 +241,78 @@ def test_empty_means_without_any_figure() -> None:
         # Whoever has more available than there is is not believed in what is free, either.
         (MemoryStats(total_memory=100, available_memory=101, free_memory=10), Usage()),
         (MemoryStats(total_memory=100, free_memory=101), Usage()),
+        (MemoryStats(total_memory=100, available_memory=10, free_memory=101), Usage()),
+        (MemoryStats(total_memory=100, available_memory=10, disk_caches=101), Usage()),
+        (MemoryStats(total_memory=2**63, available_memory=10), Usage()),
     ],
 )
 def test_used_memory(stats: MemoryStats, usage: Usage) -> None:
     assert Usage.of(stats) == usage
 
 
-@given(ANY_FIGURES)
-def test_any_figures_give_a_sane_result(answer: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("maximum", "total", "is_believed"),
+    [
+        (None, 2**63 - 1, True),
+        (None, 2**63, False),
+        # What is not known is no limit.
+        (0, 2**63 - 1, True),
+        (100, 200, True),
+        (100, 201, False),
+        (2**63, 2**64 - 2, True),
+    ],
+)
+def test_a_total_that_the_domain_cannot_have(
+    maximum: int | None, total: int, is_believed: bool
+) -> None:
+    stats = MemoryStats(total_memory=total, available_memory=0)
+    usage = Usage.of(stats, maximum_bytes=maximum)
+
+    assert usage.used_bytes == (total if is_believed else None)
+    notes = contradictions(stats, maximum_bytes=maximum)
+    assert notes == (() if is_believed else (Note.TOTAL_ABOVE_MAXIMUM,))
+
+
+@pytest.mark.parametrize(
+    ("stats", "notes"),
+    [
+        (MemoryStats(), ()),
+        (MemoryStats(total_memory=100, available_memory=100, free_memory=100, disk_caches=100), ()),
+        # Linux keeps a reserve of what is free, so that less can be available.
+        (MemoryStats(total_memory=100, available_memory=10, free_memory=20), ()),
+        (MemoryStats(available_memory=100), ()),
+        (MemoryStats(total_memory=0), (Note.TOTAL_ZERO,)),
+        (
+            MemoryStats(total_memory=5, available_memory=6, free_memory=7, disk_caches=8),
+            (Note.AVAILABLE_ABOVE_TOTAL, Note.FREE_ABOVE_TOTAL, Note.CACHES_ABOVE_TOTAL),
+        ),
+        (MemoryStats(total_memory=201), (Note.TOTAL_ABOVE_MAXIMUM,)),
+        (MemoryStats(total_memory=2**63), (Note.TOTAL_ABOVE_MAXIMUM, Note.FIGURE_TOO_LARGE)),
+        (MemoryStats(available_memory=2**63), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats(total_memory=100, swap_in=2**63), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats(oom_kills=2**64 - 2), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats(other={"new": 2**63}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats(swap_in=2**63 - 1), ()),
+    ],
+)
+def test_notes(stats: MemoryStats, notes: tuple[Note, ...]) -> None:
+    assert notes_on(Figures(stats=stats, maximum_bytes=100)) == notes
+
+
+def test_a_count_that_cannot_be_leaves_the_memory_alone() -> None:
+    stats = MemoryStats(total_memory=100, available_memory=25, major_faults=2**63)
+
+    assert Usage.of(stats).used_bytes == 75
+
+
+def test_every_note_says_what_it_means() -> None:
+    for note in Note:
+        assert note.text.isprintable()
+        assert len(note.text) > len(note.value)
+
+
+def assert_sane(answer: Mapping[str, Any]) -> None:
+    """Hold what is made of a guest's figures, whatever they are, to be sane."""
     for stats in (
         MemoryStats.from_libvirt(answer),
         MemoryStats.from_qemu(answer),
@@ -247,6 +323,8 @@ def test_any_figures_give_a_sane_result(answer: dict[str, int]) -> None:
         assert all(value is None or value >= 0 for value in values.values())
         assert stats.is_empty == all(value is None for value in values.values())
         usage = Usage.of(stats)
+        if contradictions(stats):
+            assert usage == Usage()
         if usage.formula is None:
             assert usage == Usage()
         else:
@@ -255,6 +333,11 @@ def test_any_figures_give_a_sane_result(answer: dict[str, int]) -> None:
             assert usage.ratio is not None
             assert 0 <= usage.used_bytes <= stats.total_memory
             assert 0 <= usage.ratio <= 1
+
+
+@given(ANY_FIGURES)
+def test_any_figures_give_a_sane_result(answer: dict[str, int]) -> None:
+    assert_sane(answer)
 
 
 @given(ANY_FIGURES, ANY_FIGURES)

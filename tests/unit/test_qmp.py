@@ -326,6 +326,22 @@ def test_the_longest_interval() -> None:
     assert answering('{"return": 4294967295}').polling_interval(BALLOON0) == 4294967295
 
 
+def test_of_a_key_that_comes_twice_the_last_counts() -> None:
+    twice = '{"return": {"stats": {"stat-swap-in": 1, "stat-swap-in": 2}, "last-update": 3}}'
+
+    assert answering(twice).guest_stats(BALLOON0).stats.swap_in == 2
+    assert answering('{"return": 1, "return": 2}').polling_interval(BALLOON0) == 2
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-0", "1.0"])
+def test_a_number_that_is_no_figure(value: str) -> None:
+    stats = f'{{"return": {{"stats": {{"stat-swap-in": {value}}}, "last-update": 3}}}}'
+
+    assert answering(stats).guest_stats(BALLOON0).stats.swap_in in {None, 0}
+    with pytest.raises(MonitorError):
+        answering(stats.replace("3", value.replace("-0", "-1"))).guest_stats(BALLOON0)
+
+
 def test_what_carries_the_command_fails_in_its_own_way() -> None:
     class GoneError(Exception):
         pass
@@ -368,8 +384,8 @@ ANSWERS = (
 )
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=6))
-def test_any_answer(answers: list[str]) -> None:
+def assert_read_or_refused(answers: list[str]) -> None:
+    """Hold whatever QEMU answers, in this order, to be read or refused by an error of ours."""
     for method in METHODS.values():
         left = list(answers)
 
@@ -384,5 +400,13 @@ def test_any_answer(answers: list[str]) -> None:
             error = raised
         if error is not None:
             assert error.message
-            assert error.received in answers or error.received == '{"return": []}'
+            assert error.received is not None
+            assert error.received == '{"return": []}' or any(
+                answer.startswith(error.received) for answer in answers
+            )
             assert json.loads(error.sent)["execute"] in {"qom-list", "qom-get", "qom-set"}
+
+
+@given(st.lists(ANSWERS, min_size=1, max_size=6))
+def test_any_answer(answers: list[str]) -> None:
+    assert_read_or_refused(answers)

@@ -9,7 +9,8 @@ import pytest
 
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
-from virtballoon.memory import Figures, MemoryStats
+from virtballoon.memory import Figures, MemoryStats, Usage
+from virtballoon.note import Note
 from virtballoon.report import DomainReport, Interval
 from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict
@@ -88,6 +89,33 @@ def test_a_future_update_says_so() -> None:
     assert found.verdict is Verdict.FAILED
     assert "future" in str(found.error)
     assert found.age_seconds == -99.5
+
+
+@pytest.mark.parametrize(
+    ("age", "notes"),
+    [(0, ()), (-5, ()), (-5.5, (Note.UPDATE_IN_FUTURE,)), (-(2.0**63), (Note.UPDATE_IN_FUTURE,))],
+)
+@pytest.mark.parametrize("interval", [0, 10])
+def test_a_future_update_is_noted_whatever_the_verdict(
+    age: float, notes: tuple[Note, ...], interval: int
+) -> None:
+    stats = MemoryStats(swap_in=1)
+    found = report(
+        figures=Figures(last_update=1_700_000_000, stats=stats),
+        now=1_700_000_000 + age,
+        interval=Interval(live=interval),
+    )
+
+    assert found.notes == notes
+
+
+def test_what_the_domain_can_have_at_most_counts() -> None:
+    stats = MemoryStats(total_memory=201, available_memory=1)
+    found = report(figures=Figures(stats=stats, last_update=1_700_000_000, maximum_bytes=100))
+
+    assert found.notes == (Note.TOTAL_ABOVE_MAXIMUM,)
+    assert found.usage == Usage()
+    assert found.verdict is Verdict.FRESH
 
 
 def test_an_unknown_interval_is_not_blamed_on_the_clock() -> None:

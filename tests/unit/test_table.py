@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ESCAPE = "\x1b"
 CODES = re.compile(r"\x1b\[[0-9;]*m")
+NOW = 1_700_000_000
 LONG = "a-rather-long-name-" * 20
 HOSTILE = "\x1b[31mred\x1b[0m [bold]x[/bold] :smile: \u202e\r\n\t"
 
@@ -276,6 +277,23 @@ def test_every_statistic_has_a_line() -> None:
     assert facts["used"] == "21573632"
     assert facts["rss"] == "218316800"
     assert lines[lines.index("") + 1].startswith("web1: busy, ")
+
+
+def test_notes() -> None:
+    absurd = report(
+        figures=Figures(stats=MemoryStats(total_memory=0, free_memory=1), last_update=NOW)
+    )
+    lines = in_a_pipe(lambda stream: stats(stream, absurd))
+
+    assert lines[-2:] == [
+        "  total-zero: the guest says that it has no memory at all",
+        "  free-above-total: the guest says that more is free than there is",
+    ]
+    assert in_a_pipe(show(absurd, report(), keys=("name", "notes"))) == [
+        "DOMAIN  NOTES",
+        "web1    total-zero, free-above-total",
+        "web1    -",
+    ]
 
 
 def test_statistics_name_the_host_where_there_are_several() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from virtballoon.render.columns import Column
-    from virtballoon.report import HostReport
+    from virtballoon.report import DomainReport, HostReport
 
 #: More names than this make no command that anyone would type.
 _MOST_NAMES = 8
@@ -183,10 +183,16 @@ def _advise(host: HostReport, settings: Settings) -> None:
     elif settings.configuration.via is Source.QOM:
         # Through libvirt the XML stays true.
         words += ["--via", "libvirt"]
-    names = sorted(row.name for row in unpolled)
+    names = sorted(_shown_word(row) for row in unpolled)
     if len(names) > _MOST_NAMES:
         words += ["--all", "--where-off"]
     else:
         words += [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
     domains = "1 domain is" if len(names) == 1 else f"{len(names)} domains are"
     complain(f"{domains} not polled; to turn polling on: {shlex.join(words)}")
+
+
+def _shown_word(row: DomainReport) -> str:
+    """What a command that is shown calls the domain: its name, or its UUID where the name would
+    not be shown as it is."""
+    return row.name if row.name.isprintable() else row.uuid

@@ -58,7 +58,7 @@ class _Logfmt(logging.Formatter):
 
 
 def _quoted(value: str) -> str:
-    if value.isprintable() and re.fullmatch(r'[^\s="\\]+', value):
+    if value.isprintable() and re.fullmatch(r"[^\s=\"'\\]+", value):
         return value
     return '"' + printable(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 

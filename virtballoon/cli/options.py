@@ -415,7 +415,9 @@ def complain(text: str) -> None:
     """Say in one line on stderr what is wrong."""
     from virtballoon.render.text import printable
 
-    click.echo(f"{PROGRAM}: {printable(' '.join(text.split()))}", err=True)
+    # Blanks stay, since a name may have several.
+    line = " ".join(part.strip() for part in text.splitlines())
+    click.echo(f"{PROGRAM}: {printable(line)}", err=True)
 
 
 def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:

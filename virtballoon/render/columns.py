@@ -40,6 +40,7 @@ RECORD: Final = (
     "used_bytes",
     "used_ratio",
     "used_formula",
+    "notes",
     "error.code",
     "error.message",
     "error.hint",
@@ -101,8 +102,9 @@ class Column:
     is_number: bool
 
     def value(self, row: DomainReport) -> Any:
-        """What to sort by, and what a CSV cell holds."""
-        return flattened(domain_record(row)).get(self.key)
+        """What to sort by."""
+        value = flattened(domain_record(row)).get(self.key)
+        return ", ".join(value) or None if isinstance(value, list) else value
 
     def cell(self, row: DomainReport, *, exact: bool) -> str:
         """What a table shows, safe for a terminal."""
@@ -121,7 +123,7 @@ class Column:
 def column(key: str) -> Column:
     """The column with this key."""
     title = _TITLES.get(key, key.rpartition(".")[2].upper().replace("_", " "))
-    words = {"name", "uuid", "state", "verdict", "source", "last_update", "used_formula"}
+    words = {"name", "uuid", "state", "verdict", "source", "last_update", "used_formula", "notes"}
     is_text = key in words or key.startswith(("balloon.", "error."))
     return Column(key, title, not is_text)
 

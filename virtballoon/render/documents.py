@@ -50,6 +50,7 @@ def domain_record(row: DomainReport) -> Record:
         "used_bytes": row.usage.used_bytes,
         "used_ratio": _rounded(row.usage.ratio, 4),
         "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
+        "notes": [note.value for note in row.notes],
         "error": error_record(row.error),
     }
 

@@ -89,6 +89,8 @@ def stats_blocks(
             name = key.removeprefix("stats.").removesuffix("_bytes")
             table.add([Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))])
         table.print(stream)
+        for note in row.notes:
+            _console(stream).print(Text(f"  {note.value}: {note.text}"), soft_wrap=True)
 
 
 def changes_table(

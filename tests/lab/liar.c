@@ -1,0 +1,141 @@
+/* Drives the balloon in place of Linux's driver, and tells QEMU whatever it is told to.
+ *
+ * usage: liar TAG=VALUE...     until it is ended; VALUE has 64 bits, and none at all is an answer
+ *
+ * Speaks to a legacy or transitional virtio PCI device through its I/O ports, and only by its
+ * statistics queue. Answers each of QEMU's requests with the same records.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/io.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE 4096u
+#define PAGES 512u
+#define MOST_RECORDS (PAGE / sizeof(struct record))
+
+/* virtio 1.0, 4.1.4.8 "Legacy Interfaces: A Note on PCI Device Layout" */
+enum { FEATURES = 0, OUR_FEATURES = 4, QUEUE_PFN = 8, QUEUE_SIZE = 12, QUEUE = 14, NOTIFY = 16, STATUS = 18 };
+enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4 };
+enum { STATS_QUEUE = 2, F_STATS = 1 << 1, NO_INTERRUPT = 1 };
+
+struct record {
+  uint16_t tag;
+  uint64_t value;
+} __attribute__((packed));
+
+struct descriptor {
+  uint64_t address;
+  uint32_t length;
+  uint16_t flags, next;
+};
+
+static volatile sig_atomic_t ended;
+
+static void end(int number) {
+  (void)number;
+  ended = 1;
+}
+
+static _Noreturn void die(const char *why) {
+  fprintf(stderr, "liar: %s\n", why);
+  exit(1);
+}
+
+static _Noreturn void die_of_errno(const char *what) {
+  fprintf(stderr, "liar: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static unsigned long number_in(const char *device, const char *name) {
+  char path[512], text[64];
+  snprintf(path, sizeof path, "/sys/bus/pci/devices/%s/%s", device, name);
+  FILE *file = fopen(path, "r");
+  if (!file || !fgets(text, sizeof text, file)) die_of_errno(path);
+  fclose(file);
+  return strtoul(text, NULL, 16);
+}
+
+/* The first I/O port of the balloon. Its first region is the first line of "resource". */
+static unsigned short find_ports(void) {
+  DIR *devices = opendir("/sys/bus/pci/devices");
+  if (!devices) die_of_errno("/sys/bus/pci/devices");
+  for (struct dirent *entry; (entry = readdir(devices));)
+    if (entry->d_name[0] != '.' && number_in(entry->d_name, "vendor") == 0x1af4 &&
+        number_in(entry->d_name, "device") == 0x1002)
+      return (unsigned short)number_in(entry->d_name, "resource");
+  die("no legacy balloon");
+}
+
+static uint64_t frame_of(int pagemap, const uint8_t *page) {
+  uint64_t entry;
+  if (pread(pagemap, &entry, sizeof entry, (off_t)((uintptr_t)page / PAGE * sizeof entry)) !=
+      sizeof entry)
+    die_of_errno("/proc/self/pagemap");
+  return entry & ((1ull << 55) - 1);
+}
+
+int main(int count, char **words) {
+  if ((size_t)count - 1 > MOST_RECORDS) die("too many records");
+  if (iopl(3)) die_of_errno("iopl");
+  unsigned short ports = find_ports();
+
+  uint8_t *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
+  if (memory == MAP_FAILED) die_of_errno("mmap");
+  int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  if (pagemap < 0) die_of_errno("/proc/self/pagemap");
+
+  /* The queue takes two pages in a row of the guest's memory, whatever their order in ours. */
+  uint8_t *first = NULL, *second = NULL;
+  for (unsigned a = 1; a < PAGES && !first; a++)
+    for (unsigned b = 1; b < PAGES && !first; b++)
+      if (frame_of(pagemap, memory + a * PAGE) + 1 == frame_of(pagemap, memory + b * PAGE))
+        first = memory + a * PAGE, second = memory + b * PAGE;
+  if (!first) die("no two pages in a row");
+
+  struct record *records = (struct record *)memory;
+  for (int i = 1; i < count; i++) {
+    char *value = strchr(words[i], '=');
+    if (!value) die("not TAG=VALUE");
+    records[i - 1].tag = (uint16_t)strtoul(words[i], NULL, 0);
+    records[i - 1].value = strtoull(value + 1, NULL, 0);
+  }
+
+  signal(SIGTERM, end);
+  outb(0, ports + STATUS);
+  outb(ACKNOWLEDGE | DRIVER, ports + STATUS);
+  if (!(inl(ports + FEATURES) & F_STATS)) die("no statistics queue");
+  outl(F_STATS, ports + OUR_FEATURES);
+  outw(STATS_QUEUE, ports + QUEUE);
+  unsigned size = inw(ports + QUEUE_SIZE);
+  if (!size || size * sizeof(struct descriptor) + (3 + size) * 2 > PAGE) die("a queue of an unknown size");
+
+  struct descriptor *descriptor = (struct descriptor *)first;
+  volatile uint16_t *available = (uint16_t *)(first + size * sizeof *descriptor);
+  volatile uint16_t *used = (uint16_t *)second;
+  descriptor->address = frame_of(pagemap, memory) * PAGE;
+  /* A buffer of no bytes would break the queue; a part of a record is no record. */
+  descriptor->length = count > 1 ? (uint32_t)((size_t)(count - 1) * sizeof *records) : 1;
+  available[0] = NO_INTERRUPT;
+  outl((uint32_t)frame_of(pagemap, first), ports + QUEUE_PFN);
+  outb(ACKNOWLEDGE | DRIVER | DRIVER_OK, ports + STATUS);
+
+  for (uint16_t answers = 1; !ended; answers++) {
+    available[1] = answers;
+    __sync_synchronize();
+    outw(STATS_QUEUE, ports + NOTIFY);
+    /* QEMU gives the buffer back when it asks again. */
+    while (!ended && used[1] != answers) usleep(20000);
+  }
+  outb(0, ports + STATUS);
+  return 0;
+}
