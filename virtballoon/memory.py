@@ -17,7 +17,8 @@ _KIB: Final = 1024
 #: 64 bits, so nothing lies above.
 _UNSET: Final = 2**64 - 1
 
-#: What no machine has, and nothing counts to; what signed 64 bits do not hold.
+#: What no machine has, and nothing counts to; what signed 64 bits do not hold. The service for
+#: Windows gives such a figure, a negative one, for a counter that Windows lacks.
 _ABSURD: Final = 2**63
 
 #: A guest may say that it has so many times the memory that libvirt says it can have: some may have
@@ -65,6 +66,8 @@ class MemoryStats:
     :ivar direct_reclaims: bytes reclaimed by the allocating process, since then
     :ivar other: figures that this version does not know, under their names in the same spelling
         and as they came
+    :ivar too_large: the names of those that the guest put at 2^63 or more, which nothing comes to:
+        they count as absent
     """
 
     swap_in: int | None = None
@@ -84,6 +87,7 @@ class MemoryStats:
     async_reclaims: int | None = None
     direct_reclaims: int | None = None
     other: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    too_large: tuple[str, ...] = ()
 
     @classmethod
     def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:
@@ -120,12 +124,15 @@ class MemoryStats:
     def _of(cls, known: dict[str, int], other: dict[str, int]) -> Self:
         # An unknown key must not be able to stand beside, or in place of, a known one.
         other = {name: value for name, value in sorted(other.items()) if name not in _FIELDS}
-        return cls(**known, other=MappingProxyType(other))
+        too_large = tuple(n for n, value in (known | other).items() if value >= _ABSURD)
+        for name in too_large:
+            (known if name in known else other).pop(name)
+        return cls(**known, other=MappingProxyType(other), too_large=too_large)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the guest gave no figure at all."""
-        return all(value is None for value in self.as_dict().values())
+        """Whether the guest gave no figure at all, not even one that cannot be so."""
+        return not self.too_large and all(value is None for value in self.as_dict().values())
 
     def as_dict(self) -> dict[str, int | None]:
         """Every known statistic, None where it is absent, then the unknown ones."""
@@ -137,11 +144,13 @@ class MemoryStats:
 
     def __reduce__(self) -> tuple[Any, ...]:
         known = {name: getattr(self, name) for name in STATISTICS}
-        return _rebuild, (known, dict(self.other))
+        return _rebuild, (known, dict(self.other), self.too_large)
 
 
-def _rebuild(known: dict[str, int | None], other: dict[str, int]) -> MemoryStats:
-    return MemoryStats(**known, other=MappingProxyType(other))
+def _rebuild(
+    known: dict[str, int | None], other: dict[str, int], too_large: tuple[str, ...]
+) -> MemoryStats:
+    return MemoryStats(**known, other=MappingProxyType(other), too_large=too_large)
 
 
 _FIELDS: Final = frozenset(f.name for f in fields(MemoryStats))
@@ -206,6 +215,10 @@ def _underscored(key: str) -> str:
     return key.replace("-", "_")
 
 
+#: Which figures have a part in what is used, or would speak against it.
+_OF_USE: Final = frozenset({"total_memory", "available_memory", "free_memory", "disk_caches"})
+
+
 class UsedFormula(StrEnum):
     """How used memory was computed."""
 
@@ -242,6 +255,8 @@ class Usage:
             return cls()
         if not total or contradictions(stats, maximum_bytes=maximum_bytes):
             return cls()
+        if not _OF_USE.isdisjoint(stats.too_large):
+            return cls()
         return cls(used_bytes=total - rest, ratio=(total - rest) / total, formula=formula)
 
 
@@ -253,8 +268,8 @@ def contradictions(stats: MemoryStats, *, maximum_bytes: int | None = None) -> t
     total = stats.total_memory
     if total is None:
         return ()
-    most = _SLACK * maximum_bytes if maximum_bytes else _ABSURD - 1
-    found = [Note.TOTAL_ZERO] * (total == 0) + [Note.TOTAL_ABOVE_MAXIMUM] * (total > most)
+    is_above = maximum_bytes is not None and 0 < _SLACK * maximum_bytes < total
+    found = [Note.TOTAL_ZERO] * (total == 0) + [Note.TOTAL_ABOVE_MAXIMUM] * is_above
     parts = (
         (Note.AVAILABLE_ABOVE_TOTAL, stats.available_memory),
         (Note.FREE_ABOVE_TOTAL, stats.free_memory),
@@ -265,7 +280,5 @@ def contradictions(stats: MemoryStats, *, maximum_bytes: int | None = None) -> t
 
 def notes_on(figures: Figures) -> tuple[Note, ...]:
     """What cannot be so about the guest's figures."""
-    values = figures.stats.as_dict().values()
-    is_absurd = any(value is not None and value >= _ABSURD for value in values)
     contradicting = contradictions(figures.stats, maximum_bytes=figures.maximum_bytes)
-    return (*contradicting, *[Note.FIGURE_TOO_LARGE] * is_absurd)
+    return (*contradicting, *[Note.FIGURE_TOO_LARGE] * bool(figures.stats.too_large))

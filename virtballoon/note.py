@@ -32,7 +32,7 @@ _TEXTS: Final[Mapping[Note, str]] = MappingProxyType(
         Note.AVAILABLE_ABOVE_TOTAL: "the guest says that more is available than there is",
         Note.FREE_ABOVE_TOTAL: "the guest says that more is free than there is",
         Note.CACHES_ABOVE_TOTAL: "the guest says that its caches have more than there is",
-        Note.FIGURE_TOO_LARGE: "the guest gives a figure of 2^63 or more, which nothing comes to",
+        Note.FIGURE_TOO_LARGE: "the guest gives a figure of 2^63 or more, which counts as absent",
         Note.UPDATE_IN_FUTURE: "the last update lies in the future: a clock was set back, or those "
         "of this machine and of the host differ",
     }

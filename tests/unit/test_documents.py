@@ -322,7 +322,8 @@ def test_csv() -> None:
 
 
 def test_notes_are_one_cell() -> None:
-    absurd = Figures(stats=MemoryStats(total_memory=0, free_memory=2**63), last_update=None)
+    lies = MemoryStats.from_qemu({"total-memory": 0, "free-memory": 1, "swap-in": 2**63})
+    absurd = Figures(stats=lies, last_update=None)
     row = documents.domain_record(report(figures=absurd))
 
     (cells,) = read_csv(documents.to_csv([row], ["name", "notes"]))

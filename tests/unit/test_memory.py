@@ -243,7 +243,6 @@ def test_empty_means_without_any_figure() -> None:
         (MemoryStats(total_memory=100, free_memory=101), Usage()),
         (MemoryStats(total_memory=100, available_memory=10, free_memory=101), Usage()),
         (MemoryStats(total_memory=100, available_memory=10, disk_caches=101), Usage()),
-        (MemoryStats(total_memory=2**63, available_memory=10), Usage()),
     ],
 )
 def test_used_memory(stats: MemoryStats, usage: Usage) -> None:
@@ -253,13 +252,12 @@ def test_used_memory(stats: MemoryStats, usage: Usage) -> None:
 @pytest.mark.parametrize(
     ("maximum", "total", "is_believed"),
     [
-        (None, 2**63 - 1, True),
-        (None, 2**63, False),
         # What is not known is no limit.
+        (None, 2**63 - 1, True),
         (0, 2**63 - 1, True),
         (100, 200, True),
         (100, 201, False),
-        (2**63, 2**64 - 2, True),
+        (2**62, 2**63 - 1, True),
     ],
 )
 def test_a_total_that_the_domain_cannot_have(
@@ -287,22 +285,29 @@ def test_a_total_that_the_domain_cannot_have(
             (Note.AVAILABLE_ABOVE_TOTAL, Note.FREE_ABOVE_TOTAL, Note.CACHES_ABOVE_TOTAL),
         ),
         (MemoryStats(total_memory=201), (Note.TOTAL_ABOVE_MAXIMUM,)),
-        (MemoryStats(total_memory=2**63), (Note.TOTAL_ABOVE_MAXIMUM, Note.FIGURE_TOO_LARGE)),
-        (MemoryStats(available_memory=2**63), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats(total_memory=100, swap_in=2**63), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats(oom_kills=2**64 - 2), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats(other={"new": 2**63}), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats(swap_in=2**63 - 1), ()),
+        (MemoryStats.from_qemu({"total-memory": 2**63}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_qemu({"oom-kills": 2**64 - 2}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_qemu({"new": 2**63}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_libvirt({"swap_in": 2**53}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_libvirt({"swap_in": 2**53 - 1}), ()),
+        (MemoryStats.from_qemu({"swap-in": 2**63 - 1}), ()),
     ],
 )
 def test_notes(stats: MemoryStats, notes: tuple[Note, ...]) -> None:
     assert notes_on(Figures(stats=stats, maximum_bytes=100)) == notes
 
 
-def test_a_count_that_cannot_be_leaves_the_memory_alone() -> None:
-    stats = MemoryStats(total_memory=100, available_memory=25, major_faults=2**63)
+@pytest.mark.parametrize(
+    ("name", "used"), [("major-faults", 75), ("free-memory", None), ("total-memory", None)]
+)
+def test_what_cannot_be_is_absent_and_tells_on_the_others(name: str, used: int | None) -> None:
+    stats = MemoryStats.from_qemu({"total-memory": 100, "available-memory": 25, name: 2**63})
 
-    assert Usage.of(stats).used_bytes == 75
+    assert stats.as_dict()[name.replace("-", "_")] is None
+    assert stats.too_large == (name.replace("-", "_"),)
+    assert not stats.is_empty
+    assert pickle.loads(pickle.dumps(stats)) == stats
+    assert Usage.of(stats).used_bytes == used
 
 
 def test_every_note_says_what_it_means() -> None:
@@ -320,8 +325,10 @@ def assert_sane(answer: Mapping[str, Any]) -> None:
     ):
         values = stats.as_dict()
         assert list(values)[: len(STATISTICS)] == list(STATISTICS)
-        assert all(value is None or value >= 0 for value in values.values())
-        assert stats.is_empty == all(value is None for value in values.values())
+        given = [value for value in values.values() if value is not None]
+        assert all(0 <= value < 2**63 for value in given)
+        assert stats.is_empty == (not given and not stats.too_large)
+        assert all(values.get(name) is None for name in stats.too_large)
         usage = Usage.of(stats)
         if contradictions(stats):
             assert usage == Usage()
@@ -351,6 +358,7 @@ def test_figures_are_values(one: dict[str, int], two: dict[str, int]) -> None:
     other = Figures.from_libvirt(two)
     assert (figures == other) == (
         figures.stats.as_dict() == other.stats.as_dict()
+        and figures.stats.too_large == other.stats.too_large
         and (figures.last_update, figures.current_bytes, figures.maximum_bytes, figures.rss_bytes)
         == (other.last_update, other.current_bytes, other.maximum_bytes, other.rss_bytes)
     )
