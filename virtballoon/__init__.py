@@ -67,18 +67,23 @@ if TYPE_CHECKING:
     )
     from virtballoon.report import (
         DomainReport,
+        DomainWait,
         HostChanges,
         HostProbe,
         HostReport,
         HostStatus,
+        HostWait,
         Interval,
         IntervalChange,
         Outcome,
+        Unheard,
+        Waited,
     )
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
     from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
     from virtballoon.verdict import State, Verdict, judge
+    from virtballoon.waiting import patience, wait_for_update
 
 __version__ = "0.1.0"
 
@@ -123,18 +128,23 @@ _HOMES = {
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
+        "DomainWait",
         "HostChanges",
         "HostProbe",
         "HostReport",
         "HostStatus",
+        "HostWait",
         "Interval",
         "IntervalChange",
         "Outcome",
+        "Unheard",
+        "Waited",
     ),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
     "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
     "verdict": ("State", "Verdict", "judge"),
+    "waiting": ("patience", "wait_for_update"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -160,6 +170,7 @@ __all__ = [
     "DomainNotFound",
     "DomainReport",
     "DomainStatistics",
+    "DomainWait",
     "DomainXMLError",
     "Figures",
     "HostChanges",
@@ -169,6 +180,7 @@ __all__ = [
     "HostReport",
     "HostStatus",
     "HostUnreachable",
+    "HostWait",
     "Interval",
     "IntervalChange",
     "InvalidInterval",
@@ -190,11 +202,13 @@ __all__ = [
     "Statistic",
     "Target",
     "TransientDomain",
+    "Unheard",
     "Unit",
     "Usage",
     "UsedFormula",
     "Verdict",
     "VirtballoonError",
+    "Waited",
     "__version__",
     "check_interval",
     "find_qom_path",
@@ -203,6 +217,7 @@ __all__ = [
     "iter_hosts",
     "judge",
     "load_configuration",
+    "patience",
     "probe_hosts",
     "qom_path",
     "read_domain",
@@ -211,6 +226,7 @@ __all__ = [
     "set_interval",
     "set_intervals",
     "set_intervals_on_hosts",
+    "wait_for_update",
 ]
 
 

@@ -21,6 +21,7 @@ from virtballoon.source import Source
 if TYPE_CHECKING:
     from virtballoon.reading import QomPath
     from virtballoon.report import HostChanges, HostProbe, HostReport
+    from virtballoon.waiting import Note
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
 DEFAULT_JOBS: Final = 32
@@ -166,9 +167,11 @@ def set_intervals_on_hosts(
     where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
+    wait: float | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     each: Callable[[HostChanges], object] | None = None,
+    note: Note | None = None,
 ) -> tuple[HostChanges, ...]:
     """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
 
@@ -179,6 +182,8 @@ def set_intervals_on_hosts(
 
     :param jobs: how many hosts are visited at a time
     :param each: called in this thread with the changes of each host as soon as they are made
+    :param note: called in other threads with a host's URI and the names of its domains that are
+        still awaited
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
@@ -199,7 +204,9 @@ def set_intervals_on_hosts(
             where_off=where_off,
             via=via,
             dry_run=dry_run,
+            wait=wait,
             timeout=timeout - spent,
+            note=note,
         )
         host = replace(host, elapsed_seconds=host.elapsed_seconds + spent)
         if spent and host.unmatched and host.error is None:

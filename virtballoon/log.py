@@ -21,6 +21,7 @@ from virtballoon.report import (
     HostResult,
     IntervalChange,
     Outcome,
+    Waited,
 )
 from virtballoon.verdict import Verdict
 
@@ -58,6 +59,8 @@ def log_host(host: H, *, domains: int | None = None) -> H:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
+        if isinstance(row, IntervalChange) and row.waited and row.waited.answered is False:
+            _warn(host, _silence(host, row, row.waited), domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
     _log.info(
         "%s: %s, %s, %.2f s",
@@ -79,6 +82,11 @@ def _has_failed(row: DomainReport | IntervalChange) -> bool:
     if isinstance(row, DomainReport):
         return row.verdict in {Verdict.BUSY, Verdict.FAILED}
     return row.outcome is Outcome.FAILED
+
+
+def _silence(host: HostResult, change: IntervalChange, waited: Waited) -> VirtballoonError:
+    text = f"it has not answered since its interval was set: {waited.reason}"
+    return VirtballoonError(text, host=host.uri, domain=change.name)
 
 
 def _warn(host: HostResult, error: VirtballoonError, **fields: str | None) -> None:

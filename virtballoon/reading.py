@@ -10,12 +10,10 @@ from virtballoon.calls import call_within
 from virtballoon.connection import AnyDomain, Domain, Target
 from virtballoon.errors import (
     AmbiguousDomain,
-    ConnectionLost,
     DomainNotFound,
     NoBalloon,
     NotRunning,
     NotSupported,
-    VirtballoonError,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
@@ -23,6 +21,7 @@ from virtballoon.report import DomainReport, HostReport
 from virtballoon.source import Source
 from virtballoon.sweep import Sweep, locate, read_configs
 from virtballoon.verdict import Verdict
+from virtballoon.waiting import swept
 
 
 def read_host(
@@ -197,21 +196,9 @@ def find_qom_path(
 
 
 def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainReport]:
-    meant = [
-        selected.domain
+    meant = {
+        selected.domain.uuid: selected.domain
         for selected in visit.selection.domains
         if selected.exact or selected.domain.active or inactive
-    ]
-    while meant:
-        sweep = Sweep(visit.connection, meant, via=via, deadline=visit.deadline, link=visit.link)
-        try:
-            yield from sweep
-            return
-        except ConnectionLost as lost:
-            visit.deadline = sweep.deadline
-            try:
-                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
-            except VirtballoonError:
-                yield from sweep.give_up(lost)
-                raise
-            meant = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]
+    }
+    yield from swept(visit, meant, via=via)

@@ -212,6 +212,59 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+class Unheard(StrEnum):
+    """Why a guest has not answered."""
+
+    NO_ANSWER = "no-answer"
+    BUSY = "busy"
+    FAILED = "failed"
+    RESTARTED = "restarted"
+    VANISHED = "vanished"
+    POLLING_OFF = "polling-off"
+    SUSPENDED = "suspended"
+    SHUTOFF = "shutoff"
+    NO_DEVICE = "no-device"
+    NOT_SET = "not-set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waited:
+    """Whether a guest has given new figures.
+
+    :ivar answered: whether it has; None where there was nothing to wait for
+    :ivar seconds: how long it was waited for; None if it was not
+    :ivar reason: why it has not answered; None if it has
+    """
+
+    answered: bool | None
+    seconds: float | None = None
+    reason: Unheard | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainWait:
+    """One domain that was waited for.
+
+    :ivar waited: whether it has answered, and why not
+    :ivar report: what was read of it last; None if it vanished
+    """
+
+    name: str
+    uuid: str
+    waited: Waited
+    report: DomainReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWait(HostResult):
+    """The domains of one host that were waited for.
+
+    :ivar domains: the domains, sorted by name
+    """
+
+    domains: tuple[DomainWait, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalChange:
     """What setting the interval did, or would do, to one domain.
@@ -222,6 +275,7 @@ class IntervalChange:
     :ivar before: the intervals as they were
     :ivar after: the intervals as they are, or would be
     :ivar error: why it failed or was skipped, or None
+    :ivar waited: whether the guest has answered since; None unless that was to be waited for
     """
 
     name: str
@@ -231,6 +285,13 @@ class IntervalChange:
     before: Interval
     after: Interval
     error: VirtballoonError | None = None
+    waited: Waited | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing failed, and the guest has answered where that was waited for."""
+        has_answered = self.waited is None or self.waited.answered is not False
+        return self.outcome is not Outcome.FAILED and has_answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from virtballoon.report import (
     HostReport,
     Interval,
     IntervalChange,
+    Waited,
 )
 
 SCHEMA: Final = 1
@@ -56,7 +57,7 @@ def domain_record(row: DomainReport) -> Record:
 
 def change_record(change: IntervalChange) -> Record:
     """One domain whose interval was set, as it stands in a document."""
-    return {
+    record: Record = {
         "name": change.name,
         "uuid": change.uuid,
         "outcome": change.outcome.value,
@@ -64,6 +65,18 @@ def change_record(change: IntervalChange) -> Record:
         "before": _interval(change.before),
         "after": _interval(change.after),
         "error": error_record(change.error),
+    }
+    if change.waited is not None:
+        record["waited"] = waited_record(change.waited)
+    return record
+
+
+def waited_record(waited: Waited) -> Record:
+    """Whether a guest has answered, as it stands in a document."""
+    return {
+        "answered": waited.answered,
+        "seconds": _rounded(waited.seconds, 1),
+        "reason": waited.reason.value if waited.reason is not None else None,
     }
 
 

@@ -20,6 +20,7 @@ from virtballoon.report import (
     HostStatus,
     Interval,
     Outcome,
+    Waited,
 )
 from virtballoon.source import Source
 from virtballoon.verdict import Verdict
@@ -92,10 +93,16 @@ def stats_blocks(
 
 
 def changes_table(
-    hosts: Sequence[HostChanges], *, with_qemu: bool, with_host: bool, stream: TextIO
+    hosts: Sequence[HostChanges],
+    *,
+    with_qemu: bool,
+    with_wait: bool = False,
+    with_host: bool,
+    stream: TextIO,
 ) -> None:
     """Print a line per domain with what it was and what it is."""
-    titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu + ["HOST"] * with_host
+    titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu
+    titles += ["ANSWERED"] * with_wait + ["HOST"] * with_host
     table = _Table([(title, False) for title in titles])
     for host in hosts:
         for change in host.changes:
@@ -106,6 +113,7 @@ def changes_table(
                     Text(text.printable(change.name)),
                     _verdict(change.outcome.value, is_verdict=True),
                     *cells[: 2 + with_qemu],
+                    *[Text(text.waiting(change.waited or Waited(answered=None)))] * with_wait,
                     *[Text(text.printable(host.uri))] * with_host,
                 ]
             )

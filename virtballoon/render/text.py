@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from virtballoon.report import Unheard, Waited
+
 ABSENT: Final = "-"
+
+_UNHEARD: Final[Mapping[Unheard | None, str]] = {
+    Unheard.NO_ANSWER: "no answer",
+    Unheard.BUSY: "its QEMU hangs, or a job holds its monitor",
+    Unheard.FAILED: "it could not be read",
+    Unheard.RESTARTED: "it was started anew",
+    Unheard.VANISHED: "it vanished",
+    Unheard.POLLING_OFF: "polling is off",
+    Unheard.SUSPENDED: "suspended",
+    Unheard.SHUTOFF: "does not run",
+    Unheard.NO_DEVICE: "no balloon",
+    Unheard.NOT_SET: ABSENT,
+}
 
 
 def printable(text: str) -> str:
@@ -58,3 +74,11 @@ def duration(elapsed: float | None) -> str:
         if amount or parts:
             parts.append(f"{amount} {unit}")
     return sign + " ".join(parts[:2])
+
+
+def waiting(waited: Waited) -> str:
+    """What became of waiting for a guest."""
+    if waited.answered:
+        return f"after {waited.seconds:.1f} s"
+    reason = _UNHEARD.get(waited.reason, ABSENT)
+    return reason if waited.seconds is None else f"{reason} ({waited.seconds:.0f} s)"
