@@ -53,10 +53,12 @@ if TYPE_CHECKING:
         iter_hosts,
         probe_hosts,
         read_hosts,
+        read_rates,
         set_intervals_on_hosts,
     )
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.qmp import Monitor, QomChild
+    from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
     from virtballoon.reading import (
         QomPath,
         find_qom_path,
@@ -121,10 +123,12 @@ _HOMES = {
         "iter_hosts",
         "probe_hosts",
         "read_hosts",
+        "read_rates",
         "set_intervals_on_hosts",
     ),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "qmp": ("Monitor", "QomChild"),
+    "rates": ("COUNTERS", "NoRate", "Rates", "Sample"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
@@ -149,6 +153,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "COUNTERS",
     "STATISTICS",
     "STATISTIC_BY_NAME",
     "AccessDenied",
@@ -191,12 +196,15 @@ __all__ = [
     "MonitorError",
     "NoBalloon",
     "NoDaemon",
+    "NoRate",
     "NotRunning",
     "NotSupported",
     "Outcome",
     "QomChild",
     "QomPath",
+    "Rates",
     "ReadOnly",
+    "Sample",
     "Source",
     "State",
     "Statistic",
@@ -223,6 +231,7 @@ __all__ = [
     "read_domain",
     "read_host",
     "read_hosts",
+    "read_rates",
     "set_interval",
     "set_intervals",
     "set_intervals_on_hosts",

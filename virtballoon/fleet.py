@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
@@ -47,6 +47,34 @@ def read_hosts(
     """
     visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
     return _visit_all(visits, jobs, each)
+
+
+def read_rates(
+    targets: Sequence[Target],
+    domains: Iterable[str] | None = None,
+    *,
+    seconds: float,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    each: Callable[[HostReport], object] | None = None,
+) -> tuple[HostReport, ...]:
+    """Read several hosts twice as :func:`read_hosts` does, so that each domain's report has what
+    the guest did in between.
+
+    :param seconds: from the beginning of the first reading to that of the second, which waits for
+        the end of the first. Guests that are polled less often have no rates.
+    :param each: called in this thread with each report of the second reading
+    :return: the second reading of each target, in their order
+    """
+    words = None if domains is None else tuple(domains)
+    options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout, "jobs": jobs}
+    began = time.monotonic()
+    earlier = read_hosts(targets, words, **options)
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    later = read_hosts(targets, words, **options, each=each)
+    return tuple(host.since(before) for before, host in zip(earlier, later, strict=True))
 
 
 def iter_hosts(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.memory import Figures, MemoryStats, Usage
+from virtballoon.rates import NoRate, Rates, Sample
 from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict, judge
 
@@ -54,6 +55,7 @@ class DomainReport:
     :ivar figures: the guest's figures and the host's beside them
     :ivar usage: what of the guest's memory is used
     :ivar error: what went wrong, or None
+    :ivar rates: what the guest did since an earlier reading; None unless that was asked for
     """
 
     name: str
@@ -69,11 +71,27 @@ class DomainReport:
     figures: Figures
     usage: Usage
     error: VirtballoonError | None = None
+    rates: Rates | None = None
 
     @property
     def stats(self) -> MemoryStats:
         """The guest's own figures."""
         return self.figures.stats
+
+    @property
+    def sample(self) -> Sample:
+        """What a later reading can be compared with."""
+        update = self.figures.last_update
+        return Sample(uuid=self.uuid, id=self.id, last_update=update, stats=self.stats)
+
+    def since(self, earlier: Sample | None) -> Self:
+        """The same with what the guest did since an earlier reading.
+
+        :param earlier: that reading of the same domain; None if there was none
+        """
+        if earlier is None:
+            return replace(self, rates=Rates(reason=NoRate.NO_FIGURES))
+        return replace(self, rates=Rates.between(earlier, self.sample))
 
     @classmethod
     def of(
@@ -188,6 +206,11 @@ class HostReport(HostResult):
     """
 
     domains: tuple[DomainReport, ...] = ()
+
+    def since(self, earlier: HostReport) -> Self:
+        """The same with what each guest did since an earlier reading of the same host."""
+        samples = {row.uuid: row.sample for row in earlier.domains}
+        return replace(self, domains=tuple(r.since(samples.get(r.uuid)) for r in self.domains))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,7 +161,8 @@ def _no_empty_file(_ctx: click.Context, _param: click.Parameter, value: str | No
     return value
 
 
-def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+def positive(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no number of seconds above 0."""
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise click.BadParameter("it is a number of seconds above 0.")
     return value
@@ -216,7 +217,7 @@ def shared_options(function: F) -> F:
         click.option(
             "--timeout",
             type=float,
-            callback=_finite,
+            callback=positive,
             metavar="SECONDS",
             help="Time for a host, from connecting to the last domain.  [default: 10]",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from virtballoon.cli.options import (
     Settings,
     complain,
     domain_argument,
+    positive,
     print_records,
     progress,
     units_option,
@@ -24,21 +26,31 @@ if TYPE_CHECKING:
 
 
 @click.command("stats", short_help="Show every statistic of some domains.")
+@click.option(
+    "--rates",
+    type=float,
+    callback=positive,
+    metavar="SECONDS",
+    help="Read twice, SECONDS apart, and show what each counter gained per second.",
+)
 @units_option
 @domain_argument(required=True)
 @with_settings
-def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
+def command(
+    settings: Settings, *, domains: tuple[str, ...], units: str, rates: float | None
+) -> int:
     """Show every statistic of the domains, running or not.
 
     DOMAIN is a name, a UUID or a shell pattern. Statistics have QEMU's names; sizes are in bytes,
     the rest are counts since the guest booted. A figure that the guest does not give is a dash.
     """
     from virtballoon.cli import quiet
-    from virtballoon.fleet import read_hosts
+    from virtballoon.fleet import read_hosts, read_rates
 
+    read = read_hosts if rates is None else partial(read_rates, seconds=rates)
     started = time.time()
     with progress(settings) as each:
-        hosts = read_hosts(
+        hosts = read(
             settings.targets,
             domains,
             inactive=True,
@@ -54,11 +66,11 @@ def command(settings: Settings, *, domains: tuple[str, ...], units: str) -> int:
         rows = [(host, row) for host in shown for row in host.domains]
         stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
     else:
-        from virtballoon.render.columns import RECORD
+        from virtballoon.render.columns import RATES, RECORD
 
         others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
         at = RECORD.index("used_bytes")
-        columns = (*RECORD[:at], *others, *RECORD[at:])
+        columns = (*RECORD[:at], *others, *RECORD[at:], *(RATES if rates is not None else ()))
         print_records(settings, shown, columns, generated_at=started)
     status = finish_reading(settings, hosts, domains)
     if settings.format == "table" and not settings.is_quiet:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
+from virtballoon.rates import Rates
 from virtballoon.report import (
     DomainReport,
     HostChanges,
@@ -30,7 +31,7 @@ Record = dict[str, Any]
 def domain_record(row: DomainReport) -> Record:
     """One domain of a reading, as it stands in a document."""
     balloon = row.balloon
-    return {
+    record: Record = {
         "name": row.name,
         "uuid": row.uuid,
         "id": row.id,
@@ -52,6 +53,19 @@ def domain_record(row: DomainReport) -> Record:
         "used_ratio": _rounded(row.usage.ratio, 4),
         "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
         "error": error_record(row.error),
+    }
+    if row.rates is not None:
+        record["rates"] = rates_record(row.rates)
+    return record
+
+
+def rates_record(rates: Rates) -> Record:
+    """What a guest did between two readings, as it stands in a document."""
+    return {
+        "elapsed_seconds": rates.elapsed_seconds,
+        "reason": rates.reason.value if rates.reason is not None else None,
+        "per_second": {name: _rounded(rate, 3) for name, rate in rates.per_second.items()},
+        "oom_kills": rates.oom_kills,
     }
 
 

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from virtballoon.configuration import ConfiguredHost
+from virtballoon.rates import Rates
 from virtballoon.render import text
-from virtballoon.render.columns import Column, column
+from virtballoon.render.columns import COUNTS, Column, column
 from virtballoon.report import (
     DomainReport,
     HostChanges,
@@ -79,17 +80,36 @@ def stats_blocks(
         facts = [row.verdict.value, f"from {source}", f"interval {interval}"]
         if row.age_seconds is not None:
             facts.append(f"{text.duration(row.age_seconds)} old")
+        if row.rates is not None:
+            facts.append(text.rated(row.rates))
         heading = Text(text.printable(row.name), style="bold")
         if with_host:
             facts.append(text.printable(host.uri))
         _console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
-        table = _Table([("", False), ("", True)], heading=False)
+        rates = _rates(row.rates, exact=exact)
+        table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
         statistics = [f"stats.{name}" for name in row.stats.as_dict()]
         others = ["used_bytes", "used_ratio", "current_bytes", "maximum_bytes", "rss_bytes"]
         for key in (*statistics, *others):
             name = key.removeprefix("stats.").removesuffix("_bytes")
-            table.add([Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))])
+            cells = [Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))]
+            table.add(cells + [Text(rates.get(key, ""))] * bool(rates))
         table.print(stream)
+
+
+def _rates(rates: Rates | None, *, exact: bool) -> dict[str, str]:
+    """What stands beside each statistic; nothing at all where nothing can be said."""
+    if rates is None or rates.reason is not None:
+        return {}
+    cells = {f"stats.{n}": text.ABSENT for n, rate in rates.per_second.items() if rate is None}
+    for name, rate in rates.per_second.items():
+        if rate is not None:
+            sized = name not in COUNTS and not exact
+            amount = text.size(round(rate)) if sized else f"{rate:.1f}"
+            cells[f"stats.{name}"] = f"{amount}/s"
+    if rates.oom_kills is not None:
+        cells["stats.oom_kills"] = f"+{rates.oom_kills}"
+    return cells
 
 
 def changes_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from virtballoon.rates import UNCERTAINTY_SECONDS, NoRate, Rates
 from virtballoon.report import Unheard, Waited
 
 ABSENT: Final = "-"
@@ -20,6 +21,15 @@ _UNHEARD: Final[Mapping[Unheard | None, str]] = {
     Unheard.SHUTOFF: "does not run",
     Unheard.NO_DEVICE: "no balloon",
     Unheard.NOT_SET: ABSENT,
+}
+
+_NO_RATE: Final[Mapping[NoRate, str]] = {
+    NoRate.NO_FIGURES: "no figures to compare",
+    NoRate.NOT_UPDATED: "not updated in between",
+    NoRate.RESTARTED: "started anew in between",
+    NoRate.RESET: "reset in between",
+    NoRate.BACKWARDS: "its counters went backwards",
+    NoRate.CLOCK: "the host's clock went back",
 }
 
 
@@ -82,3 +92,10 @@ def waiting(waited: Waited) -> str:
         return f"after {waited.seconds:.1f} s"
     reason = _UNHEARD.get(waited.reason, ABSENT)
     return reason if waited.seconds is None else f"{reason} ({waited.seconds:.0f} s)"
+
+
+def rated(rates: Rates) -> str:
+    """Over what time there are rates, or why there are none."""
+    if rates.reason is not None:
+        return f"no rates: {_NO_RATE[rates.reason]}"
+    return f"rates over {rates.elapsed_seconds} s (+-{UNCERTAINTY_SECONDS})"
