@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         read_rates,
         set_intervals_on_hosts,
     )
+    from virtballoon.freshness import read_fresh
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.qmp import Monitor, QomChild
     from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         Interval,
         IntervalChange,
         Outcome,
+        Refresh,
         Unheard,
         Waited,
     )
@@ -126,6 +128,7 @@ _HOMES = {
         "read_rates",
         "set_intervals_on_hosts",
     ),
+    "freshness": ("read_fresh",),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "qmp": ("Monitor", "QomChild"),
     "rates": ("COUNTERS", "NoRate", "Rates", "Sample"),
@@ -141,6 +144,7 @@ _HOMES = {
         "Interval",
         "IntervalChange",
         "Outcome",
+        "Refresh",
         "Unheard",
         "Waited",
     ),
@@ -204,6 +208,7 @@ __all__ = [
     "QomPath",
     "Rates",
     "ReadOnly",
+    "Refresh",
     "Sample",
     "Source",
     "State",
@@ -229,6 +234,7 @@ __all__ = [
     "probe_hosts",
     "qom_path",
     "read_domain",
+    "read_fresh",
     "read_host",
     "read_hosts",
     "read_rates",

@@ -11,6 +11,7 @@ else's text: sanitise them before showing them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from virtballoon.errors import VirtballoonError
@@ -59,6 +60,8 @@ def log_host(host: H, *, domains: int | None = None) -> H:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
+        if isinstance(row, DomainReport) and row.refresh and row.refresh.error:
+            _warn(host, row.refresh.error, domain=row.name, uuid=row.uuid)
         if isinstance(row, IntervalChange) and row.waited and row.waited.answered is False:
             _warn(host, _silence(host, row, row.waited), domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
@@ -76,6 +79,12 @@ def log_host(host: H, *, domains: int | None = None) -> H:
         ),
     )
     return host
+
+
+def log_pleas(pleas: Iterable[str]) -> None:
+    """Log what was changed for a while and could not be put back, where nothing else tells."""
+    for plea in pleas:
+        _log.warning("%s", plea, extra=_fields())
 
 
 def _has_failed(row: DomainReport | IntervalChange) -> bool:

@@ -37,6 +37,47 @@ class Interval:
         return None
 
 
+class Unheard(StrEnum):
+    """Why a guest has not answered."""
+
+    NO_ANSWER = "no-answer"
+    BUSY = "busy"
+    FAILED = "failed"
+    RESTARTED = "restarted"
+    VANISHED = "vanished"
+    POLLING_OFF = "polling-off"
+    SUSPENDED = "suspended"
+    SHUTOFF = "shutoff"
+    NO_DEVICE = "no-device"
+    NOT_SET = "not-set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """Whether a guest's figures are as new as was wanted, and what was done for that.
+
+    :ivar fresh: whether they are; None where a guest has none, since it does not run or has no
+        balloon
+    :ivar asked: whether the guest was asked, by changing its polling interval for a while
+    :ivar seconds: how long its answer was waited for; None if it was not
+    :ivar reason: why they are not; None if they are
+    :ivar restored: whether its interval is again what it was; None where it was not changed
+    :ivar error: what went wrong with asking or restoring, or None
+    """
+
+    fresh: bool | None
+    asked: bool = False
+    seconds: float | None = None
+    reason: Unheard | None = None
+    restored: bool | None = None
+    error: VirtballoonError | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is missing, and nothing was left changed."""
+        return self.fresh is not False and self.restored is not False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainReport:
     """One domain with its figures, their age and source, and what they are worth.
@@ -56,6 +97,7 @@ class DomainReport:
     :ivar usage: what of the guest's memory is used
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
+    :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
     """
 
     name: str
@@ -72,6 +114,13 @@ class DomainReport:
     usage: Usage
     error: VirtballoonError | None = None
     rates: Rates | None = None
+    refresh: Refresh | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it could be read, and its figures are as new as was wanted."""
+        is_fresh = self.refresh is None or self.refresh.is_well
+        return self.verdict not in {Verdict.BUSY, Verdict.FAILED} and is_fresh
 
     @property
     def stats(self) -> MemoryStats:
@@ -233,21 +282,6 @@ class Outcome(StrEnum):
     UNCHANGED = "unchanged"
     SKIPPED = "skipped"
     FAILED = "failed"
-
-
-class Unheard(StrEnum):
-    """Why a guest has not answered."""
-
-    NO_ANSWER = "no-answer"
-    BUSY = "busy"
-    FAILED = "failed"
-    RESTARTED = "restarted"
-    VANISHED = "vanished"
-    POLLING_OFF = "polling-off"
-    SUSPENDED = "suspended"
-    SHUTOFF = "shutoff"
-    NO_DEVICE = "no-device"
-    NOT_SET = "not-set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

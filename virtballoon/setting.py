@@ -250,7 +250,7 @@ class _Wish:
         :raise VirtballoonError: when it cannot be read
         """
         domain = meant.domain
-        if domain.active and (hold := _hold(domain)):
+        if domain.active and (hold := hold_of(domain)):
             return hold
         configs = read_configs(domain)
         running = configs.live is not None
@@ -358,8 +358,8 @@ def _carry_out(
     connections = {selected.domain.connection for selected in by_uuid.values()}
     nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
-    looks = {uuid: partial(_hold, selected.domain) for uuid, selected in by_uuid.items()}
-    for uuid, outcome in _run(errands, looks, deadline, nudge):
+    looks = {uuid: partial(hold_of, selected.domain) for uuid, selected in by_uuid.items()}
+    for uuid, outcome in run_errands(errands, looks, deadline, nudge):
         selected = by_uuid[uuid]
         if isinstance(outcome, IntervalChange):
             error: object = outcome.error
@@ -373,7 +373,7 @@ def _carry_out(
         elif isinstance(outcome, VirtballoonError):
             yield _failed(selected.domain, outcome)
         else:
-            yield _failed(selected.domain, _unanswered(selected.domain, outcome))
+            yield _failed(selected.domain, unanswered_error(selected.domain, outcome))
 
 
 def _errand(
@@ -397,7 +397,7 @@ def _apply(plan: IntervalPlan, awaited: dict[str, Awaited] | None) -> IntervalCh
     live = plan.live
     try:
         # The configuration, too, is behind the lock of whoever holds the guest.
-        if plan.before.live is not None and (live or plan.config) and (hold := _hold(domain)):
+        if plan.before.live is not None and (live or plan.config) and (hold := hold_of(domain)):
             return hold
         was_off = plan.before.in_force == 0
         ask = live and awaited is not None
@@ -428,7 +428,7 @@ def _apply(plan: IntervalPlan, awaited: dict[str, Awaited] | None) -> IntervalCh
     return plan.change
 
 
-def _hold(domain: Domain) -> Control | None:
+def hold_of(domain: Domain) -> Control | None:
     """How the domain is held, if it is, and if its driver tells."""
     try:
         control = domain.control()
@@ -451,7 +451,7 @@ def _reread(plan: IntervalPlan) -> Interval:
     return after
 
 
-def _run(
+def run_errands(
     errands: Mapping[str, Callable[[], object]],
     looks: Mapping[str, Callable[[], object]],
     deadline: float,
@@ -514,7 +514,7 @@ def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
     )
 
 
-def _unanswered(domain: Domain, why: object) -> Busy:
+def unanswered_error(domain: Domain, why: object) -> Busy:
     host = domain.connection.uri
     if why is _BARRED:
         message = "not asked, since too many other guests of this host hang"

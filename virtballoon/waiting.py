@@ -115,9 +115,8 @@ def wait_for_update(
     with visit:
         now = time.monotonic()
         awaited = [
-            Awaited(domain=s.domain, last_update=(since or {}).get(s.domain.uuid), since=now)
-            for s in visit.selection.domains
-            if s.exact or s.domain.active
+            Awaited(domain=domain, last_update=(since or {}).get(uuid), since=now)
+            for uuid, domain in selected(visit, inactive=False).items()
         ]
         for answer in answers(visit, awaited, seconds=seconds, via=via, timeout=timeout, note=note):
             found[answer.uuid] = answer
@@ -207,6 +206,18 @@ def _missed(one: Awaited, reason: Unheard, row: DomainReport | None) -> DomainWa
     waited = Waited(answered=False, seconds=time.monotonic() - one.since, reason=reason)
     name = row.name if row is not None else one.domain.name
     return DomainWait(name=name, uuid=one.domain.uuid, waited=waited, report=row)
+
+
+def selected(visit: Visit, *, inactive: bool) -> dict[str, Domain]:
+    """The domains that a caller means, by UUID.
+
+    :param inactive: whether "all" and patterns mean the domains that do not run, too
+    """
+    return {
+        one.domain.uuid: one.domain
+        for one in visit.selection.domains
+        if one.exact or one.domain.active or inactive
+    }
 
 
 def swept(visit: Visit, meant: dict[str, Domain], *, via: Source) -> Iterator[DomainReport]:

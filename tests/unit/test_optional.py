@@ -6,6 +6,7 @@ import click
 import pytest
 
 from virtballoon.cli.set_interval import command as set_interval
+from virtballoon.cli.stats import command as stats
 
 
 def parsed(command: click.Command, line: str) -> dict[str, object]:
@@ -50,3 +51,24 @@ def test_wait(line: str, wait: object, seconds: int, domains: list[str]) -> None
 def test_no_time_to_wait(value: str) -> None:
     with pytest.raises(click.UsageError, match="number of seconds"):
         parsed(set_interval, f"10 --wait={value} web1")
+
+
+@pytest.mark.parametrize(
+    ("line", "fresh", "domains"),
+    [
+        ("web1", None, ["web1"]),
+        ("--fresh web1", "auto", ["web1"]),
+        ("web1 --fresh", "auto", ["web1"]),
+        ("--fresh 30 web1", 30.0, ["web1"]),
+        ("web1 --fresh 0", 0.0, ["web1"]),
+        ("--fresh=2.5 web1", 2.5, ["web1"]),
+        # A number that is needed as a domain is a domain.
+        ("--fresh 30", "auto", ["30"]),
+        ("--fresh 30 40", 30.0, ["40"]),
+        ("--fresh -- 30", "auto", ["30"]),
+        ("--fresh --rates 3 web1", "auto", ["web1"]),
+    ],
+)
+def test_fresh(line: str, fresh: object, domains: list[str]) -> None:
+    params = parsed(stats, line)
+    assert (params["fresh"], list(params["domains"])) == (fresh, domains)  # type: ignore[call-overload]

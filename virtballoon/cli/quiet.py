@@ -39,7 +39,7 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
 
 def _reduced(host: H) -> H:
     if isinstance(host, HostReport):
-        unwell = (row for row in host.domains if not row.verdict.is_well)
+        unwell = (r for r in host.domains if not (r.verdict.is_well and r.is_complete))
         return replace(host, domains=tuple(unwell))
     return replace(host, changes=tuple(change for change in host.changes if not change.is_well))
 

@@ -46,6 +46,12 @@ RECORD: Final = (
     "error.hint",
 )
 
+#: What a record has besides where new figures were asked for.
+REFRESH: Final = (
+    *(f"refresh.{key}" for key in ("fresh", "asked", "seconds", "reason", "restored")),
+    *(f"refresh.error.{key}" for key in ("code", "message", "hint")),
+)
+
 #: What a record has besides where rates were asked for.
 RATES: Final = (
     "rates.elapsed_seconds",

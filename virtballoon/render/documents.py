@@ -17,6 +17,7 @@ from virtballoon.report import (
     HostReport,
     Interval,
     IntervalChange,
+    Refresh,
     Waited,
 )
 
@@ -54,9 +55,23 @@ def domain_record(row: DomainReport) -> Record:
         "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
         "error": error_record(row.error),
     }
+    if row.refresh is not None:
+        record["refresh"] = refresh_record(row.refresh)
     if row.rates is not None:
         record["rates"] = rates_record(row.rates)
     return record
+
+
+def refresh_record(refresh: Refresh) -> Record:
+    """Whether a guest's figures are as new as was wanted, as it stands in a document."""
+    return {
+        "fresh": refresh.fresh,
+        "asked": refresh.asked,
+        "seconds": _rounded(refresh.seconds, 1),
+        "reason": refresh.reason.value if refresh.reason is not None else None,
+        "restored": refresh.restored,
+        "error": error_record(refresh.error),
+    }
 
 
 def rates_record(rates: Rates) -> Record:

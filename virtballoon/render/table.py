@@ -80,6 +80,8 @@ def stats_blocks(
         facts = [row.verdict.value, f"from {source}", f"interval {interval}"]
         if row.age_seconds is not None:
             facts.append(f"{text.duration(row.age_seconds)} old")
+        if row.refresh is not None:
+            facts.append(text.refreshed(row.refresh))
         if row.rates is not None:
             facts.append(text.rated(row.rates))
         heading = Text(text.printable(row.name), style="bold")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from virtballoon.rates import UNCERTAINTY_SECONDS, NoRate, Rates
-from virtballoon.report import Unheard, Waited
+from virtballoon.report import Refresh, Unheard, Waited
 
 ABSENT: Final = "-"
 
@@ -99,3 +99,13 @@ def rated(rates: Rates) -> str:
     if rates.reason is not None:
         return f"no rates: {_NO_RATE[rates.reason]}"
     return f"rates over {rates.elapsed_seconds} s (+-{UNCERTAINTY_SECONDS})"
+
+
+def refreshed(refresh: Refresh) -> str:
+    """Whether figures are as new as was wanted."""
+    waited = Waited(answered=refresh.fresh, seconds=refresh.seconds, reason=refresh.reason)
+    if not refresh.fresh:
+        return f"not fresh: {waiting(waited)}"
+    if refresh.seconds is None:
+        return "fresh enough"
+    return f"{'asked' if refresh.asked else 'awaited'}, and answered {waiting(waited)}"
