@@ -118,12 +118,12 @@ def read_visited_fresh(
                     for row in old
                     if row.uuid in visit.domains and not loans.has_failed(row.uuid)
                 ]
-                for answer in answers(
+                for found in answers(
                     visit, awaited, seconds=timeout, via=via, timeout=timeout, note=note
                 ):
-                    heard[answer.uuid] = answer
-                    if answer.waited.answered:
-                        loans.give_back([answer.uuid], process.SETTLE_SECONDS)
+                    heard.update((answer.uuid, answer) for answer in found)
+                    answered = [answer.uuid for answer in found if answer.waited.answered]
+                    loans.give_back(answered, process.SETTLE_SECONDS)
             finally:
                 loans.settle(process.SETTLE_SECONDS)
         reports = [_report(row, heard.get(row.uuid), loans, max_age) for row in rows.values()]
@@ -311,7 +311,8 @@ class _Loans:
         """Have all of them asked."""
         domains = self._visit.domains
         errands = {uuid: partial(loan.ask, domains[uuid]) for uuid, loan in self._loans.items()}
-        for uuid, error in self._run(errands, deadline):
+        looks = {uuid: partial(hold_of, domains[uuid]) for uuid in self._loans}
+        for uuid, error in self._run(errands, looks, deadline):
             self._loans[uuid].asking_error = error
 
     def give_back(self, uuids: Iterable[str], seconds: float) -> None:
@@ -321,7 +322,8 @@ class _Loans:
             for uuid in uuids
             if uuid in self._loans
         }
-        for uuid, error in self._run(errands, time.monotonic() + seconds):
+        # Whoever hangs is known, or is found out by the errand itself, which looks first.
+        for uuid, error in self._run(errands, {}, time.monotonic() + seconds):
             self._loans[uuid].returning_error = error
 
     def settle(self, seconds: float) -> None:
@@ -357,16 +359,17 @@ class _Loans:
         )
 
     def _run(
-        self, errands: Mapping[str, Callable[[], Control | bool]], deadline: float
+        self,
+        errands: Mapping[str, Callable[[], Control | bool]],
+        looks: Mapping[str, Callable[[], object]],
+        deadline: float,
     ) -> Iterator[tuple[str, VirtballoonError | None]]:
         """Run an errand for each, and tell what went wrong."""
-        if not errands:
-            return
-        domains = {u: self._visit.domains[u] for u in errands if u in self._visit.domains}
-        looks = {uuid: partial(hold_of, domain) for uuid, domain in domains.items()}
-        nudge = self._visit.connection.link
+        nudge = self._visit.connection.link if errands else None
         for uuid, outcome in run_errands(errands, looks, deadline, nudge):
-            if outcome is True or isinstance(outcome, VirtballoonError):
-                yield uuid, outcome if isinstance(outcome, VirtballoonError) else None
-            elif uuid in domains:
-                yield uuid, unanswered_error(domains[uuid], outcome)
+            if isinstance(outcome, VirtballoonError):
+                yield uuid, outcome
+            elif outcome is True or uuid not in self._visit.domains:
+                yield uuid, None
+            else:
+                yield uuid, unanswered_error(self._visit.domains[uuid], outcome)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from virtballoon import connection as libvirt_limits
@@ -170,7 +171,7 @@ def set_intervals(
             heard = answers(
                 visit, list(awaited.values()), seconds=wait, via=via, timeout=timeout, note=note
             )
-            waited.update((answer.uuid, answer.waited) for answer in heard)
+            waited.update((answer.uuid, answer.waited) for answer in chain.from_iterable(heard))
     if wait is not None:
         changes = [replace(c, waited=waited.get(c.uuid) or _not_waited(c)) for c in changes]
     report = HostChanges(

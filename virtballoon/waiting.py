@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Final, TypeAlias
 
 from virtballoon.connection import Domain, Target
@@ -118,8 +119,8 @@ def wait_for_update(
             Awaited(domain=domain, last_update=(since or {}).get(uuid), since=now)
             for uuid, domain in selected(visit, inactive=False).items()
         ]
-        for answer in answers(visit, awaited, seconds=seconds, via=via, timeout=timeout, note=note):
-            found[answer.uuid] = answer
+        heard = answers(visit, awaited, seconds=seconds, via=via, timeout=timeout, note=note)
+        found.update((answer.uuid, answer) for answer in chain.from_iterable(heard))
     report = HostWait(
         uri=visit.uri,
         hostname=visit.hostname,
@@ -140,41 +141,44 @@ def answers(
     via: Source,
     timeout: float,
     note: Note | None = None,
-) -> Iterator[DomainWait]:
-    """Yield what became of each as soon as that is known.
+) -> Iterator[list[DomainWait]]:
+    """Read them again and again, and yield after each reading what has become known.
 
     :param seconds: how long to wait for each; None for its :func:`patience`
     :param timeout: seconds for each reading
     :raise ConnectionLost: when the connection breaks for good, after all have been yielded
     """
     left = {one.domain.uuid: one for one in awaited}
-    meant = {uuid: one.domain for uuid, one in left.items()}
     patient = seconds if seconds is not None else math.inf
     until = {uuid: one.since + patient for uuid, one in left.items()}
+    meant = {uuid: one.domain for uuid, one in left.items()}
     began = time.monotonic()
     while left:
         if note is not None:
             note(visit.uri, sorted(one.domain.name for one in left.values()))
         reading = time.monotonic()
         visit.deadline = reading + min(timeout, max(max(until.values()) - reading, _LEAST_SECONDS))
+        found: list[DomainWait] = []
         unseen = set(left)
-        for row in swept(visit, meant, via=via):
-            one = left[row.uuid]
-            unseen.discard(row.uuid)
-            if until[row.uuid] == math.inf:
-                until[row.uuid] = one.since + patience(row.interval.in_force or 0)
-            # What was asked for in time and came late is no answer that is missing.
-            answer = _judged(one, row, is_over=reading >= until[row.uuid])
-            if answer is not None:
-                yield answer
-                del left[row.uuid], meant[row.uuid], until[row.uuid]
-            else:
-                left[row.uuid] = one.seen(row)
-        for uuid in unseen & left.keys():
-            one = left.pop(uuid)
-            del until[uuid]
-            meant.pop(uuid, None)
-            yield _missed(one, Unheard.VANISHED, None)
+        try:
+            for row in swept(visit, meant, via=via):
+                unseen.discard(row.uuid)
+                one = left[row.uuid]
+                if until[row.uuid] == math.inf:
+                    until[row.uuid] = one.since + patience(row.interval.in_force or 0)
+                answer = _judged(one, row, is_over=reading >= until[row.uuid])
+                if answer is not None:
+                    found.append(answer)
+                else:
+                    left[row.uuid] = one.seen(row)
+        except VirtballoonError:
+            yield found
+            raise
+        found += [_missed(left[uuid], Unheard.VANISHED, None) for uuid in unseen]
+        for answer in found:
+            del left[answer.uuid], until[answer.uuid]
+            meant.pop(answer.uuid, None)
+        yield found
         if left:
             now = time.monotonic()
             pause = max(_FIRST_PAUSE_SECONDS, (now - began) * _SHARE, (now - reading) / _SHARE)
