@@ -144,8 +144,12 @@ def asking(guest: Guest) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.DEVNULL,
         text=True,
     ) as process:
-        wait_until(lambda: in_xml(guest) == 1, 60, "the guest to be asked")
-        yield process
+        try:
+            wait_until(lambda: in_xml(guest) == 1, 60, "the guest to be asked")
+            yield process
+        finally:
+            # Where a test has failed, it would wait for long.
+            process.kill()
 
 
 @pytest.mark.parametrize(

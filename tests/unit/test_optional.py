@@ -10,7 +10,10 @@ from virtballoon.cli.stats import command as stats
 
 
 def parsed(command: click.Command, line: str) -> dict[str, object]:
-    return command.make_context(command.name, line.split()).params
+    # As the group gives it; click keeps the option for help that is asked for first.
+    help_options = ["-h", "--help"]
+    context = command.make_context(command.name, line.split(), help_option_names=help_options)
+    return context.params
 
 
 @pytest.mark.parametrize(
