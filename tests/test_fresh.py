@@ -66,29 +66,24 @@ def test_a_guest_that_would_not_answer_is_asked(
     kinds: dict[str, Guest], name: str, via: Source
 ) -> None:
     guest = kinds[name]
-    # As if the same second could not be that of the last answer.
-    wait_until(lambda: in_the_past(guest, 1), 30, "a second to pass")
-    before = last_update(guest)
-    row = fresh(kinds, name, max_age=0, via=via)[name]
-    assert refresh(row).fresh is True
-    assert (refresh(row).asked, refresh(row).restored) == (True, True)
-    assert last_update(guest) > before
+    # The second time, the first answer may be of the same second as the last one.
+    for _ in range(2):
+        before = last_update(guest)
+        row = fresh(kinds, name, max_age=0, via=via)[name]
+        assert refresh(row).fresh is True
+        assert (refresh(row).asked, refresh(row).restored) == (True, True)
+        assert last_update(guest) > before
     assert row.last_update == last_update(guest)
     assert row.interval.in_force == (guest.spec.period or 0)
     assert row.verdict is (Verdict.FRESH if guest.spec.period else Verdict.POLLING_OFF)
     assert is_as_it_was(guest)
 
 
-def in_the_past(guest: Guest, seconds: int) -> bool:
-    (row,) = read_fresh(guest.hypervisor.uri, [guest.name], max_age=1e9).domains
-    assert row.refresh == Refresh(fresh=True)
-    return (row.age_seconds or 0) > seconds
-
-
 def test_only_who_needs_it_is_touched(kinds: dict[str, Guest]) -> None:
     # One that has no figures at all has to be asked in any case.
     names = [name for name in kinds if name != "old-mute"]
     result = run(kinds["old-off"].hypervisor, "stats", "-v", *names, "--fresh", "1e6")
+    assert "no domain matches" not in result.stderr
     assert "setMemoryStatsPeriod" not in result.stderr
     assert "fresh enough" in result.stdout
     # One that is polled answers by itself.

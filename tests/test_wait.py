@@ -76,6 +76,14 @@ def test_who_is_not_waited_for_and_why(mixed: Guest) -> None:
     assert waited["will-not"]["seconds"] >= 3
     (line,) = result.stderr.splitlines()
     assert "'will-not'" in line
+    # Hosts are waited for at the same time; one without real guests has none that answers.
+    hosts = ("-c", mixed.hypervisor.uri, "-c", "test:///default")
+    words = ("set-interval", "1", "willing", "test", "--wait", "3", "--format", "jsonl")
+    result = run(mixed.hypervisor, *hosts, *words)
+    answered = {
+        r["name"]: r["waited"]["answered"] for r in map(json.loads, result.stdout.splitlines())
+    }
+    assert (result.returncode, answered) == (3, {"willing": True, "test": False})
     # Of none that was waited for is there an answer.
     result = run(mixed.hypervisor, "set-interval", "--wait", "1", "1", "will-not", "will-later")
     assert result.returncode == 1

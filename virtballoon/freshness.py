@@ -7,10 +7,11 @@ interval is put back, whatever happens in between; see :mod:`virtballoon.process
 
 from __future__ import annotations
 
+import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,10 @@ from virtballoon.waiting import Awaited, Note, answers, selected, swept
 #: What an interval of 0 becomes for a while. Short, so that whoever sees it meanwhile, another run
 #: of the same kind, say, has only to wait.
 _LENT: Final = 1
+
+#: An answer in the same second as the one before cannot be told from it, and a guest that is polled
+#: seldom gives no other soon; so it is asked once more, in another second.
+_AGAIN_SECONDS: Final = 1.2
 
 #: Of these there are no figures, and of the next no newer ones.
 _NONE: Final = frozenset({Verdict.SHUTOFF, Verdict.NO_DEVICE})
@@ -108,6 +113,7 @@ def read_visited_fresh(
             loans.open([row for row in old if _has_to_be_asked(row, timeout)], abandoned)
             try:
                 loans.ask(now + timeout)
+                again_at = now + _AGAIN_SECONDS
                 awaited = [
                     Awaited(
                         domain=visit.domains[row.uuid],
@@ -124,6 +130,9 @@ def read_visited_fresh(
                     heard.update((answer.uuid, answer) for answer in found)
                     answered = [answer.uuid for answer in found if answer.waited.answered]
                     loans.give_back(answered, process.SETTLE_SECONDS)
+                    if time.monotonic() >= again_at:
+                        again_at = math.inf
+                        loans.ask_again(heard, now + timeout)
             finally:
                 loans.settle(process.SETTLE_SECONDS)
         reports = [_report(row, heard.get(row.uuid), loans, max_age) for row in rows.values()]
@@ -309,9 +318,17 @@ class _Loans:
 
     def ask(self, deadline: float) -> None:
         """Have all of them asked."""
-        domains = self._visit.domains
-        errands = {uuid: partial(loan.ask, domains[uuid]) for uuid, loan in self._loans.items()}
-        looks = {uuid: partial(hold_of, domains[uuid]) for uuid in self._loans}
+        self._ask(list(self._loans), deadline)
+
+    def ask_again(self, heard: Container[str], deadline: float) -> None:
+        """Ask those once more that have not been heard of and are not asked again by QEMU."""
+        asked = {uuid for uuid, loan in self._loans.items() if loan.was_asked and loan.before}
+        self._ask([uuid for uuid in asked if uuid not in heard], deadline)
+
+    def _ask(self, uuids: Iterable[str], deadline: float) -> None:
+        domains = {u: self._visit.domains[u] for u in uuids if u in self._visit.domains}
+        errands = {uuid: partial(self._loans[uuid].ask, domain) for uuid, domain in domains.items()}
+        looks = {uuid: partial(hold_of, domain) for uuid, domain in domains.items()}
         for uuid, error in self._run(errands, looks, deadline):
             self._loans[uuid].asking_error = error
 

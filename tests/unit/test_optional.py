@@ -64,6 +64,7 @@ def test_no_time_to_wait(value: str) -> None:
         ("web1 --fresh", "auto", ["web1"]),
         ("--fresh 30 web1", 30.0, ["web1"]),
         ("web1 --fresh 0", 0.0, ["web1"]),
+        ("web1 --fresh 1e6", 1e6, ["web1"]),
         ("--fresh=2.5 web1", 2.5, ["web1"]),
         # A number that is needed as a domain is a domain.
         ("--fresh 30", "auto", ["30"]),

@@ -12,7 +12,7 @@ import click
 #: What stands for a value that was left out; it may be written, too.
 AUTO: Final = "auto"
 
-_NUMBER: Final = re.compile(r"[+-]?[0-9]*\.?[0-9]+", re.ASCII)
+_NUMBER: Final = re.compile(r"[+-]?[0-9]*\.?[0-9]+(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 def seconds_or_auto(
