@@ -15,7 +15,16 @@ from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.test_command import COMMAND, run
 from tests.test_setting import in_qemu, in_xml
-from virtballoon import DomainReport, ReadOnly, Refresh, Source, Unheard, Verdict, read_fresh
+from virtballoon import (
+    DomainReport,
+    ReadOnly,
+    Refresh,
+    Source,
+    Unheard,
+    Verdict,
+    read_fresh,
+    read_hosts,
+)
 
 #: An interval of which nothing comes by itself while a test runs.
 HOUR = 3600
@@ -163,6 +172,19 @@ def test_all_is_put_back_when_interrupted(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (status, f"virtballoon: {word}\n")
+    assert is_as_it_was(guest)
+
+
+def test_all_is_put_back_when_a_library_caller_is_interrupted(kinds: dict[str, Guest]) -> None:
+    guest = kinds["old-mute"]
+
+    def stop(_other: object) -> None:
+        wait_until(lambda: in_xml(guest) == 1, 60, "the guest to be asked")
+        raise KeyboardInterrupt
+
+    targets = ["test:///default", guest.hypervisor.uri]
+    with pytest.raises(KeyboardInterrupt):
+        read_hosts(targets, ["old-mute"], max_age=0, timeout=600, each=stop)
     assert is_as_it_was(guest)
 
 

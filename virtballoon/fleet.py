@@ -57,9 +57,10 @@ def read_hosts(
         visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
         return _visit_all(visits, jobs, each)
     words = None if domains is None else tuple(domains)
+    debts: set[process.Debt] = set()
     abandoned = threading.Event()
     options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout}
-    options |= {"max_age": max_age, "note": note, "abandoned": abandoned}
+    options |= {"max_age": max_age, "note": note, "debts": debts, "abandoned": abandoned}
     try:
         visits = [partial(_read_fresh, target, words, **options) for target in targets]
         return _visit_all(visits, jobs, each)
@@ -68,7 +69,7 @@ def read_hosts(
         abandoned.set()
         from virtballoon.log import log_pleas
 
-        log_pleas(process.settle(list(process.owed), process.SETTLE_SECONDS))
+        log_pleas(process.settle(list(debts), process.SETTLE_SECONDS))
         raise
 
 

@@ -95,10 +95,12 @@ def read_visited_fresh(
     via: Source,
     timeout: float,
     note: Note | None = None,
+    debts: set[process.Debt] | None = None,
     abandoned: threading.Event | None = None,
 ) -> HostReport:
     """Read a host's domains as :func:`read_fresh` does, on a visit that has been begun.
 
+    :param debts: where what is owed to this host is kept, beside :data:`process.owed`
     :param abandoned: set when nobody wants to know any more, so that no guest is asked
     """
     rows: dict[str, DomainReport] = {}
@@ -110,7 +112,11 @@ def read_visited_fresh(
                 rows[row.uuid] = row
             old = [row for row in rows.values() if _may_be_newer(row, max_age)]
             now = time.monotonic()
-            loans.open([row for row in old if _has_to_be_asked(row, timeout)], abandoned)
+            loans.open([row for row in old if _has_to_be_asked(row, timeout)])
+            if debts is not None:
+                debts.add(loans)
+            if process.ending.locked() or (abandoned is not None and abandoned.is_set()):
+                loans.settle(0)
             try:
                 loans.ask(now + timeout)
                 again_at = now + _AGAIN_SECONDS
@@ -250,13 +256,13 @@ class _Loan:
             self.was_changed = self.is_owed = True
             try:
                 self._set(domain, self._lent)
-                if self.before:
-                    self._set(domain, self.before)
-                    self.is_owed = False
             except (AccessDenied, DomainNotFound, NotRunning, NotSupported, ReadOnly):
                 # Whoever was refused, or has found nobody, has changed nothing.
                 self.was_changed = self.is_owed = False
                 raise
+            if self.before:
+                self._set(domain, self.before)
+                self.is_owed = False
             self.was_asked = True
             return True
 
@@ -297,13 +303,11 @@ class _Loans:
         self._via = via
         self._loans: dict[str, _Loan] = {}
 
-    def open(self, rows: Iterable[DomainReport], abandoned: threading.Event | None) -> None:
+    def open(self, rows: Iterable[DomainReport]) -> None:
         """Take these guests on. From here on, the end of the process puts their intervals back."""
         self._loans = {row.uuid: _Loan(row, self._via) for row in rows}
         if self._loans:
             process.owed.add(self)
-            if process.ending.locked() or (abandoned is not None and abandoned.is_set()):
-                self.settle(0)
 
     def close(self) -> None:
         """Leave what could not be put back as it is."""

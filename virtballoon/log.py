@@ -22,7 +22,6 @@ from virtballoon.report import (
     HostResult,
     IntervalChange,
     Outcome,
-    Waited,
 )
 from virtballoon.verdict import Verdict
 
@@ -60,10 +59,8 @@ def log_host(host: H, *, domains: int | None = None) -> H:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
-        if isinstance(row, DomainReport) and row.refresh and row.refresh.error:
-            _warn(host, row.refresh.error, domain=row.name, uuid=row.uuid)
-        if isinstance(row, IntervalChange) and row.waited and row.waited.answered is False:
-            _warn(host, _silence(host, row, row.waited), domain=row.name, uuid=row.uuid)
+        if silence := _silence(host, row):
+            _warn(host, silence, domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
     _log.info(
         "%s: %s, %s, %.2f s",
@@ -93,9 +90,20 @@ def _has_failed(row: DomainReport | IntervalChange) -> bool:
     return row.outcome is Outcome.FAILED
 
 
-def _silence(host: HostResult, change: IntervalChange, waited: Waited) -> VirtballoonError:
-    text = f"it has not answered since its interval was set: {waited.reason}"
-    return VirtballoonError(text, host=host.uri, domain=change.name)
+def _silence(host: HostResult, row: DomainReport | IntervalChange) -> VirtballoonError | None:
+    """What a guest has not given that was waited for, or is owed to it; None where all is well or
+    has been said."""
+    if isinstance(row, IntervalChange):
+        if row.waited is None or row.waited.answered is not False:
+            return None
+        text = f"it has not answered since its interval was set: {row.waited.reason}"
+    elif row.refresh is None or row.refresh.is_well:
+        return None
+    elif row.refresh.error is not None or _has_failed(row):
+        return row.refresh.error
+    else:
+        text = f"its figures are older than was wanted: {row.refresh.reason}"
+    return VirtballoonError(text, host=host.uri, domain=row.name)
 
 
 def _warn(host: HostResult, error: VirtballoonError, **fields: str | None) -> None:

@@ -11,6 +11,7 @@ from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, r
 from virtballoon import freshness
 from virtballoon.cli import quiet
 from virtballoon.errors import ReadOnly
+from virtballoon.log import log_host
 from virtballoon.memory import Figures, MemoryStats
 from virtballoon.render import columns, documents, text
 from virtballoon.report import DomainReport, Interval, Refresh, Unheard
@@ -92,3 +93,12 @@ def test_documents_with_refresh() -> None:
     # Quiet about all but what is not as new as wanted, or was not put back.
     (shown,) = quiet.exceptions([replace(READ, domains=rows)])
     assert [one.refresh for one in shown.domains] == [REFRESHES[2], REFRESHES[3]]
+
+
+def test_what_is_not_well_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    rows = tuple(replace(row(0), refresh=refresh) for refresh in REFRESHES)
+    log_host(replace(READ, domains=rows))
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 2
+    assert warnings[0].endswith("its figures are older than was wanted: no-answer")
+    assert warnings[1].endswith(": no")
