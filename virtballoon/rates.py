@@ -15,21 +15,14 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from virtballoon.memory import STATISTICS, MemoryStats, figure
+from virtballoon.statistics import STATISTIC_BY_NAME, Kind
 
 #: The statistics that only ever grow while a guest runs, save ``oom_kills``, which are too few to
 #: have a rate.
-COUNTERS: Final = (
-    "swap_in",
-    "swap_out",
-    "major_faults",
-    "minor_faults",
-    "htlb_pgalloc",
-    "htlb_pgfail",
-    "alloc_stalls",
-    "async_scans",
-    "direct_scans",
-    "async_reclaims",
-    "direct_reclaims",
+COUNTERS: Final = tuple(
+    name
+    for name, statistic in STATISTIC_BY_NAME.items()
+    if statistic.kind is Kind.COUNTER and name != "oom_kills"
 )
 
 #: How far the time between two updates can be off, either way.

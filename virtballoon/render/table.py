@@ -12,7 +12,7 @@ from rich.text import Text
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.rates import Rates
 from virtballoon.render import text
-from virtballoon.render.columns import COUNTS, Column, column
+from virtballoon.render.columns import Column, column
 from virtballoon.report import (
     DomainReport,
     HostChanges,
@@ -24,6 +24,7 @@ from virtballoon.report import (
     Waited,
 )
 from virtballoon.source import Source
+from virtballoon.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.verdict import Verdict
 
 _STYLES: Final = {
@@ -106,7 +107,7 @@ def _rates(rates: Rates | None, *, exact: bool) -> dict[str, str]:
     cells = {f"stats.{n}": text.ABSENT for n, rate in rates.per_second.items() if rate is None}
     for name, rate in rates.per_second.items():
         if rate is not None:
-            sized = name not in COUNTS and not exact
+            sized = STATISTIC_BY_NAME[name].unit is Unit.BYTES and not exact
             amount = text.size(round(rate)) if sized else f"{rate:.1f}"
             cells[f"stats.{name}"] = f"{amount}/s"
     if rates.oom_kills is not None:
