@@ -163,15 +163,17 @@ def alone() -> Iterator[Hypervisor]:
 def test_a_guest_that_begins_to_hang_is_waited_for_no_longer(alone: Hypervisor) -> None:
     guests = alone.boot([GuestSpec("hangs", driver=False), GuestSpec("works", driver=False)])
     pending = {"hangs"}
+    loading = Thread(target=guests["works"].load_driver)
 
     def hang(_uri: str, names: Sequence[str]) -> None:
         if names and pending:
             guests[pending.pop()].stop_process()
-        elif names == ["works"]:
+        elif names == ["works"] and loading.ident is None:
             # Only now, long after the other one is known to hang.
-            Thread(target=guests["works"].load_driver).start()
+            loading.start()
 
     host = set_intervals(alone.uri, 1, None, wait=LONG, timeout=3, note=hang)
+    loading.join()
     waited = {change.name: change.waited for change in host.changes}
     assert waited["hangs"] is not None
     assert (waited["hangs"].answered, waited["hangs"].reason) == (False, Unheard.BUSY)
