@@ -278,8 +278,10 @@ def test_verbose_shows_what_is_asked_of_libvirt(fresh: Hypervisor) -> None:
     assert "qemuMonitorCommand" in run(fresh, "list", "-v", "classic", "--via=qom").stderr
 
 
-def on_a_terminal(hypervisor: Hypervisor, columns: int, *words: str, **environment: str) -> str:
-    """What the command writes to a terminal of this width."""
+def on_a_terminal(
+    hypervisor: Hypervisor, columns: int, *words: str, stderr: bool = False, **environment: str
+) -> str:
+    """What the command writes to a terminal of this width, on stderr, too, if wanted."""
     leader, follower = pty.openpty()
     import fcntl
     import struct
@@ -292,7 +294,7 @@ def on_a_terminal(hypervisor: Hypervisor, columns: int, *words: str, **environme
         env={**inherited, "LIBVIRT_DEFAULT_URI": hypervisor.uri, "TERM": "xterm", **environment},
         stdin=follower,
         stdout=follower,
-        stderr=subprocess.DEVNULL,
+        stderr=follower if stderr else subprocess.DEVNULL,
     ) as process:
         os.close(follower)
         output = b""

@@ -53,11 +53,14 @@ if TYPE_CHECKING:
         iter_hosts,
         probe_hosts,
         read_hosts,
+        read_rates,
         set_intervals_on_hosts,
     )
+    from virtballoon.freshness import read_fresh
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.note import Note
     from virtballoon.qmp import Monitor, QomChild
+    from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
     from virtballoon.reading import (
         QomPath,
         find_qom_path,
@@ -68,18 +71,24 @@ if TYPE_CHECKING:
     )
     from virtballoon.report import (
         DomainReport,
+        DomainWait,
         HostChanges,
         HostProbe,
         HostReport,
         HostStatus,
+        HostWait,
         Interval,
         IntervalChange,
         Outcome,
+        Refresh,
+        Unheard,
+        Waited,
     )
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
     from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
     from virtballoon.verdict import State, Verdict, judge
+    from virtballoon.waiting import patience, wait_for_update
 
 __version__ = "0.1.0"
 
@@ -117,30 +126,40 @@ _HOMES = {
         "iter_hosts",
         "probe_hosts",
         "read_hosts",
+        "read_rates",
         "set_intervals_on_hosts",
     ),
+    "freshness": ("read_fresh",),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "note": ("Note",),
     "qmp": ("Monitor", "QomChild"),
+    "rates": ("COUNTERS", "NoRate", "Rates", "Sample"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
+        "DomainWait",
         "HostChanges",
         "HostProbe",
         "HostReport",
         "HostStatus",
+        "HostWait",
         "Interval",
         "IntervalChange",
         "Outcome",
+        "Refresh",
+        "Unheard",
+        "Waited",
     ),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
     "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
     "verdict": ("State", "Verdict", "judge"),
+    "waiting": ("patience", "wait_for_update"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "COUNTERS",
     "STATISTICS",
     "STATISTIC_BY_NAME",
     "AccessDenied",
@@ -162,6 +181,7 @@ __all__ = [
     "DomainNotFound",
     "DomainReport",
     "DomainStatistics",
+    "DomainWait",
     "DomainXMLError",
     "Figures",
     "HostChanges",
@@ -171,6 +191,7 @@ __all__ = [
     "HostReport",
     "HostStatus",
     "HostUnreachable",
+    "HostWait",
     "Interval",
     "IntervalChange",
     "InvalidInterval",
@@ -181,23 +202,29 @@ __all__ = [
     "MonitorError",
     "NoBalloon",
     "NoDaemon",
+    "NoRate",
     "NotRunning",
     "NotSupported",
     "Note",
     "Outcome",
     "QomChild",
     "QomPath",
+    "Rates",
     "ReadOnly",
+    "Refresh",
+    "Sample",
     "Source",
     "State",
     "Statistic",
     "Target",
     "TransientDomain",
+    "Unheard",
     "Unit",
     "Usage",
     "UsedFormula",
     "Verdict",
     "VirtballoonError",
+    "Waited",
     "__version__",
     "check_interval",
     "find_qom_path",
@@ -206,14 +233,18 @@ __all__ = [
     "iter_hosts",
     "judge",
     "load_configuration",
+    "patience",
     "probe_hosts",
     "qom_path",
     "read_domain",
+    "read_fresh",
     "read_host",
     "read_hosts",
+    "read_rates",
     "set_interval",
     "set_intervals",
     "set_intervals_on_hosts",
+    "wait_for_update",
 ]
 
 

@@ -90,7 +90,8 @@ class Calls(Generic[K]):
         deadline = now + seconds
         pause = _NUDGE_SECONDS
         nudge_at = math.inf
-        if self._nudge is not None and len(self.in_flight) > 1:
+        # Even for a single one: what others left behind on the connection may be stuck.
+        if self._nudge is not None and self.in_flight:
             nudge_at = max(now + pause, min(self.in_flight.values()) + _LATE_SECONDS)
         while True:
             nap = min(deadline - now, nudge_at - now, _LONGEST_NAP_SECONDS)

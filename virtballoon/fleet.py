@@ -6,12 +6,14 @@ What is done on a host is imported while it is being connected to.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from virtballoon import process
 from virtballoon.calls import Calls
 from virtballoon.connection import Target
 from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
@@ -21,6 +23,7 @@ from virtballoon.source import Source
 if TYPE_CHECKING:
     from virtballoon.reading import QomPath
     from virtballoon.report import HostChanges, HostProbe, HostReport
+    from virtballoon.waiting import Note
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
 DEFAULT_JOBS: Final = 32
@@ -36,16 +39,87 @@ def read_hosts(
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
+    max_age: float | None = None,
     each: Callable[[HostReport], object] | None = None,
+    note: Note | None = None,
 ) -> tuple[HostReport, ...]:
     """Read several hosts as :func:`read_host` does, many at a time.
 
     :param jobs: how many hosts are visited at a time
+    :param max_age: the greatest age of figures, in seconds; where they are older, guests are asked
+        as :func:`read_fresh` does. None for not asking.
     :param each: called in this thread with each report as soon as it is there
+    :param note: called in other threads with a host's URI and the names of its domains that are
+        awaited
     :return: a report for each target, in their order
     """
-    visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
-    return _visit_all(visits, jobs, each)
+    if max_age is None:
+        visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
+        return _visit_all(visits, jobs, each)
+    words = None if domains is None else tuple(domains)
+    debts: set[process.Debt] = set()
+    abandoned = threading.Event()
+    options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout}
+    options |= {"max_age": max_age, "note": note, "debts": debts, "abandoned": abandoned}
+    try:
+        visits = [partial(_read_fresh, target, words, **options) for target in targets]
+        return _visit_all(visits, jobs, each)
+    except BaseException:
+        # The visits are in threads that end with the process, which may be about to.
+        abandoned.set()
+        from virtballoon.log import log_pleas
+
+        log_pleas(process.settle(list(debts), process.SETTLE_SECONDS))
+        raise
+
+
+def _read_fresh(
+    target: Target,
+    words: Sequence[str] | None,
+    *,
+    via: Source,
+    timeout: float,
+    **options: Any,
+) -> HostReport:
+    visit = Visit(target, words, via=via, readonly=False, timeout=timeout)
+    from virtballoon.freshness import read_visited_fresh
+
+    return read_visited_fresh(visit, via=via, timeout=timeout, **options)
+
+
+def read_rates(
+    targets: Sequence[Target],
+    domains: Iterable[str] | None = None,
+    *,
+    seconds: float,
+    inactive: bool = False,
+    via: Source = Source.LIBVIRT,
+    timeout: float = DEFAULT_TIMEOUT,
+    jobs: int = DEFAULT_JOBS,
+    max_age: float | None = None,
+    each: Callable[[HostReport], object] | None = None,
+    note: Note | None = None,
+) -> tuple[HostReport, ...]:
+    """Read several hosts twice as :func:`read_hosts` does, so that each domain's report has what
+    the guest did in between.
+
+    :param seconds: from the beginning of the first reading to that of the second, which waits for
+        the end of the first. Guests that are polled less often have no rates.
+    :param max_age: as for :func:`read_hosts`, and for the second reading less than ``seconds``, so
+        that it is of other figures
+    :param each: called in this thread with each report of the second reading
+    :return: the second reading of each target, in their order
+    """
+    words = None if domains is None else tuple(domains)
+    options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout, "jobs": jobs}
+    began = time.monotonic()
+    earlier = read_hosts(targets, words, **options, max_age=max_age, note=note)
+    time.sleep(max(0.0, began + seconds - time.monotonic()))
+    if max_age is not None:
+        # Of the two moments that lie between, each may seem up to a second older than it is.
+        max_age = min(max_age, max(0.0, seconds - 1))
+    later = read_hosts(targets, words, **options, max_age=max_age, each=each, note=note)
+    return tuple(host.since(before) for before, host in zip(earlier, later, strict=True))
 
 
 def iter_hosts(
@@ -166,9 +240,11 @@ def set_intervals_on_hosts(
     where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
+    wait: float | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     each: Callable[[HostChanges], object] | None = None,
+    note: Note | None = None,
 ) -> tuple[HostChanges, ...]:
     """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
 
@@ -179,6 +255,8 @@ def set_intervals_on_hosts(
 
     :param jobs: how many hosts are visited at a time
     :param each: called in this thread with the changes of each host as soon as they are made
+    :param note: called in other threads with a host's URI and the names of its domains that are
+        still awaited
     :return: the changes of each target, in their order
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
@@ -199,7 +277,9 @@ def set_intervals_on_hosts(
             where_off=where_off,
             via=via,
             dry_run=dry_run,
+            wait=wait,
             timeout=timeout - spent,
+            note=note,
         )
         host = replace(host, elapsed_seconds=host.elapsed_seconds + spent)
         if spent and host.unmatched and host.error is None:

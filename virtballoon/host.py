@@ -67,6 +67,7 @@ class Visit:
     :ivar uri: the host's URI, as the caller gave it, else as libvirt tells it
     :ivar hostname: the host's own name; None if it was not reached
     :ivar link: the way there, once it was reached
+    :ivar domains: every domain of the host, by UUID, on the connection as it is now
     :ivar selection: the domains that the caller means
     :ivar deadline: when to leave, by ``time.monotonic()``
     :ivar error: why the visit ended early
@@ -96,6 +97,7 @@ class Visit:
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
         self.link: Link | None = None
+        self.domains: dict[str, Domain] = {}
         self.selection: Selection[Domain] = Selection((), ())
         self.error: VirtballoonError | None = None
         self._arriving = Begun(self._arrive)
@@ -193,6 +195,7 @@ class Visit:
 
     def _look_around(self, arriving: Begun[tuple[list[Domain], str, Link]]) -> list[Domain]:
         domains, self.hostname, self.link = self._await(arriving)
+        self.domains = {domain.uuid: domain for domain in domains}
         return domains
 
     def _arrive(self) -> tuple[list[Domain], str, Link]:

@@ -11,6 +11,7 @@ else's text: sanitise them before showing them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from virtballoon.errors import VirtballoonError
@@ -58,6 +59,8 @@ def log_host(host: H, *, domains: int | None = None) -> H:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
+        if silence := _silence(host, row):
+            _warn(host, silence, domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
     _log.info(
         "%s: %s, %s, %.2f s",
@@ -75,10 +78,32 @@ def log_host(host: H, *, domains: int | None = None) -> H:
     return host
 
 
+def log_pleas(pleas: Iterable[str]) -> None:
+    """Log what was changed for a while and could not be put back, where nothing else tells."""
+    for plea in pleas:
+        _log.warning("%s", plea, extra=_fields())
+
+
 def _has_failed(row: DomainReport | IntervalChange) -> bool:
     if isinstance(row, DomainReport):
         return row.verdict in {Verdict.BUSY, Verdict.FAILED}
     return row.outcome is Outcome.FAILED
+
+
+def _silence(host: HostResult, row: DomainReport | IntervalChange) -> VirtballoonError | None:
+    """What a guest has not given that was waited for, or is owed to it; None where all is well or
+    has been said."""
+    if isinstance(row, IntervalChange):
+        if row.waited is None or row.waited.answered is not False:
+            return None
+        text = f"it has not answered since its interval was set: {row.waited.reason}"
+    elif row.refresh is None or row.refresh.is_well:
+        return None
+    elif row.refresh.error is not None or _has_failed(row):
+        return row.refresh.error
+    else:
+        text = f"its figures are older than was wanted: {row.refresh.reason}"
+    return VirtballoonError(text, host=host.uri, domain=row.name)
 
 
 def _warn(host: HostResult, error: VirtballoonError, **fields: str | None) -> None:

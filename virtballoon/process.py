@@ -6,14 +6,26 @@ module written in C.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Final
+    from typing import Final, Protocol
+
+    class Debt(Protocol):
+        """Something that was changed for a while and is to be put back."""
+
+        def settle(self, seconds: float) -> None:
+            """Put it back, in this time. May be called in any thread, and more than once."""
+
+        def pleas(self) -> list[str]:
+            """What is not put back: a line each, with what to do about it."""
+
 
 _INTERRUPTED: Final = 130
 
@@ -25,6 +37,16 @@ _SIGNALS: Final = {
 
 #: Files that must not outlast the process: named before they are made, taken out afterwards.
 unfinished: Final[set[str]] = set()
+
+#: What must not stay as it is when the process ends. Whoever adds to it looks at ``ending``
+#: afterwards, and owes nothing new if that is set.
+owed: Final[set[Debt]] = set()
+
+#: Whether the process is about to end.
+ending: Final = _thread.allocate_lock()
+
+#: So long the process lives on to settle what is owed, unless it is told to end once more.
+SETTLE_SECONDS: Final = 5.0
 
 #: Terminals, by file descriptor, whose last line must not outlast it either.
 unfinished_lines: Final[set[int]] = set()
@@ -38,6 +60,37 @@ def end_on_signals() -> None:
             signal.signal(number, _end)
 
 
+def settle(debts: list[Debt], seconds: float) -> list[str]:
+    """Settle all these at the same time, and tell what could not be.
+
+    A signal may have interrupted anything, a thread being started with :mod:`threading`, say; so
+    nothing is used here that takes a lock.
+    """
+    deadline = time.monotonic() + seconds
+    running = [_thread.allocate_lock() for _ in debts]
+    for lock, debt in zip(running, debts, strict=True):
+        lock.acquire()
+        _thread.start_new_thread(_settle, (debt, seconds, lock))
+    for lock in running:
+        lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+    return [plea for debt in debts for plea in debt.pleas()]
+
+
+def _settle(debt: Debt, seconds: float, running: _thread.LockType) -> None:
+    # What goes wrong is told by what is still owed.
+    with contextlib.suppress(Exception):
+        debt.settle(seconds)
+    running.release()
+
+
+def settle_at_the_end() -> list[str]:
+    """Settle all that is owed before the process ends, and tell what could not be; the second time,
+    only tell."""
+    if ending.acquire(blocking=False):
+        return settle(list(owed), SETTLE_SECONDS)
+    return [plea for debt in list(owed) for plea in debt.pleas()]
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     for path in unfinished:
         with contextlib.suppress(OSError):
@@ -49,6 +102,11 @@ def _end(number: int, _frame: FrameType | None) -> None:
         # A terminal has just shown "^C".
         below = os.isatty(2) and not unfinished_lines
         os.write(2, (f"\n{line}" if below else line).encode())
+    # Nobody is to draw on them any more.
+    unfinished_lines.clear()
+    for plea in settle_at_the_end():
+        with contextlib.suppress(OSError):
+            os.write(2, f"virtballoon: {plea}\n".encode(errors="backslashreplace"))
     if number == signal.SIGINT:
         os._exit(_INTERRUPTED)
     signal.signal(number, signal.SIG_DFL)

@@ -10,19 +10,17 @@ from virtballoon.calls import call_within
 from virtballoon.connection import AnyDomain, Domain, Target
 from virtballoon.errors import (
     AmbiguousDomain,
-    ConnectionLost,
     DomainNotFound,
     NoBalloon,
     NotRunning,
     NotSupported,
-    VirtballoonError,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.report import DomainReport, HostReport
 from virtballoon.source import Source
 from virtballoon.sweep import Sweep, locate, read_configs
-from virtballoon.verdict import Verdict
+from virtballoon.waiting import selected, swept
 
 
 def read_host(
@@ -54,15 +52,20 @@ def read_visited(visit: Visit, *, inactive: bool, via: Source) -> HostReport:
     """Read a host's domains as :func:`read_host` does, on a visit that has been begun."""
     rows: list[DomainReport] = []
     with visit:
-        rows.extend(_sweep(visit, inactive=inactive, via=via))
-    unread = {Verdict.BUSY, Verdict.FAILED}
+        rows.extend(swept(visit, selected(visit, inactive=inactive), via=via))
+    return host_report(visit, rows)
+
+
+def host_report(visit: Visit, rows: Iterable[DomainReport]) -> HostReport:
+    """What a visit came to whose domains have been read, logged."""
+    rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     report = HostReport(
         uri=visit.uri,
         hostname=visit.hostname,
-        status=visit.status(complete=not any(row.verdict in unread for row in rows)),
+        status=visit.status(complete=all(row.is_complete for row in rows)),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
-        domains=tuple(sorted(rows, key=lambda row: (row.name, row.uuid))),
+        domains=rows,
         unmatched=visit.selection.unmatched,
     )
     return log_host(report)
@@ -87,7 +90,7 @@ def iter_domains(
     with visit:
         for word in visit.selection.unmatched:
             raise DomainNotFound(f"no domain matches {word!r}", host=visit.uri)
-        yield from _sweep(visit, inactive=inactive, via=via)
+        yield from swept(visit, selected(visit, inactive=inactive), via=via)
     if visit.error is not None:
         raise visit.error
 
@@ -194,24 +197,3 @@ def find_qom_path(
             )
     assert visit.error is not None
     raise visit.error
-
-
-def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainReport]:
-    meant = [
-        selected.domain
-        for selected in visit.selection.domains
-        if selected.exact or selected.domain.active or inactive
-    ]
-    while meant:
-        sweep = Sweep(visit.connection, meant, via=via, deadline=visit.deadline, link=visit.link)
-        try:
-            yield from sweep
-            return
-        except ConnectionLost as lost:
-            visit.deadline = sweep.deadline
-            try:
-                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
-            except VirtballoonError:
-                yield from sweep.give_up(lost)
-                raise
-            meant = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]

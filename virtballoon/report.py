@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
 
@@ -10,6 +10,7 @@ from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.memory import Figures, MemoryStats, Usage, notes_on
 from virtballoon.note import Note
+from virtballoon.rates import NoRate, Rates, Sample
 from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict, is_in_future, judge
 
@@ -37,6 +38,47 @@ class Interval:
         return None
 
 
+class Unheard(StrEnum):
+    """Why a guest has not answered."""
+
+    NO_ANSWER = "no-answer"
+    BUSY = "busy"
+    FAILED = "failed"
+    RESTARTED = "restarted"
+    VANISHED = "vanished"
+    POLLING_OFF = "polling-off"
+    SUSPENDED = "suspended"
+    SHUTOFF = "shutoff"
+    NO_DEVICE = "no-device"
+    NOT_SET = "not-set"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """Whether a guest's figures are as new as was wanted, and what was done for that.
+
+    :ivar fresh: whether they are; None where a guest has none, since it does not run or has no
+        balloon
+    :ivar asked: whether the guest was asked, by changing its polling interval for a while
+    :ivar seconds: how long its answer was waited for; None if it was not
+    :ivar reason: why they are not; None if they are
+    :ivar restored: whether its interval is again what it was; None where it was not changed
+    :ivar error: what went wrong with asking or restoring, or None
+    """
+
+    fresh: bool | None
+    asked: bool = False
+    seconds: float | None = None
+    reason: Unheard | None = None
+    restored: bool | None = None
+    error: VirtballoonError | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is missing, and nothing was left changed."""
+        return self.fresh is not False and self.restored is not False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainReport:
     """One domain with its figures, their age and source, and what they are worth.
@@ -56,6 +98,8 @@ class DomainReport:
     :ivar usage: what of the guest's memory is used
     :ivar notes: what cannot be so about the figures and their time
     :ivar error: what went wrong, or None
+    :ivar rates: what the guest did since an earlier reading; None unless that was asked for
+    :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
     """
 
     name: str
@@ -72,11 +116,34 @@ class DomainReport:
     usage: Usage
     notes: tuple[Note, ...] = ()
     error: VirtballoonError | None = None
+    rates: Rates | None = None
+    refresh: Refresh | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it could be read, and its figures are as new as was wanted."""
+        is_fresh = self.refresh is None or self.refresh.is_well
+        return self.verdict not in {Verdict.BUSY, Verdict.FAILED} and is_fresh
 
     @property
     def stats(self) -> MemoryStats:
         """The guest's own figures."""
         return self.figures.stats
+
+    @property
+    def sample(self) -> Sample:
+        """What a later reading can be compared with."""
+        update = self.figures.last_update
+        return Sample(uuid=self.uuid, id=self.id, last_update=update, stats=self.stats)
+
+    def since(self, earlier: Sample | None) -> Self:
+        """The same with what the guest did since an earlier reading.
+
+        :param earlier: that reading of the same domain; None if there was none
+        """
+        if earlier is None:
+            return replace(self, rates=Rates(reason=NoRate.NO_FIGURES))
+        return replace(self, rates=Rates.between(earlier, self.sample))
 
     @classmethod
     def of(
@@ -194,6 +261,11 @@ class HostReport(HostResult):
 
     domains: tuple[DomainReport, ...] = ()
 
+    def since(self, earlier: HostReport) -> Self:
+        """The same with what each guest did since an earlier reading of the same host."""
+        samples = {row.uuid: row.sample for row in earlier.domains}
+        return replace(self, domains=tuple(r.since(samples.get(r.uuid)) for r in self.domains))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostProbe(HostResult):
@@ -218,6 +290,44 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waited:
+    """Whether a guest has given new figures.
+
+    :ivar answered: whether it has; None where there was nothing to wait for
+    :ivar seconds: how long it was waited for; None if it was not
+    :ivar reason: why it has not answered; None if it has
+    """
+
+    answered: bool | None
+    seconds: float | None = None
+    reason: Unheard | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainWait:
+    """One domain that was waited for.
+
+    :ivar waited: whether it has answered, and why not
+    :ivar report: what was read of it last; None if it vanished
+    """
+
+    name: str
+    uuid: str
+    waited: Waited
+    report: DomainReport | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostWait(HostResult):
+    """The domains of one host that were waited for.
+
+    :ivar domains: the domains, sorted by name
+    """
+
+    domains: tuple[DomainWait, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IntervalChange:
     """What setting the interval did, or would do, to one domain.
 
@@ -227,6 +337,7 @@ class IntervalChange:
     :ivar before: the intervals as they were
     :ivar after: the intervals as they are, or would be
     :ivar error: why it failed or was skipped, or None
+    :ivar waited: whether the guest has answered since; None unless that was to be waited for
     """
 
     name: str
@@ -236,6 +347,13 @@ class IntervalChange:
     before: Interval
     after: Interval
     error: VirtballoonError | None = None
+    waited: Waited | None = None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing failed, and the guest has answered where that was waited for."""
+        has_answered = self.waited is None or self.waited.answered is not False
+        return self.outcome is not Outcome.FAILED and has_answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Final
 
 from virtballoon import connection as libvirt_limits
@@ -25,10 +26,11 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
-from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome
+from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Unheard, Waited
 from virtballoon.selection import Selected
 from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
+from virtballoon.waiting import Awaited, Note, answers, read_last_update
 
 _RETRY_SECONDS: Final = 0.2
 #: So many are looked at at a time, which none can hold up.
@@ -50,6 +52,7 @@ class IntervalPlan:
     :ivar live: whether it is set in the running guest
     :ivar config: whether it is written to the persistent configuration
     :ivar before: the intervals as they are
+    :ivar id: libvirt's number of the running domain, or None
     :ivar qom_path: where QEMU has the balloon, if it was found
     :ivar outcome: what is to come of it; skipped and failed ones are left alone
     :ivar error: why it is skipped or has failed already
@@ -62,6 +65,7 @@ class IntervalPlan:
     live: bool
     config: bool
     before: Interval
+    id: int | None = None
     qom_path: str | None = None
     outcome: Outcome = Outcome.UNCHANGED
     error: VirtballoonError | None = None
@@ -117,7 +121,9 @@ def set_intervals(
     where_off: bool = False,
     via: Source = Source.LIBVIRT,
     dry_run: bool = False,
+    wait: float | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    note: Note | None = None,
 ) -> HostChanges:
     """Set the polling interval of a host's domains.
 
@@ -136,11 +142,17 @@ def set_intervals(
     :param via: which way the live interval is set. Through libvirt the XML stays true; QOM
         bypasses it and marks the guest as tainted.
     :param dry_run: only say what would be
-    :param timeout: seconds for everything, from connecting on
+    :param wait: for how many seconds, beyond ``timeout``, to wait until each guest whose live
+        interval was set has answered since; :func:`patience` is a sensible time. None for not at
+        all.
+    :param timeout: seconds for everything but waiting, from connecting on
+    :param note: called, in this thread, with the host's URI and the names of those still awaited
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     check_interval(seconds, via=Source.LIBVIRT if config else via)
     changes: list[IntervalChange] = []
+    awaited: dict[str, Awaited] = {}
+    waited: dict[str, Waited] = {}
     # What would be takes no more than reading, except that QOM always needs to write.
     readonly = dry_run and via is Source.LIBVIRT
     with Visit(target, domains, via=via, readonly=readonly, timeout=timeout) as visit:
@@ -152,19 +164,37 @@ def set_intervals(
                 where_off=where_off,
                 via=via,
                 every=domains is None,
+                awaited=awaited if wait is not None and seconds > 0 else None,
             )
             meant = [s for s in visit.selection.domains if wish.concerns(s.domain)]
             changes.extend(_carry_out(wish, meant, dry_run=dry_run, deadline=visit.deadline))
+            heard = answers(
+                visit, list(awaited.values()), seconds=wait, via=via, timeout=timeout, note=note
+            )
+            waited.update((answer.uuid, answer.waited) for answer in chain.from_iterable(heard))
+    if wait is not None:
+        changes = [replace(c, waited=waited.get(c.uuid) or _not_waited(c)) for c in changes]
     report = HostChanges(
         uri=visit.uri,
         hostname=visit.hostname,
-        status=visit.status(complete=not any(c.outcome is Outcome.FAILED for c in changes)),
+        status=visit.status(complete=all(change.is_well for change in changes)),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
         changes=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
         unmatched=visit.selection.unmatched,
     )
     return log_host(report)
+
+
+def _not_waited(change: IntervalChange) -> Waited:
+    settled = change.outcome in {Outcome.CHANGED, Outcome.UNCHANGED}
+    if settled and change.before.live is None:
+        reason = Unheard.SHUTOFF
+    elif settled and change.after.in_force == 0:
+        reason = Unheard.POLLING_OFF
+    else:
+        reason = Unheard.NOT_SET
+    return Waited(answered=None, reason=reason)
 
 
 def set_interval(
@@ -195,7 +225,10 @@ def set_interval(
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What the caller wants."""
+    """What the caller wants.
+
+    :ivar awaited: filled with the guests that are to answer; None if that is not wanted
+    """
 
     seconds: int
     live: bool
@@ -203,6 +236,7 @@ class _Wish:
     where_off: bool
     via: Source
     every: bool
+    awaited: dict[str, Awaited] | None = None
 
     def concerns(self, domain: Domain) -> bool:
         """Whether a domain that the selection found is meant."""
@@ -217,7 +251,7 @@ class _Wish:
         :raise VirtballoonError: when it cannot be read
         """
         domain = meant.domain
-        if domain.active and (hold := _hold(domain)):
+        if domain.active and (hold := hold_of(domain)):
             return hold
         configs = read_configs(domain)
         running = configs.live is not None
@@ -230,6 +264,7 @@ class _Wish:
             live=self.live if either else running,
             config=self.config if either else not running,
             before=_interval(configs),
+            id=configs.id,
         )
         balloon = configs.live.balloon if configs.live is not None else None
         if plan.live and running and self.via is Source.QOM:
@@ -324,8 +359,8 @@ def _carry_out(
     connections = {selected.domain.connection for selected in by_uuid.values()}
     nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
-    looks = {uuid: partial(_hold, selected.domain) for uuid, selected in by_uuid.items()}
-    for uuid, outcome in _run(errands, looks, deadline, nudge):
+    looks = {uuid: partial(hold_of, selected.domain) for uuid, selected in by_uuid.items()}
+    for uuid, outcome in run_errands(errands, looks, deadline, nudge):
         selected = by_uuid[uuid]
         if isinstance(outcome, IntervalChange):
             error: object = outcome.error
@@ -339,7 +374,7 @@ def _carry_out(
         elif isinstance(outcome, VirtballoonError):
             yield _failed(selected.domain, outcome)
         else:
-            yield _failed(selected.domain, _unanswered(selected.domain, outcome))
+            yield _failed(selected.domain, unanswered_error(selected.domain, outcome))
 
 
 def _errand(
@@ -353,23 +388,35 @@ def _errand(
         return plan
     if dry_run or plan.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
         return plan.change
-    return _apply(plan)
+    return _apply(plan, wish.awaited)
 
 
-def _apply(plan: IntervalPlan) -> IntervalChange | Control:
+def _apply(plan: IntervalPlan, awaited: dict[str, Awaited] | None) -> IntervalChange | Control:
     """Do what is planned for one domain, even where it is so already: sending it again repairs a
     QEMU that differs, and writes a configuration that could not be saved before."""
     domain = plan.domain
     live = plan.live
     try:
         # The configuration, too, is behind the lock of whoever holds the guest.
-        if plan.before.live is not None and (live or plan.config) and (hold := _hold(domain)):
+        if plan.before.live is not None and (live or plan.config) and (hold := hold_of(domain)):
             return hold
+        was_off = plan.before.in_force == 0
+        ask = live and awaited is not None
+        # From 0 the guest is asked at once, so that its answer may be there as soon as the
+        # interval is set. From any other, what comes in between answers the one before.
+        last_update = read_last_update(domain, plan.qom_path) if ask and was_off else None
         if live and plan.qom_path is not None:
             domain.monitor().set_polling_interval(plan.qom_path, plan.seconds)
             live = False
         if live or plan.config:
             domain.set_period(plan.seconds, live=live, config=plan.config)
+        if ask and awaited is not None:
+            since = time.monotonic()
+            if last_update is None:
+                last_update = read_last_update(domain, plan.qom_path)
+            awaited[domain.uuid] = Awaited(
+                domain=domain, id=plan.id, last_update=last_update, since=since
+            )
     except VirtballoonError as error:
         after = _reread(plan)
         return replace(
@@ -382,7 +429,7 @@ def _apply(plan: IntervalPlan) -> IntervalChange | Control:
     return plan.change
 
 
-def _hold(domain: Domain) -> Control | None:
+def hold_of(domain: Domain) -> Control | None:
     """How the domain is held, if it is, and if its driver tells."""
     try:
         control = domain.control()
@@ -405,7 +452,7 @@ def _reread(plan: IntervalPlan) -> Interval:
     return after
 
 
-def _run(
+def run_errands(
     errands: Mapping[str, Callable[[], object]],
     looks: Mapping[str, Callable[[], object]],
     deadline: float,
@@ -468,7 +515,7 @@ def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
     )
 
 
-def _unanswered(domain: Domain, why: object) -> Busy:
+def unanswered_error(domain: Domain, why: object) -> Busy:
     host = domain.connection.uri
     if why is _BARRED:
         message = "not asked, since too many other guests of this host hang"

@@ -69,3 +69,51 @@ def test_what_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
     result = run(tmp_path, "click", str(int(number)), "--version", ignored=number)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+OWING = """
+import sys, threading, time
+from virtballoon import process
+from virtballoon.__main__ import main
+
+class Debt:
+    def __init__(self, name, can_be_settled):
+        self.name, self.can_be_settled, self.is_owed = name, can_be_settled, True
+    def settle(self, seconds):
+        if not self.can_be_settled:
+            threading.Event().wait()
+        self.is_owed = False
+        print("settled", self.name, flush=True)
+    def pleas(self):
+        return [f"{self.name} is owed"] if self.is_owed else []
+
+process.SETTLE_SECONDS = 0.2
+process.owed |= {Debt("one", True), Debt("other", sys.argv.pop(1) == "all")}
+main()
+"""
+
+
+@pytest.mark.parametrize("settled", ["all", "one"])
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [(["--version"], 0, []), (["stats"], 2, ["virtballoon: Missing"])],
+)
+def test_what_is_owed_is_settled_before_the_end(
+    tmp_path: Path, settled: str, words: list[str], status: int, said: list[str]
+) -> None:
+    """By a debt of the test's own, since nothing real can be made to hang so."""
+    result = subprocess.run(
+        [sys.executable, "-c", OWING, settled, *words],
+        env=clean_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == status
+    assert "settled one" in result.stdout
+    assert ("settled other" in result.stdout) == (settled == "all")
+    complaints = result.stderr.splitlines()
+    owed = [] if settled == "all" else ["virtballoon: other is owed"]
+    assert complaints[len(said) :] == owed
+    assert [line[: len(word)] for line, word in zip(complaints, said, strict=False)] == said

@@ -12,6 +12,7 @@ import click
 from virtballoon import __version__
 from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
 from virtballoon.errors import ConfigurationError, VirtballoonError
+from virtballoon.process import settle_at_the_end
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
@@ -75,7 +76,10 @@ def main() -> NoReturn:
         # A full disk, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
             complain(str(error))
-        os._exit(1)
+        status = NOTHING
+    with contextlib.suppress(OSError):
+        for plea in settle_at_the_end():
+            complain(plea)
     if "virtballoon.host" in sys.modules:
         sys.modules["virtballoon.host"].wait_for_leaving(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken

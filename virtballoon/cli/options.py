@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.errors import VirtballoonError
-    from virtballoon.render.progress import Done
+    from virtballoon.render.progress import Done, Progress
     from virtballoon.report import HostChanges, HostReport, HostResult
     from virtballoon.source import Source
 
@@ -161,7 +161,8 @@ def _no_empty_file(_ctx: click.Context, _param: click.Parameter, value: str | No
     return value
 
 
-def _finite(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+def positive(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is no number of seconds above 0."""
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise click.BadParameter("it is a number of seconds above 0.")
     return value
@@ -216,7 +217,7 @@ def shared_options(function: F) -> F:
         click.option(
             "--timeout",
             type=float,
-            callback=_finite,
+            callback=positive,
             metavar="SECONDS",
             help="Time for a host, from connecting to the last domain.  [default: 10]",
         ),
@@ -340,17 +341,28 @@ def _printable_record(record: logging.LogRecord) -> bool:
 @contextlib.contextmanager
 def progress(settings: Settings) -> Iterator[Done | None]:
     """Show on a terminal which of several hosts are awaited; what to call as each is done."""
+    with progress_line(settings) as line:
+        yield line.done if line is not None else None
+
+
+@contextlib.contextmanager
+def progress_line(settings: Settings, *, guests: bool = False) -> Iterator[Progress | None]:
+    """Show on a terminal what is awaited.
+
+    :param guests: whether guests are, which counts with a single host, too
+    """
     on_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
     is_wanted = not (settings.is_verbose or settings.is_quiet or settings.log)
-    if len(settings.targets) < 2 or not is_wanted or not on_a_terminal:  # noqa: PLR2004
+    is_one = len(settings.targets) == 1 and not guests
+    if is_one or not is_wanted or not on_a_terminal:
         yield None
         return
     from virtballoon.render.progress import Progress
 
     names = {uri: settings.named(uri) for uri in settings.targets if uri is not None}
     labels = {uri: hosts[0].name if hosts else uri for uri, hosts in names.items()}
-    with Progress(labels, stream=sys.stderr) as line:
-        yield line.done
+    with Progress(labels or {"": ""}, stream=sys.stderr) as line:
+        yield line
 
 
 def units_option(function: F) -> F:

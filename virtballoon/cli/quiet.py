@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from virtballoon.cli.options import Settings, complain
 from virtballoon.render import text
-from virtballoon.report import HostChanges, HostReport, Outcome
+from virtballoon.report import HostChanges, HostReport
 
 H = TypeVar("H", HostReport, HostChanges)
 
@@ -39,10 +39,9 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
 
 def _reduced(host: H) -> H:
     if isinstance(host, HostReport):
-        unwell = (row for row in host.domains if not row.verdict.is_well)
+        unwell = (r for r in host.domains if not (r.verdict.is_well and r.is_complete))
         return replace(host, domains=tuple(unwell))
-    failed = (change for change in host.changes if change.outcome is Outcome.FAILED)
-    return replace(host, changes=tuple(failed))
+    return replace(host, changes=tuple(change for change in host.changes if not change.is_well))
 
 
 def _rows(host: HostReport | HostChanges) -> Sequence[object]:

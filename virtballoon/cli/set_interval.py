@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from virtballoon.cli.optional import seconds_or_auto, spelt_out
 from virtballoon.cli.options import (
     NOTHING,
     OK,
@@ -17,13 +18,13 @@ from virtballoon.cli.options import (
     complain_of_all,
     domain_argument,
     print_records,
-    progress,
+    progress_line,
     unmatched_everywhere,
     with_settings,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from virtballoon.report import HostChanges
 
@@ -42,6 +43,9 @@ _COLUMNS = (
     "error.message",
     "error.hint",
 )
+_WAITED = ("waited.answered", "waited.seconds", "waited.reason")
+
+_NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 class _Command(click.Command):
@@ -51,12 +55,17 @@ class _Command(click.Command):
         for previous, word in zip(["", *ahead], ahead, strict=False):
             if re.match(r"-[\d.]", word) and not previous.startswith("-"):
                 raise click.UsageError(f"an interval cannot be below 0: {word}", ctx)
-        return super().parse_args(ctx, args)
+        # The interval has to be there; what else is a number may be the time to wait.
+        return super().parse_args(ctx, spelt_out(self, ctx, args, "--wait", _has_interval))
+
+
+def _has_interval(arguments: Mapping[str, Any]) -> bool:
+    return _NUMBER.fullmatch(str(arguments.get("seconds"))) is not None
 
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     # Not int(): it takes "1_0" and digits of every script.
-    if not re.fullmatch(r"[+-]?[0-9]+", value, re.ASCII):
+    if not _NUMBER.fullmatch(value):
         raise click.BadParameter(f"an interval is a whole number of seconds, not {value!r}.")
     if len(value) > 20:  # noqa: PLR2004 - no interval has so many digits; int() has a limit, too
         raise click.BadParameter(f"an interval of {len(value)} digits is more than QEMU takes.")
@@ -74,6 +83,13 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
 @click.option("--config", is_flag=True, help="Write it to the persistent configuration.")
 @click.option("--where-off", is_flag=True, help="Leave every interval alone that is not 0.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be.")
+@click.option(
+    "--wait",
+    metavar="[SECONDS]",
+    callback=seconds_or_auto,
+    help="Wait until each guest has answered since, for so long at most, beyond --timeout.  "
+    "[default: twice the interval and 5 s]",
+)
 @click.argument("seconds", metavar="SECONDS", callback=_seconds)
 @domain_argument()
 @with_settings
@@ -87,6 +103,7 @@ def command(
     config: bool,
     where_off: bool,
     dry_run: bool,
+    wait: float | str | None,
 ) -> int:
     """Set the interval in which QEMU asks the guest for its memory figures; 0 turns it off.
 
@@ -100,12 +117,15 @@ def command(
     from virtballoon.cli import quiet
     from virtballoon.errors import InvalidInterval
     from virtballoon.fleet import set_intervals_on_hosts
+    from virtballoon.waiting import patience
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
+    if dry_run and wait is not None:
+        raise click.UsageError("--wait has nothing to wait for with --dry-run")
     started = time.time()
     try:
-        with progress(settings) as each:
+        with progress_line(settings, guests=wait is not None) as line:
             hosts = set_intervals_on_hosts(
                 settings.targets,
                 seconds,
@@ -115,15 +135,18 @@ def command(
                 where_off=where_off,
                 via=settings.via,
                 dry_run=dry_run,
+                wait=patience(seconds) if isinstance(wait, str) else wait,
                 timeout=settings.timeout,
                 jobs=settings.jobs,
-                each=each,
+                each=line.done if line is not None else None,
+                note=line.note if line is not None else None,
             )
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
     shown = quiet.shown(settings, hosts)
     if settings.format != "table":
-        print_records(settings, shown, _COLUMNS, generated_at=started)
+        columns = _COLUMNS if wait is None else (*_COLUMNS, *_WAITED)
+        print_records(settings, shown, columns, generated_at=started)
     elif any(host.changes for host in shown):
         from virtballoon.render.table import changes_table
         from virtballoon.source import Source
@@ -131,6 +154,7 @@ def command(
         changes_table(
             shown,
             with_qemu=settings.via is Source.QOM,
+            with_wait=wait is not None,
             with_host=len(hosts) > 1,
             stream=settings.stream,
         )
@@ -148,8 +172,24 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     wrong = complain_of_all(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
-    if not wrong:
+    waited = [change.waited.answered for change in changes if change.waited is not None]
+    if False in waited:
+        if settings.log is None:
+            _complain_of_silence(hosts)
+        if True not in waited:
+            return NOTHING
+    elif not wrong:
         return OK
     done = {Outcome.CHANGED, Outcome.UNCHANGED}
     partly = any(change.changed or change.outcome in done for change in changes)
     return PARTLY if partly else NOTHING
+
+
+def _complain_of_silence(hosts: Sequence[HostChanges]) -> None:
+    from virtballoon.render import text
+
+    for host in hosts:
+        for change in host.changes:
+            if change.waited is not None and change.waited.answered is False:
+                why = text.waiting(change.waited)
+                complain(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

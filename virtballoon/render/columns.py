@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.memory import STATISTICS
+from virtballoon.rates import COUNTERS
 from virtballoon.render import text
 from virtballoon.render.documents import domain_record, flattened
 from virtballoon.report import DomainReport
@@ -44,6 +45,20 @@ RECORD: Final = (
     "error.code",
     "error.message",
     "error.hint",
+)
+
+#: What a record has besides where new figures were asked for.
+REFRESH: Final = (
+    *(f"refresh.{key}" for key in ("fresh", "asked", "seconds", "reason", "restored")),
+    *(f"refresh.error.{key}" for key in ("code", "message", "hint")),
+)
+
+#: What a record has besides where rates were asked for.
+RATES: Final = (
+    "rates.elapsed_seconds",
+    "rates.reason",
+    *(f"rates.per_second.{name}" for name in COUNTERS),
+    "rates.oom_kills",
 )
 
 IN_FORCE: Final = "interval.in_force"

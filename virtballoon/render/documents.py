@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
+from virtballoon.rates import Rates
 from virtballoon.report import (
     DomainReport,
     HostChanges,
@@ -16,6 +17,8 @@ from virtballoon.report import (
     HostReport,
     Interval,
     IntervalChange,
+    Refresh,
+    Waited,
 )
 
 SCHEMA: Final = 1
@@ -29,7 +32,7 @@ Record = dict[str, Any]
 def domain_record(row: DomainReport) -> Record:
     """One domain of a reading, as it stands in a document."""
     balloon = row.balloon
-    return {
+    record: Record = {
         "name": row.name,
         "uuid": row.uuid,
         "id": row.id,
@@ -53,11 +56,38 @@ def domain_record(row: DomainReport) -> Record:
         "notes": [note.value for note in row.notes],
         "error": error_record(row.error),
     }
+    if row.refresh is not None:
+        record["refresh"] = refresh_record(row.refresh)
+    if row.rates is not None:
+        record["rates"] = rates_record(row.rates)
+    return record
+
+
+def refresh_record(refresh: Refresh) -> Record:
+    """Whether a guest's figures are as new as was wanted, as it stands in a document."""
+    return {
+        "fresh": refresh.fresh,
+        "asked": refresh.asked,
+        "seconds": _rounded(refresh.seconds, 1),
+        "reason": refresh.reason.value if refresh.reason is not None else None,
+        "restored": refresh.restored,
+        "error": error_record(refresh.error),
+    }
+
+
+def rates_record(rates: Rates) -> Record:
+    """What a guest did between two readings, as it stands in a document."""
+    return {
+        "elapsed_seconds": rates.elapsed_seconds,
+        "reason": rates.reason.value if rates.reason is not None else None,
+        "per_second": {name: _rounded(rate, 3) for name, rate in rates.per_second.items()},
+        "oom_kills": rates.oom_kills,
+    }
 
 
 def change_record(change: IntervalChange) -> Record:
     """One domain whose interval was set, as it stands in a document."""
-    return {
+    record: Record = {
         "name": change.name,
         "uuid": change.uuid,
         "outcome": change.outcome.value,
@@ -65,6 +95,18 @@ def change_record(change: IntervalChange) -> Record:
         "before": _interval(change.before),
         "after": _interval(change.after),
         "error": error_record(change.error),
+    }
+    if change.waited is not None:
+        record["waited"] = waited_record(change.waited)
+    return record
+
+
+def waited_record(waited: Waited) -> Record:
+    """Whether a guest has answered, as it stands in a document."""
+    return {
+        "answered": waited.answered,
+        "seconds": _rounded(waited.seconds, 1),
+        "reason": waited.reason.value if waited.reason is not None else None,
     }
 
 

@@ -1,8 +1,9 @@
-"""The line on a terminal that says which hosts are awaited."""
+"""The line on a terminal that says which hosts are awaited, and which of their guests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TextIO, TypeAlias
 
 from rich.console import Console
@@ -34,6 +35,8 @@ class Progress:
 
     def __init__(self, labels: Mapping[str, str], *, stream: TextIO) -> None:
         self._labels = dict(labels)
+        self._guests: dict[str, str] = {}
+        self._drawing = threading.Lock()
         self._total = len(labels)
         self._ended = 0
         self._console = Console(
@@ -56,24 +59,41 @@ class Progress:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._console.control(_WIPE)
-        unfinished_lines.discard(self._console.file.fileno())
+        with self._drawing:
+            self._console.control(_WIPE)
+            unfinished_lines.discard(self._console.file.fileno())
 
     def done(self, result: HostResult | QomPath | VirtballoonError) -> None:
         """Take a host off the list."""
         self._ended += 1
         uri = result.host if isinstance(result, VirtballoonError) else result.uri
         self._labels.pop(uri or "", None)
+        self._guests.pop(uri or "", None)
+        self._draw()
+
+    def note(self, uri: str, guests: Sequence[str]) -> None:
+        """Say which guests of a host are awaited. May be called in any thread."""
+        self._guests = self._guests | {uri: ", ".join(guests)}
         self._draw()
 
     def _draw(self) -> None:
         if self._console.is_dumb_terminal:
             # It cannot take a line back.
             return
-        awaited = printable(", ".join(self._labels.values()))
-        waiting = f", waiting for {awaited}" if awaited else ""
-        line = Text(f"{self._ended} of {self._total} hosts done{waiting}")
+        guests = self._guests
+        if self._total == 1:
+            awaited = ", ".join(guests.values())
+            words = f"waiting for {awaited} to answer" if awaited else ""
+        else:
+            labels = self._labels.items()
+            named = [f"{label} ({guests[u]})" if guests.get(u) else label for u, label in labels]
+            words = f"{self._ended} of {self._total} hosts done"
+            words += f", waiting for {', '.join(named)}" if named else ""
+        line = Text(printable(words))
         # In the last column, some terminals begin a new line.
         line.truncate(max(self._console.width - 1, 1), overflow="ellipsis")
-        self._console.control(_WIPE)
-        self._console.print(line, end="", soft_wrap=True)
+        with self._drawing:
+            # It may be over for those that wait in other threads.
+            if self._console.file.fileno() in unfinished_lines:
+                self._console.control(_WIPE)
+                self._console.print(line, end="", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from virtballoon.configuration import ConfiguredHost
+from virtballoon.rates import Rates
 from virtballoon.render import text
 from virtballoon.render.columns import Column, column
 from virtballoon.report import (
@@ -20,8 +21,10 @@ from virtballoon.report import (
     HostStatus,
     Interval,
     Outcome,
+    Waited,
 )
 from virtballoon.source import Source
+from virtballoon.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.verdict import Verdict
 
 _STYLES: Final = {
@@ -78,26 +81,53 @@ def stats_blocks(
         facts = [row.verdict.value, f"from {source}", f"interval {interval}"]
         if row.age_seconds is not None:
             facts.append(f"{text.duration(row.age_seconds)} old")
+        if row.refresh is not None:
+            facts.append(text.refreshed(row.refresh))
+        if row.rates is not None:
+            facts.append(text.rated(row.rates))
         heading = Text(text.printable(row.name), style="bold")
         if with_host:
             facts.append(text.printable(host.uri))
         _console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
-        table = _Table([("", False), ("", True)], heading=False)
+        rates = _rates(row.rates, exact=exact)
+        table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
         statistics = [f"stats.{name}" for name in row.stats.as_dict()]
         others = ["used_bytes", "used_ratio", "current_bytes", "maximum_bytes", "rss_bytes"]
         for key in (*statistics, *others):
             name = key.removeprefix("stats.").removesuffix("_bytes")
-            table.add([Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))])
+            cells = [Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))]
+            table.add(cells + [Text(rates.get(key, ""))] * bool(rates))
         table.print(stream)
         for note in row.notes:
             _console(stream).print(Text(f"  {note.value}: {note.text}"), soft_wrap=True)
 
 
+def _rates(rates: Rates | None, *, exact: bool) -> dict[str, str]:
+    """What stands beside each statistic; nothing at all where nothing can be said."""
+    if rates is None or rates.reason is not None:
+        return {}
+    cells = {f"stats.{n}": text.ABSENT for n, rate in rates.per_second.items() if rate is None}
+    for name, rate in rates.per_second.items():
+        if rate is not None:
+            sized = STATISTIC_BY_NAME[name].unit is Unit.BYTES and not exact
+            amount = text.size(round(rate)) if sized else f"{rate:.1f}"
+            cells[f"stats.{name}"] = f"{amount}/s"
+    if rates.oom_kills is not None:
+        cells["stats.oom_kills"] = f"+{rates.oom_kills}"
+    return cells
+
+
 def changes_table(
-    hosts: Sequence[HostChanges], *, with_qemu: bool, with_host: bool, stream: TextIO
+    hosts: Sequence[HostChanges],
+    *,
+    with_qemu: bool,
+    with_wait: bool = False,
+    with_host: bool,
+    stream: TextIO,
 ) -> None:
     """Print a line per domain with what it was and what it is."""
-    titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu + ["HOST"] * with_host
+    titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu
+    titles += ["ANSWERED"] * with_wait + ["HOST"] * with_host
     table = _Table([(title, False) for title in titles])
     for host in hosts:
         for change in host.changes:
@@ -108,6 +138,7 @@ def changes_table(
                     Text(text.printable(change.name)),
                     _verdict(change.outcome.value, is_verdict=True),
                     *cells[: 2 + with_qemu],
+                    *[Text(text.waiting(change.waited or Waited(answered=None)))] * with_wait,
                     *[Text(text.printable(host.uri))] * with_host,
                 ]
             )

@@ -1,0 +1,127 @@
+"""What counts as an answer, and how waiting is told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.test_documents import CHANGES, SCHEMA, VALIDATOR, document, report
+from virtballoon import waiting
+from virtballoon.cli import quiet
+from virtballoon.connection import Domain
+from virtballoon.errors import Busy
+from virtballoon.memory import Figures
+from virtballoon.render import text
+from virtballoon.report import DomainReport, Interval, Unheard, Waited
+from virtballoon.verdict import State
+
+WEB1 = cast("Domain", report())
+NOW = 1_700_000_000
+
+
+def row(last_update: int | None, **facts: Any) -> DomainReport:
+    return report(figures=Figures(last_update=last_update), now=NOW + 3.0, **facts)
+
+
+def judged(before: int | None, now: DomainReport, *, is_over: bool = False) -> Waited | None:
+    one = waiting.Awaited(domain=WEB1, id=7, last_update=before, since=time.monotonic())
+    answer = waiting._judged(one, now, is_over=is_over)
+    return answer.waited if answer is not None else None
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (NOW - 5, NOW),
+        (0, NOW),
+        # The host's clock was set back; by ours, this one lies in the future.
+        (NOW, NOW - 3600),
+        (NOW, NOW + 3600),
+    ],
+)
+def test_another_update_is_an_answer(before: int, now: int) -> None:
+    waited = judged(before, row(now))
+    assert waited is not None
+    assert (waited.answered, waited.reason) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (NOW, NOW),
+        (0, 0),
+        # It was reset, and has not answered since.
+        (NOW, 0),
+        # The first one that is read is what the next is compared with.
+        (None, NOW),
+        (None, 0),
+    ],
+)
+def test_the_same_or_none_is_not(before: int | None, now: int) -> None:
+    assert judged(before, row(now)) is None
+    waited = judged(before, row(now), is_over=True)
+    assert waited is not None
+    assert (waited.answered, waited.reason) == (False, Unheard.NO_ANSWER)
+    first = waiting.Awaited(domain=WEB1, since=0.0).seen(row(now))
+    assert (first.id, first.last_update) == (7, now)
+
+
+@pytest.mark.parametrize(
+    ("facts", "answered", "reason"),
+    [
+        ({"state": State.PAUSED}, None, Unheard.SUSPENDED),
+        ({"interval": Interval(live=0)}, None, Unheard.POLLING_OFF),
+        ({"state": State.SHUTOFF, "id": None}, None, Unheard.SHUTOFF),
+        ({"balloon": None}, None, Unheard.NO_DEVICE),
+        ({"error": Busy("held", host="h", domain="d")}, False, Unheard.BUSY),
+        ({"id": 8}, False, Unheard.RESTARTED),
+    ],
+)
+def test_who_is_waited_for_no_longer(
+    facts: dict[str, Any], answered: bool | None, reason: Unheard
+) -> None:
+    waited = judged(NOW, row(NOW, **facts))
+    assert waited is not None
+    assert (waited.answered, waited.reason) == (answered, reason)
+    assert (waited.seconds is None) == (answered is None)
+
+
+def test_another_qemus_answer_is_none() -> None:
+    waited = judged(NOW - 9, row(NOW, id=8))
+    assert waited is not None
+    assert waited.reason is Unheard.RESTARTED
+
+
+def test_a_change_that_was_waited_for() -> None:
+    answered = Waited(answered=True, seconds=0.44)
+    silent = Waited(answered=False, seconds=25.0, reason=Unheard.NO_ANSWER)
+    first, second = CHANGES.changes
+    waits = [answered, silent, Waited(answered=None, reason=Unheard.SUSPENDED)]
+    host = replace(CHANGES, changes=tuple(replace(first, waited=waited) for waited in waits))
+    whole = document(host)
+    VALIDATOR.validate(whole)
+    assert [domain["waited"] for domain in whole["hosts"][0]["domains"]] == [
+        {"answered": True, "seconds": 0.4, "reason": None},
+        {"answered": False, "seconds": 25.0, "reason": "no-answer"},
+        {"answered": None, "seconds": None, "reason": "suspended"},
+    ]
+    assert "waited" not in document(CHANGES)["hosts"][0]["domains"][0]
+    assert [text.waiting(waited) for waited in waits] == [
+        "after 0.4 s",
+        "no answer (25 s)",
+        "suspended",
+    ]
+    (shown,) = quiet.exceptions([replace(host, changes=(*host.changes, second))])
+    assert [change.waited for change in shown.changes] == [silent, None]
+
+
+def test_the_schema_knows_every_reason() -> None:
+    enum = SCHEMA["$defs"]["waited"]["properties"]["reason"]["enum"]
+    assert enum == [*Unheard, None]
+
+
+def test_patience_is_what_may_be_stale() -> None:
+    assert waiting.patience(10) == 25
