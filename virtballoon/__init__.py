@@ -1,7 +1,8 @@
 """Guest memory figures of libvirt/QEMU domains through the virtio balloon.
 
 Read a host's domains with :func:`read_host`, one at hand with :func:`read_domain`; turn polling
-on with :func:`set_intervals` and :func:`set_interval`. Each takes a URI or a libvirt connection
+on with :func:`set_intervals` and :func:`set_interval`; find out with :func:`diagnose_host` and
+:func:`diagnose_domain` why a guest gives nothing. Each takes a URI or a libvirt connection
 (or domain) that the caller has already, and never closes what it did not open. What comes back is
 frozen dataclasses; what goes wrong is a :class:`VirtballoonError`.
 
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
         Domain,
         DomainStatistics,
         Target,
+    )
+    from virtballoon.diagnosis import Cause, Sign
+    from virtballoon.doctor import (
+        Diagnosis,
+        Evidence,
+        HostDiagnosis,
+        PossibleCause,
+        Question,
+        Reach,
+        diagnose_domain,
+        diagnose_host,
     )
     from virtballoon.errors import (
         AccessDenied,
@@ -49,6 +61,7 @@ if TYPE_CHECKING:
         VirtballoonError,
     )
     from virtballoon.fleet import (
+        diagnose_hosts,
         find_qom_paths,
         iter_hosts,
         probe_hosts,
@@ -56,7 +69,7 @@ if TYPE_CHECKING:
         set_intervals_on_hosts,
     )
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
-    from virtballoon.qmp import Monitor, QomChild
+    from virtballoon.qmp import Monitor, QomChild, VirtioStatus
     from virtballoon.reading import (
         QomPath,
         find_qom_path,
@@ -86,6 +99,17 @@ _HOMES = {
     "balloon": ("Balloon", "BalloonConfig"),
     "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
+    "diagnosis": ("Cause", "Sign"),
+    "doctor": (
+        "Diagnosis",
+        "Evidence",
+        "HostDiagnosis",
+        "PossibleCause",
+        "Question",
+        "Reach",
+        "diagnose_domain",
+        "diagnose_host",
+    ),
     "errors": (
         "AccessDenied",
         "AmbiguousDomain",
@@ -112,6 +136,7 @@ _HOMES = {
         "VirtballoonError",
     ),
     "fleet": (
+        "diagnose_hosts",
         "find_qom_paths",
         "iter_hosts",
         "probe_hosts",
@@ -119,7 +144,7 @@ _HOMES = {
         "set_intervals_on_hosts",
     ),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
-    "qmp": ("Monitor", "QomChild"),
+    "qmp": ("Monitor", "QomChild", "VirtioStatus"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
         "DomainReport",
@@ -148,6 +173,7 @@ __all__ = [
     "Balloon",
     "BalloonConfig",
     "Busy",
+    "Cause",
     "Configuration",
     "ConfigurationError",
     "ConfiguredHost",
@@ -155,14 +181,17 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "Control",
+    "Diagnosis",
     "Domain",
     "DomainError",
     "DomainNotFound",
     "DomainReport",
     "DomainStatistics",
     "DomainXMLError",
+    "Evidence",
     "Figures",
     "HostChanges",
+    "HostDiagnosis",
     "HostError",
     "HostKeyError",
     "HostProbe",
@@ -182,9 +211,13 @@ __all__ = [
     "NotRunning",
     "NotSupported",
     "Outcome",
+    "PossibleCause",
     "QomChild",
     "QomPath",
+    "Question",
+    "Reach",
     "ReadOnly",
+    "Sign",
     "Source",
     "State",
     "Statistic",
@@ -195,8 +228,12 @@ __all__ = [
     "UsedFormula",
     "Verdict",
     "VirtballoonError",
+    "VirtioStatus",
     "__version__",
     "check_interval",
+    "diagnose_domain",
+    "diagnose_host",
+    "diagnose_hosts",
     "find_qom_path",
     "find_qom_paths",
     "iter_domains",

@@ -54,7 +54,7 @@ def read_visited(visit: Visit, *, inactive: bool, via: Source) -> HostReport:
     """Read a host's domains as :func:`read_host` does, on a visit that has been begun."""
     rows: list[DomainReport] = []
     with visit:
-        rows.extend(_sweep(visit, inactive=inactive, via=via))
+        rows.extend(read_rows(visit, inactive=inactive, via=via))
     unread = {Verdict.BUSY, Verdict.FAILED}
     report = HostReport(
         uri=visit.uri,
@@ -87,7 +87,7 @@ def iter_domains(
     with visit:
         for word in visit.selection.unmatched:
             raise DomainNotFound(f"no domain matches {word!r}", host=visit.uri)
-        yield from _sweep(visit, inactive=inactive, via=via)
+        yield from read_rows(visit, inactive=inactive, via=via)
     if visit.error is not None:
         raise visit.error
 
@@ -196,7 +196,12 @@ def find_qom_path(
     raise visit.error
 
 
-def _sweep(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainReport]:
+def read_rows(visit: Visit, *, inactive: bool, via: Source) -> Iterator[DomainReport]:
+    """Read the domains that a visit has found, each row as soon as it is there, and again from a
+    host that was left meanwhile. For within a visit.
+
+    :raise HostError: when the host cannot be read any further
+    """
     meant = [
         selected.domain
         for selected in visit.selection.domains

@@ -83,5 +83,10 @@ def is_pattern(word: str) -> bool:
     return _PATTERN.search(word) is not None
 
 
+def words_for(names: Sequence[str]) -> list[str]:
+    """The words of a command line that mean the domains with these names."""
+    return [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
+
+
 def _sorted(found: dict[str, Selected[D]]) -> tuple[Selected[D], ...]:
     return tuple(sorted(found.values(), key=lambda s: (s.domain.name, s.domain.uuid)))

@@ -11,16 +11,17 @@ from virtballoon.cli.options import (
     NOTHING,
     OK,
     PARTLY,
-    PROGRAM,
     Settings,
     complain,
     complain_of_all,
     domain_argument,
     print_records,
     progress,
+    through_libvirt,
     units_option,
     unmatched_everywhere,
     with_settings,
+    words_to_reach,
 )
 
 if TYPE_CHECKING:
@@ -165,28 +166,19 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 def _advise(host: HostReport, settings: Settings) -> None:
     import shlex
 
-    from virtballoon.source import Source
+    from virtballoon.selection import words_for
 
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:
         return
-    words = [PROGRAM]
-    if settings.config_file is not None:
-        words += ["--config-file", settings.config_file]
-    if settings.targets != (None,):
-        names = [named.name for named in settings.named(host.uri)]
-        words += ["-H", names[0]] if names else ["-c", host.uri]
-    words += ["set-interval", "10"]
+    words = [*words_to_reach(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # Libvirt does not know of this one.
         words += ["--via", "qom"]
-    elif settings.configuration.via is Source.QOM:
-        # Through libvirt the XML stays true.
-        words += ["--via", "libvirt"]
-    names = sorted(row.name for row in unpolled)
-    if len(names) > _MOST_NAMES:
-        words += ["--all", "--where-off"]
     else:
-        words += [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
+        # So the XML stays true.
+        words += through_libvirt(settings)
+    names = sorted(row.name for row in unpolled)
+    words += ["--all", "--where-off"] if len(names) > _MOST_NAMES else words_for(names)
     domains = "1 domain is" if len(names) == 1 else f"{len(names)} domains are"
     complain(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

@@ -10,7 +10,7 @@ from virtballoon.cli.options import Settings, complain
 from virtballoon.render import text
 from virtballoon.report import HostChanges, HostReport, Outcome
 
-H = TypeVar("H", HostReport, HostChanges)
+H = TypeVar("H", bound=HostReport | HostChanges)
 
 
 def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
@@ -39,7 +39,7 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
 
 def _reduced(host: H) -> H:
     if isinstance(host, HostReport):
-        unwell = (row for row in host.domains if not row.verdict.is_well)
+        unwell = (row for row in host.domains if not row.is_well)
         return replace(host, domains=tuple(unwell))
     failed = (change for change in host.changes if change.outcome is Outcome.FAILED)
     return replace(host, changes=tuple(failed))

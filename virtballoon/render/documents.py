@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
@@ -18,6 +18,9 @@ from virtballoon.report import (
     IntervalChange,
 )
 
+if TYPE_CHECKING:
+    from virtballoon.doctor import Diagnosis, PossibleCause
+
 SCHEMA: Final = 1
 
 #: What is indented in a document: the document, its hosts, a host, its domains.
@@ -29,7 +32,7 @@ Record = dict[str, Any]
 def domain_record(row: DomainReport) -> Record:
     """One domain of a reading, as it stands in a document."""
     balloon = row.balloon
-    return {
+    record = {
         "name": row.name,
         "uuid": row.uuid,
         "id": row.id,
@@ -51,6 +54,46 @@ def domain_record(row: DomainReport) -> Record:
         "used_ratio": _rounded(row.usage.ratio, 4),
         "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
         "error": error_record(row.error),
+    }
+    return record if type(row) is DomainReport else record | _more(row)
+
+
+def _more(row: DomainReport) -> Record:
+    """What a reading that is more than a reading has beside it."""
+    # Not before it is needed: a list does without.
+    from virtballoon.doctor import Diagnosis
+
+    return _diagnosis_record(row) if isinstance(row, Diagnosis) else {}
+
+
+def _diagnosis_record(row: Diagnosis) -> Record:
+    return {
+        "cause": row.cause.value if row.cause is not None else None,
+        "possible_causes": [_cause_record(each) for each in row.possible_causes],
+        "evidence": [
+            {"asked": each.asked, "by": each.by.value, "answer": each.answer}
+            for each in row.evidence
+        ],
+        "remedy": row.remedy,
+        "to_tell_apart": row.to_tell_apart,
+        "unasked": [
+            {"asked": each.asked, "by": each.by.value, "would_tell": each.would_tell}
+            for each in row.unasked
+        ],
+        "findings": [_cause_record(each) for each in row.findings],
+        "signs": {
+            "seen": [sign.value for sign in row.seen],
+            "absent": [sign.value for sign in row.absent],
+        },
+    }
+
+
+def _cause_record(each: PossibleCause) -> Record:
+    return {
+        "cause": each.cause.value,
+        "meaning": each.meaning,
+        "remedy": each.remedy,
+        "tell": each.tell,
     }
 
 
@@ -189,5 +232,11 @@ def _cell(value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(value) if all(isinstance(v, str) for v in value) else _listed(value)
     return str(value).lower() if isinstance(value, bool) else value
+
+
+def _listed(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records in one cell."""
+    given = ([str(v) for v in record.values() if v is not None] for record in records)
+    return "\n".join(": ".join(values) for values in given)
