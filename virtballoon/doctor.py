@@ -87,11 +87,13 @@ class Question:
     :ivar asked: the question
     :ivar by: who could answer it
     :ivar would_tell: what the answer would tell
+    :ivar command: the command that asks it
     """
 
     asked: str
     by: Source
     would_tell: str
+    command: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +310,7 @@ class _Patient:
         row, interval = self.row, self.row.interval
         own = row.balloon is not None and row.balloon.model is None
         self.signs[Sign.AWAITED] = False
-        self.signs[Sign.UNPOLLED] = interval.in_force == 0
+        self.signs[Sign.UNPOLLED] = row.balloon is not None and interval.in_force == 0
         if interval.live is not None:
             self.signs[Sign.XML_POLLS] = interval.live > 0 and not own
         if interval.qemu is not None:
@@ -539,11 +541,9 @@ class _Patient:
         several = len(possible) > 1
         remedies = {each.cause: each.remedy for each in possible if each.remedy}
         ways = [f"{each.cause.value}: {each.tell}" for each in possible if each.tell]
+        command = "{virtballoon} doctor --via qom {name}".format(**words)
         if asked:
-            ways.append(
-                "or ask QEMU, which marks the guest as tainted: "
-                "{virtballoon} doctor --via qom {name}".format(**words)
-            )
+            ways.append(f"or ask QEMU, which marks the guest as tainted: {command}")
         return Diagnosis(
             **{f.name: getattr(row, f.name) for f in fields(DomainReport)},
             cause=None if several else causes[0],
@@ -555,7 +555,12 @@ class _Patient:
             else possible[0].remedy,
             to_tell_apart="; ".join(ways) if several and ways else None,
             unasked=tuple(
-                Question(asked=question, by=Source.QOM, would_tell=WOULD_TELL[question])
+                Question(
+                    asked=question,
+                    by=Source.QOM,
+                    would_tell=WOULD_TELL[question],
+                    command=command,
+                )
                 for question in asked
             ),
             seen=tuple(sign for sign in Sign if signs.get(sign) is True),

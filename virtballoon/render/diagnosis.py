@@ -44,14 +44,12 @@ def diagnosis_lines(row: Diagnosis, *, uri: str | None = None) -> Iterator[Text]
 
 
 def _findings(row: Diagnosis) -> Iterator[tuple[str, str]]:
-    for number, cause in enumerate(row.possible_causes):
-        yield "or" if number else "cause", f"{cause.cause.value}: {cause.meaning}"
-    for cause in row.possible_causes:
-        if cause.remedy is not None:
-            condition = f"if {cause.cause.value}: " if row.cause is None else ""
-            yield "remedy", condition + cause.remedy
-    if row.to_tell_apart is not None:
-        yield "tell apart", row.to_tell_apart
+    for number, each in enumerate(row.possible_causes):
+        yield "or" if number else "cause", f"{each.cause.value}: {each.meaning}"
+        if row.cause is None and each.tell is not None:
+            yield "told by", each.tell
+        if each.remedy is not None:
+            yield "remedy", each.remedy
     for finding in row.findings:
         yield "also", f"{finding.cause.value}: {finding.meaning}"
         if finding.remedy is not None:
@@ -66,6 +64,8 @@ def _grounds(row: Diagnosis) -> Iterator[tuple[str, str]]:
     for number, question in enumerate(row.unasked):
         told = f"{_who(question.by)}, {question.asked}: {question.would_tell}"
         yield "" if number else "not asked", told
+    for command in dict.fromkeys(question.command for question in row.unasked):
+        yield "to ask", f"{command}, which marks the guest as tainted"
 
 
 def _who(source: Source) -> str:

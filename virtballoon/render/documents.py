@@ -77,7 +77,12 @@ def _diagnosis_record(row: Diagnosis) -> Record:
         "remedy": row.remedy,
         "to_tell_apart": row.to_tell_apart,
         "unasked": [
-            {"asked": each.asked, "by": each.by.value, "would_tell": each.would_tell}
+            {
+                "asked": each.asked,
+                "by": each.by.value,
+                "would_tell": each.would_tell,
+                "command": each.command,
+            }
             for each in row.unasked
         ],
         "findings": [_cause_record(each) for each in row.findings],
@@ -237,6 +242,13 @@ def _cell(value: object) -> object:
 
 
 def _listed(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records in one cell."""
-    given = ([str(v) for v in record.values() if v is not None] for record in records)
-    return "\n".join(": ".join(values) for values in given)
+    """Records in one cell, each by what it is about and what was said of it."""
+    told = (
+        record["cause"] if "cause" in record else f"{record['asked']}: {_said(record)}"
+        for record in records
+    )
+    return "\n".join(told)
+
+
+def _said(record: Mapping[str, Any]) -> str:
+    return str(record.get("answer") or record.get("would_tell"))
