@@ -161,7 +161,8 @@ class Row:
         )
 
 
-_STOPPERS: Final = (Sign.IN_TRANSIT, Sign.ASLEEP, Sign.IO_ERROR, Sign.WATCHDOG, Sign.CRASHED)
+#: What stops a guest other than somebody's wish.
+STOPPERS: Final = (Sign.IN_TRANSIT, Sign.ASLEEP, Sign.IO_ERROR, Sign.WATCHDOG, Sign.CRASHED)
 _HELD: Final = (Sign.OCCUPIED, Sign.JOB, Sign.BARRED)
 
 #: Why the figures are as they are. Of a verdict's rows one fits, or several, the likelier first.
@@ -207,7 +208,7 @@ TABLE: Final = (
     Row(Cause.POLLING_OFF, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS,)),
     Row(Cause.INTERVAL_DIFFERS, Verdict.POLLING_OFF, has=(Sign.XML_POLLS,)),
     Row(Cause.NO_STATISTICS, Verdict.EMPTY),
-    Row(Cause.PAUSED, Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=_STOPPERS),
+    Row(Cause.PAUSED, Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=STOPPERS),
     Row(Cause.IN_TRANSIT, Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)),
     Row(Cause.ASLEEP, Verdict.SUSPENDED, has=(Sign.ASLEEP,)),
     Row(Cause.IO_ERROR, Verdict.SUSPENDED, has=(Sign.IO_ERROR,)),
