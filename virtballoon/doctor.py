@@ -18,7 +18,7 @@ from typing import Final, Self, TypeAlias
 from virtballoon import diagnosis
 from virtballoon.connection import AnyDomain, Connection, Control, Domain, Target
 from virtballoon.diagnosis import WORDINGS, WOULD_TELL, Cause, Row, Sign
-from virtballoon.errands import hold_of, run
+from virtballoon.errands import SENT, hold_of, run
 from virtballoon.errors import VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
@@ -217,7 +217,7 @@ def diagnose_visited(visit: Visit, *, inactive: bool, via: Source, way: Way) -> 
             diagnoses = examination.diagnose()
     if len(diagnoses) < len(rows):
         # The host was lost meanwhile; what was read is still told.
-        diagnoses = [_Patient(row, None).diagnosis(via, way(visit.uri)) for row in rows]
+        diagnoses = [_unexamined(row).diagnosis(via, way(visit.uri)) for row in rows]
     unread = {Verdict.BUSY, Verdict.FAILED}
     host = HostDiagnosis(
         uri=visit.uri,
@@ -257,12 +257,36 @@ def diagnose_domain(
 
 
 @dataclass(frozen=True, slots=True)
+class _Processor:
+    """The processor time that a QEMU has taken until some moment, by ``time.monotonic()``."""
+
+    at: float
+    seconds: float
+    cpus: int
+
+    @classmethod
+    def of(cls, domain: Domain) -> Self | None:
+        with suppress(VirtballoonError):
+            seconds, cpus = domain.processor_time()
+            return cls(time.monotonic(), seconds, cpus)
+        return None
+
+    def told_since(self, before: _Processor) -> tuple[str, str]:
+        """What is asked of it, and the answer."""
+        over = f"processor time of its QEMU over {self.at - before.at:.1f} s"
+        cpus = f"{self.cpus} CPU{'s' * (self.cpus != 1)}"
+        return over, f"{self.seconds - before.seconds:.2f} s; the guest has {cpus}"
+
+
+@dataclass(frozen=True, slots=True)
 class _Look:
-    """A second look at a domain."""
+    """A second look at a domain; ``at`` by ``time.monotonic()``, ``read_at`` by the calendar."""
 
     figures: Figures
     state: State
     read_at: float
+    at: float
+    processor: _Processor | None
 
 
 @dataclass(slots=True, eq=False)
@@ -279,8 +303,9 @@ class _Patient:
     asked: set[str] = field(default_factory=set)
     control: Control | None = None
     version: tuple[int, int] | None = None
-    processor: tuple[float, float] | None = None
+    processor: _Processor | None = None
     begun: float = 0.0
+    last: _Look | None = None
 
     def note(self, asked: str, by: Source, answer: str) -> None:
         self.evidence.append(Evidence(asked=asked, by=by, answer=answer))
@@ -369,8 +394,7 @@ class _Patient:
         if verdict is Verdict.FAILED:
             self.ask("version of libvirt", Source.LIBVIRT, partial(self._libvirt, self.domain))
         if verdict in _WATCHED:
-            with suppress(VirtballoonError):
-                self.processor = (time.monotonic(), self.domain.processor_time()[0])
+            self.processor = self.processor or _Processor.of(self.domain)
         if verdict not in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}:
             return None
         # Newer libvirt has the XML wait for whoever holds a domain, too.
@@ -476,7 +500,7 @@ class _Patient:
             # A driver that takes no part in the bulk call gives none there.
             given = found.figures if found is not None else None
             figures = given or self.domain.figures()
-        return _Look(figures, state, time.time())
+        return _Look(figures, state, time.time(), time.monotonic(), _Processor.of(self.domain))
 
     # What comes of it.
 
@@ -490,7 +514,7 @@ class _Patient:
 
     def take_look(self, look: _Look, host: str) -> bool:
         """Take in a second look, and say whether it saw another answer."""
-        row = self.row
+        row, self.last = self.row, look
         moved = (look.figures.last_update or 0) > (row.last_update or 0)
         if not moved:
             return False
@@ -515,21 +539,19 @@ class _Patient:
 
     def tell_of_watching(self) -> None:
         """Note what watching it has shown."""
-        assert self.domain is not None
-        elapsed = time.monotonic() - self.begun
-        answered = self.signs.get(Sign.AWAITED, False)
+        last = self.last
+        if last is None:
+            self.note("statistics, once more", self.row.source, "no answer in time")
+            return
+        elapsed = last.at - self.begun
+        answered = self.signs[Sign.AWAITED]
         if not answered and elapsed >= (self.row.interval.in_force or 0) + _LATE_SECONDS:
             self.signs[Sign.OVERDUE] = True
         told = _told(self.row) if answered else "no new answer"
         self.note(f"statistics, watched for {elapsed:.1f} s", self.row.source, told)
-        if self.processor is None:
-            return
-        with suppress(VirtballoonError):
-            since, before = self.processor
-            seconds, cpus = self.domain.processor_time()
-            over = time.monotonic() - since
-            used = f"{seconds - before:.2f} s; the guest has {cpus} CPU{'s' * (cpus != 1)}"
-            self.note(f"processor time of its QEMU over {over:.1f} s", Source.LIBVIRT, used)
+        if self.processor is not None and last.processor is not None:
+            asked, answer = last.processor.told_since(self.processor)
+            self.note(asked, Source.LIBVIRT, answer)
 
     def diagnosis(self, via: Source, reach: Reach) -> Diagnosis:
         """What fits all that is known."""
@@ -570,6 +592,12 @@ class _Patient:
         )
 
 
+def _unexamined(row: DomainReport) -> _Patient:
+    patient = _Patient(row, None)
+    patient.take_row()
+    return patient
+
+
 class _Examination:
     """Examines the domains of one host that have been read.
 
@@ -605,18 +633,25 @@ class _Examination:
             patient.begun = begun
             patient.take_row()
         unclear = [p for p in self._patients if p.row.verdict not in _CLEAR and p.domain]
-        self._run({p: partial(p.question, self._via) for p in unclear})
+        # The other half is for watching.
+        half = (begun + self._deadline) / 2
+        self._run({p: partial(p.question, self._via) for p in unclear}, half)
         self._count_barred()
         self._watch([patient for patient in unclear if patient.is_watched])
         return [patient.diagnosis(self._via, self._reach) for patient in self._patients]
 
-    def _run(self, errands: Mapping[_Patient, Callable[[], object]]) -> dict[_Patient, object]:
+    def _run(
+        self, errands: Mapping[_Patient, Callable[[], object]], until: float
+    ) -> dict[_Patient, object]:
+        """Run an errand for each of these, until this moment and no longer than there is time."""
         by_uuid = {patient.row.uuid: patient for patient in errands}
         looks = {u: partial(hold_of, p.domain) for u, p in by_uuid.items() if p.domain}
         named = {patient.row.uuid: errand for patient, errand in errands.items()}
-        link = self._connection.link
-        answers = run(named, looks, self._deadline, link, most=self._most)
-        return {by_uuid[uuid]: outcome for uuid, outcome in answers}
+        link, end = self._connection.link, min(until, self._deadline)
+        outcomes = dict(run(named, looks, end, link, most=self._most))
+        out = sum(outcome is SENT for outcome in outcomes.values())
+        self._most = max(1, self._most - out)
+        return {by_uuid[uuid]: outcome for uuid, outcome in outcomes.items()}
 
     def _count_barred(self) -> None:
         busy = [p for p in self._patients if p.row.verdict is Verdict.BUSY]
@@ -633,12 +668,17 @@ class _Examination:
             now = time.monotonic()
             soonest = min(now + _LOOK_SECONDS, *(self._look_at(patient) for patient in waiting))
             time.sleep(max(0.0, soonest - now))
-            outcomes = self._run({p: partial(p.look_again, self._via) for p in waiting})
-            for patient, outcome in outcomes.items():
-                is_over = time.monotonic() >= self._look_at(patient)
-                if isinstance(outcome, _Look):
-                    is_over |= patient.take_look(outcome, self._connection.uri)
-                if is_over or not isinstance(outcome, _Look):
+            # One that hangs by now is not to keep the others from their last look.
+            until = time.monotonic() + 2 * _LOOK_SECONDS
+            errands = {p: partial(p.look_again, self._via) for p in waiting}
+            for patient, look in self._run(errands, until).items():
+                answered = False
+                if isinstance(look, _Look):
+                    answered = patient.take_look(look, self._connection.uri)
+                    is_last = look.at >= self._look_at(patient)
+                else:
+                    is_last = True
+                if answered or is_last or time.monotonic() >= self._deadline:
                     waiting.remove(patient)
                     patient.tell_of_watching()
 
