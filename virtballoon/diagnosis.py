@@ -367,8 +367,8 @@ WORDINGS: Final[Mapping[Cause, Wording]] = {
         "too many other guests of its host hang for it to be asked", "mend those first"
     ),
     Cause.WAS_BUSY: Wording(
-        "its monitor was held as long as there was time to read, and is free now",
-        "{virtballoon} doctor {name}",
+        "the time was up before it could be read, and nobody holds its monitor now",
+        "{virtballoon} doctor --timeout 30 {name}",
     ),
     Cause.CLOCK_AHEAD: Wording(
         "its last update lies in the future",

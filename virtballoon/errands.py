@@ -48,9 +48,10 @@ def run(
     again until the deadline; what has no answer by then gives ``SENT`` if it is still out,
     ``BARRED`` if it was never begun, else None.
 
-    :param most: how many errands are under way at a time
+    :param most: how many errands are under way at a time: fewer where calls that wait for hung
+        guests are out already
     """
-    calls: Calls[str] = Calls(nudge)
+    calls: Calls[str] = Calls(nudge, accompanied=most < IN_FLIGHT)
     waiting = [(0.0, uuid) for uuid in errands]
     unanswered = set(errands)
     hung: set[str] = set()
