@@ -426,6 +426,26 @@ def test_a_guest_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
     wait_for(guest, Verdict.STALE)
 
 
+def test_a_daemon_that_dies_while_a_guest_is_watched(
+    ward: dict[str, Guest], module_hypervisor: Hypervisor
+) -> None:
+    # Its connection is the caller's, so that it cannot be opened anew.
+    theirs = module_hypervisor.conn()
+    found: list[virtballoon.HostDiagnosis] = []
+    names = ["unloaded", "unpolled"]
+    thread = threading.Thread(target=lambda: found.append(diagnose_host(theirs, names)))
+    thread.start()
+    module_hypervisor.kill_daemon()
+    try:
+        thread.join(60)
+    finally:
+        module_hypervisor.start_daemon()
+    (host,) = found
+    assert isinstance(host.error, virtballoon.HostError)
+    for row in host.domains:
+        assert row.possible_causes
+
+
 def test_a_caller_without_the_right_to_write(module_hypervisor: Hypervisor) -> None:
     with virtballoon.Connection.open(module_hypervisor.uri, readonly=True) as connection:
         host = diagnose_host(connection, ["unpolled"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self, TypeAlias
 
@@ -19,7 +20,7 @@ from virtballoon import diagnosis
 from virtballoon.connection import AnyDomain, Connection, Control, Domain, Target
 from virtballoon.diagnosis import WORDINGS, WOULD_TELL, Cause, Row, Sign
 from virtballoon.errands import SENT, hold_of, run
-from virtballoon.errors import VirtballoonError
+from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.memory import Figures
@@ -316,11 +317,18 @@ class _Patient:
             return
         try:
             answer = question()
+        except ConnectionLost:
+            raise
         except VirtballoonError as error:
             who = "QEMU" if by is Source.QOM else "libvirt"
             answer = f"{who} cannot tell: {error.message}"
         self.asked.add(asked)
         self.note(asked, by, answer)
+
+    def note_unanswered(self, outcome: object, via: Source) -> None:
+        """Note that questions were left without an answer, and why."""
+        told = outcome.message if isinstance(outcome, VirtballoonError) else "no answer in time"
+        self.note("what else there is to ask", via, told)
 
     @property
     def is_watched(self) -> bool:
@@ -383,20 +391,23 @@ class _Patient:
 
     # In threads of errands: what is asked of a domain that is not well.
 
-    def question(self, via: Source) -> Control | None:
-        """Ask what tells causes apart, or how the monitor is held that stands in the way."""
+    def question(self, via: Source) -> Control | bool:
+        """Ask what tells causes apart, or how the monitor is held that stands in the way.
+
+        :return: True when everything was asked
+        """
         assert self.domain is not None
         verdict = self.row.verdict
         self.ask("reason of its state", Source.LIBVIRT, partial(self._reason, self.domain))
         if verdict is Verdict.BUSY:
             self.ask("who holds its monitor", Source.LIBVIRT, partial(self._held, self.domain))
-            return None
+            return True
         if verdict is Verdict.FAILED:
             self.ask("version of libvirt", Source.LIBVIRT, partial(self._libvirt, self.domain))
         if verdict in _WATCHED:
             self.processor = self.processor or _Processor.of(self.domain)
         if verdict not in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}:
-            return None
+            return True
         # Newer libvirt has the XML wait for whoever holds a domain, too.
         if hold := hold_of(self.domain):
             return hold
@@ -404,7 +415,7 @@ class _Patient:
         path = self.row.balloon.qom_path if self.row.balloon is not None else None
         if via is Source.QOM and path is not None:
             self._question_qemu(self.domain, path)
-        return None
+        return True
 
     def _reason(self, domain: Domain) -> str:
         state, reason = domain.reason()
@@ -417,7 +428,8 @@ class _Patient:
         self.signs[Sign.JOB] = not control.free and not control.waiting
         if control.free:
             return "nobody"
-        since = time.strftime("%H:%M:%S", time.localtime(time.time() - control.seconds))
+        begun = datetime.fromtimestamp(time.time() - control.seconds, UTC)
+        since = begun.strftime("%Y-%m-%dT%H:%M:%SZ")
         whom = "a call that waits for QEMU" if control.waiting else "a job"
         return f"{whom}, for {control.seconds:.0f} s, since {since}"
 
@@ -555,8 +567,9 @@ class _Patient:
 
     def diagnosis(self, via: Source, reach: Reach) -> Diagnosis:
         """What fits all that is known."""
+        # Whatever comes after this moment comes too late.
         row, signs = self.row, dict(self.signs)
-        fitting = self.fitting
+        fitting = diagnosis.fitting(row.verdict, signs)
         causes = list(dict.fromkeys(r.cause for r in fitting)) or [Cause.CONTRADICTORY]
         others = [r.cause for r in diagnosis.beside(row.verdict, signs, causes)]
         words = _words(row, reach, self.version)
@@ -635,7 +648,10 @@ class _Examination:
         unclear = [p for p in self._patients if p.row.verdict not in _CLEAR and p.domain]
         # The other half is for watching.
         half = (begun + self._deadline) / 2
-        self._run({p: partial(p.question, self._via) for p in unclear}, half)
+        asked = self._run({p: partial(p.question, self._via) for p in unclear}, half)
+        for patient, outcome in asked.items():
+            if outcome is not True:
+                patient.note_unanswered(outcome, self._via)
         self._count_barred()
         self._watch([patient for patient in unclear if patient.is_watched])
         return [patient.diagnosis(self._via, self._reach) for patient in self._patients]
@@ -649,6 +665,9 @@ class _Examination:
         named = {patient.row.uuid: errand for patient, errand in errands.items()}
         link, end = self._connection.link, min(until, self._deadline)
         outcomes = dict(run(named, looks, end, link, most=self._most))
+        for outcome in outcomes.values():
+            if isinstance(outcome, ConnectionLost):
+                raise outcome
         out = sum(outcome is SENT for outcome in outcomes.values())
         self._most = max(1, self._most - out)
         return {by_uuid[uuid]: outcome for uuid, outcome in outcomes.items()}
@@ -731,7 +750,7 @@ def _words(row: DomainReport, reach: Reach, version: tuple[int, int] | None) -> 
         "xml_interval": str(interval.live or _WANTED_INTERVAL),
         "wanted": str(interval.live or interval.config or _WANTED_INTERVAL),
         "lacks": f"QEMU {_dotted(version)} lacks {'; and '.join(lacks)}"
-        if version is not None
+        if version is not None and lacks
         else "libvirt tells of no last update before 2.1",
     }
 

@@ -12,16 +12,21 @@ from itertools import product
 from string import Formatter
 from typing import TYPE_CHECKING
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import virtballoon
 from tests.test_man import sections, tags
+from tests.unit.test_cli import EVIL
+from tests.unit.test_documents import SCHEMA
 from tests.unit.test_domainxml import domain
 from virtballoon import diagnosis, domainxml
 from virtballoon.diagnosis import BESIDE, SIGNS, TABLE, WORDINGS, Cause, Row, Sign, fitting
 from virtballoon.verdict import Verdict
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.command import Command
 
 #: What can only be told from another cause by waiting, or by a look at its console.
@@ -234,8 +239,39 @@ def test_a_driver_of_libvirts_that_has_no_monitor(command: Command, node: str) -
     names = ["bare", "off", "passing"]
     result = command("-c", node, "doctor", *names, "--format", "json")
     assert (result.status, result.stderr) == (0, "")
-    rows = json.loads(result.stdout)["hosts"][0]["domains"]
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, SCHEMA | {"anyOf": [{"$ref": "#/$defs/diagnoses"}]})
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA | {"anyOf": [{"$ref": "#/$defs/readings"}]})
+    rows = document["hosts"][0]["domains"]
     assert [row["cause"] for row in rows] == ["no-device", "shutoff", "polling-off"]
+
+
+def test_the_schema_knows_every_cause_and_every_sign() -> None:
+    assert SCHEMA["$defs"]["cause"]["enum"] == [cause.value for cause in Cause]
+    assert SCHEMA["$defs"]["sign"]["enum"] == [sign.value for sign in Sign]
+
+
+def test_a_report_is_safe_for_a_terminal(command: Command, node: str) -> None:
+    result = command("-c", node, "doctor", "--", EVIL, "off")
+    assert (result.status, result.stderr) == (0, "")
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+    # A line for one that is well, and more for one that is not.
+    heads = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert len(heads) == 2
+    assert heads[1] == "off: shutoff"
+
+
+def test_quiet_names_the_causes_where_data_is_in_a_file(
+    command: Command, node: str, tmp_path: Path
+) -> None:
+    words = ["-c", node, "doctor", "-q", "passing", "off", "bare"]
+    shown, filed = command.each([words, [*words, "--output", str(tmp_path / "report")]])
+    heads = [line for line in shown.stdout.splitlines() if not line.startswith(" ")]
+    assert heads == ["passing: polling-off, " + heads[0].partition(", ")[2]]
+    (line,) = filed.complaints
+    assert "polling-off" in line
+    assert line.endswith("(polling-off)")
 
 
 def test_the_library_gives_what_the_command_prints(node: str) -> None:

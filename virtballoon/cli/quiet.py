@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from virtballoon.cli.options import Settings, complain
 from virtballoon.render import text
-from virtballoon.report import HostChanges, HostReport, Outcome
+from virtballoon.report import DomainReport, HostChanges, HostReport, Outcome
 
 H = TypeVar("H", bound=HostReport | HostChanges)
 
@@ -34,7 +34,16 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
             if row.error is None:
                 age = row.age_seconds
                 old = "" if age is None else f", figures {text.duration(age)} old"
-                complain(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}")
+                complain(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}{_why(row)}")
+
+
+def _why(row: DomainReport) -> str:
+    if type(row) is DomainReport:
+        return ""
+    from virtballoon.doctor import Diagnosis
+
+    found = (*row.possible_causes, *row.findings) if isinstance(row, Diagnosis) else ()
+    return f" ({', '.join(each.cause.value for each in found)})" if found else ""
 
 
 def _reduced(host: H) -> H:
