@@ -2,7 +2,7 @@
 
 Not here, since nothing on a test machine brings them about, but with made-up answers in
 ``tests/unit/test_diagnosis.py``: a driver without statistics (a Windows guest without its balloon
-service), a QEMU that forgets the figures at a reset (10.0), a guest agent's channel, an old
+service), a guest agent's channel, a disk that fails, a watchdog, a job that holds a guest, an old
 libvirt, and a clock that is ahead.
 """
 
@@ -56,7 +56,7 @@ def is_tainted(guest: Guest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def ward(module_hypervisor: Hypervisor) -> dict[str, Guest]:
+def ward(alone: Hypervisor) -> dict[str, Guest]:
     """Guests that have something each, and stay so."""
     specs = [
         GuestSpec("unloaded", period=1),
@@ -72,7 +72,7 @@ def ward(module_hypervisor: Hypervisor) -> dict[str, Guest]:
         GuestSpec("paused", paused=True),
         GuestSpec("off", start=False),
     ]
-    ward = module_hypervisor.boot(specs)
+    ward = alone.boot(specs)
     ward["unloaded"].unload_driver()
     ward["panicked"].run(PANIC)
     ward["reset"].load_driver()
@@ -80,7 +80,7 @@ def ward(module_hypervisor: Hypervisor) -> dict[str, Guest]:
     ward["reset"].domain.reset(0)
     for name in ("unloaded", "panicked"):
         wait_for(ward[name], Verdict.STALE)
-    wait_for(ward["reset"], Verdict.UNANSWERED if forgets(module_hypervisor) else Verdict.STALE)
+    wait_for(ward["reset"], Verdict.UNANSWERED if forgets(alone) else Verdict.STALE)
     return ward
 
 
@@ -91,16 +91,16 @@ def forgets(hypervisor: Hypervisor) -> bool:
 
 
 @pytest.fixture(scope="module")
-def module_hypervisor() -> Iterator[Hypervisor]:
+def alone() -> Iterator[Hypervisor]:
     """A hypervisor of this module's own: its guests are in a bad way."""
     with started() as hypervisor:
         yield hypervisor
 
 
 @pytest.fixture(scope="module")
-def by_libvirt(ward: dict[str, Guest], module_hypervisor: Hypervisor) -> dict[str, Diagnosis]:
+def by_libvirt(ward: dict[str, Guest], alone: Hypervisor) -> dict[str, Diagnosis]:
     """All of them, asked through libvirt before any was asked through QEMU."""
-    host = diagnose_host(module_hypervisor.uri, inactive=True, timeout=20)
+    host = diagnose_host(alone.uri, inactive=True, timeout=20)
     assert host.error is None
     assert not any(is_tainted(guest) for guest in ward.values() if guest.spec.start)
     return {row.name: row for row in host.domains}
@@ -108,14 +108,14 @@ def by_libvirt(ward: dict[str, Guest], module_hypervisor: Hypervisor) -> dict[st
 
 @pytest.fixture(scope="module")
 def by_qemu(
-    by_libvirt: dict[str, Diagnosis], ward: dict[str, Guest], module_hypervisor: Hypervisor
+    by_libvirt: dict[str, Diagnosis], ward: dict[str, Guest], alone: Hypervisor
 ) -> dict[str, Diagnosis]:
     """The same, asked through QEMU, too."""
     # Behind libvirt's back.
     path = "/machine/peripheral/balloon0"
     interval = {"path": path, "property": "guest-stats-polling-interval", "value": 3}
     ward["well"].qmp({"execute": "qom-set", "arguments": interval})
-    host = diagnose_host(module_hypervisor.uri, via=Source.QOM, timeout=20)
+    host = diagnose_host(alone.uri, via=Source.QOM, timeout=20)
     assert host.error is None
     return {row.name: row for row in host.domains}
 
@@ -140,13 +140,13 @@ SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
     ],
 )
 def test_through_libvirt(
-    module_hypervisor: Hypervisor,
+    alone: Hypervisor,
     by_libvirt: dict[str, Diagnosis],
     name: str,
     expected: list[Cause],
 ) -> None:
     found = by_libvirt[name]
-    if name == "reset" and forgets(module_hypervisor):
+    if name == "reset" and forgets(alone):
         expected = SILENT
     assert causes(found) == expected
     assert found.cause is (expected[0] if len(expected) == 1 else None)
@@ -179,13 +179,13 @@ def test_through_libvirt(
     ],
 )
 def test_through_qemu(
-    module_hypervisor: Hypervisor,
+    alone: Hypervisor,
     by_qemu: dict[str, Diagnosis],
     name: str,
     expected: list[Cause],
 ) -> None:
     found = by_qemu[name]
-    if forgets(module_hypervisor):
+    if forgets(alone):
         now = {"unloaded": [Cause.DRIVER_UNLOADED], "reset": [Cause.BOOTING, Cause.NO_DRIVER]}
         expected = now.get(name, expected)
     assert causes(found) == expected
@@ -216,17 +216,37 @@ def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
     assert processor_seconds("panicked") > processor_seconds("unloaded")
 
 
-def test_a_guest_without_an_operating_system(module_hypervisor: Hypervisor) -> None:
+def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
     from tests.lab.guest import domain_xml
 
     spec = GuestSpec("kernelless", memory_mib=16, period=1)
-    domain = module_hypervisor.connection.createXML(domain_xml(spec))
+    domain = alone.connection.createXML(domain_xml(spec))
     try:
         found = diagnose_domain(domain, via=Source.QOM)
     finally:
         domain.destroy()
     assert causes(found) == [Cause.BOOTING, Cause.NO_DRIVER]
     assert answers(found)["x-query-virtio-status"].startswith("nothing, so no kernel has found it")
+
+
+def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
+    guest = newest_hypervisor.add(GuestSpec("forgetful", period=1, driver=False))
+    try:
+        guest.wait_booted()
+        guest.load_driver()
+        wait_for(guest, Verdict.FRESH)
+        guest.unload_driver()
+        wait_for(guest, Verdict.STALE)
+        # So old figures cannot be from before a reset.
+        found = diagnosed(guest, Source.QOM)
+        assert causes(found) == [Cause.DRIVER_UNLOADED]
+        assert Sign.RESET_CLEARS in found.seen
+        assert Sign.OLD_QEMU in found.absent
+        guest.domain.reset(0)
+        wait_for(guest, Verdict.UNANSWERED)
+        assert causes(diagnosed(guest, Source.QOM)) == [Cause.BOOTING, Cause.NO_DRIVER]
+    finally:
+        newest_hypervisor.remove(guest)
 
 
 def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
@@ -306,12 +326,12 @@ def test_a_balloon_that_comes_with_the_next_start(ward: dict[str, Guest]) -> Non
 
 @pytest.mark.parametrize("name", ["-it's $(x) 'y'", "two\nlines", "another one's number"])
 def test_remedies_mean_the_domain_whatever_its_name(
-    module_hypervisor: Hypervisor, guest_maker: GuestFactory, name: str
+    alone: Hypervisor, guest_maker: GuestFactory, name: str
 ) -> None:
     if name == "another one's number":
         name = str(guest_maker(GuestSpec("another", paused=True)).domain.ID())
     guest = guest_maker(GuestSpec(name, paused=True, persistent=False))
-    (found,) = diagnose_host(module_hypervisor.uri, [guest.uuid]).domains
+    (found,) = diagnose_host(alone.uri, [guest.uuid]).domains
     assert found.cause is Cause.PAUSED
     (unpolled,) = found.findings
     assert unpolled.cause is Cause.POLLING_OFF
@@ -323,16 +343,16 @@ def test_remedies_mean_the_domain_whatever_its_name(
 
 
 @pytest.fixture
-def guest_maker(module_hypervisor: Hypervisor) -> Iterator[GuestFactory]:
+def guest_maker(alone: Hypervisor) -> Iterator[GuestFactory]:
     made: list[Guest] = []
 
     def make(spec: GuestSpec) -> Guest:
-        made.append(module_hypervisor.add(spec))
+        made.append(alone.add(spec))
         return made[-1]
 
     yield make
     for guest in made:
-        module_hypervisor.remove(guest)
+        alone.remove(guest)
 
 
 def panic_program() -> bytes:
@@ -352,14 +372,12 @@ def panic_program() -> bytes:
     return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 0x1000) + code
 
 
-def test_a_kernel_that_tells_of_its_crash(
-    module_hypervisor: Hypervisor, guest_maker: GuestFactory
-) -> None:
+def test_a_kernel_that_tells_of_its_crash(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(GuestSpec("told", period=1, start=False))
     xml = guest.domain.XMLDesc()
     xml = xml.replace("<on_crash>destroy<", "<on_crash>preserve<")
     xml = xml.replace("</devices>", "<panic model='isa'/></devices>")
-    module_hypervisor.connection.defineXML(xml)
+    alone.connection.defineXML(xml)
     guest.domain.create()
     guest.wait_booted()
     octal = "".join(f"\\{byte:03o}" for byte in panic_program())
@@ -371,9 +389,7 @@ def test_a_kernel_that_tells_of_its_crash(
     assert answers(found)["reason of its state"] == "crashed, panicked"
 
 
-def test_a_guest_that_has_suspended_itself(
-    module_hypervisor: Hypervisor, guest_maker: GuestFactory
-) -> None:
+def test_a_guest_that_has_suspended_itself(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(GuestSpec("sleeper", period=1))
     guest.wait_booted()
     guest.run("(sleep 0.2; echo mem >/sys/power/state) >/dev/null 2>&1 &")
@@ -386,13 +402,13 @@ def test_a_guest_that_has_suspended_itself(
 
 @pytest.mark.parametrize("via", Source)
 def test_a_qemu_that_hangs_costs_its_own_row(
-    ward: dict[str, Guest], module_hypervisor: Hypervisor, via: Source
+    ward: dict[str, Guest], alone: Hypervisor, via: Source
 ) -> None:
     guest = ward["driverless"]
     names = ["driverless", "unloaded", "panicked", "unpolled"]
     guest.stop_process()
     try:
-        host = diagnose_host(module_hypervisor.uri, names, via=via, timeout=6)
+        host = diagnose_host(alone.uri, names, via=via, timeout=6)
     finally:
         guest.cont_process()
     rows = {row.name: row for row in host.domains}
@@ -427,61 +443,61 @@ def test_a_guest_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
 
 
 def test_a_daemon_that_dies_while_a_guest_is_watched(
-    ward: dict[str, Guest], module_hypervisor: Hypervisor
+    ward: dict[str, Guest], alone: Hypervisor
 ) -> None:
     # Its connection is the caller's, so that it cannot be opened anew.
-    theirs = module_hypervisor.conn()
+    theirs = alone.conn()
     found: list[virtballoon.HostDiagnosis] = []
     names = ["unloaded", "unpolled"]
     thread = threading.Thread(target=lambda: found.append(diagnose_host(theirs, names)))
     thread.start()
-    module_hypervisor.kill_daemon()
+    alone.kill_daemon()
     try:
         thread.join(60)
     finally:
-        module_hypervisor.start_daemon()
+        alone.start_daemon()
     (host,) = found
     assert isinstance(host.error, virtballoon.HostError)
     for row in host.domains:
         assert row.possible_causes
 
 
-def test_a_caller_without_the_right_to_write(module_hypervisor: Hypervisor) -> None:
-    with virtballoon.Connection.open(module_hypervisor.uri, readonly=True) as connection:
+def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
+    with virtballoon.Connection.open(alone.uri, readonly=True) as connection:
         host = diagnose_host(connection, ["unpolled"])
         assert [row.cause for row in host.domains] == [Cause.POLLING_OFF]
         host = diagnose_host(connection, ["unpolled"], via=Source.QOM)
         assert isinstance(host.error, virtballoon.ReadOnly)
 
 
-def test_the_command(ward: dict[str, Guest], module_hypervisor: Hypervisor) -> None:
+def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
     words = ("unloaded", "unpolled", "panicked", "paused")
-    table = run(module_hypervisor, "doctor", *words)
+    table = run(alone, "doctor", *words)
     assert (table.returncode, table.stderr) == (0, "")
     blocks = [line for line in table.stdout.splitlines() if not line.startswith(" ")]
     assert [line.partition(":")[0] for line in blocks] == sorted(words)
     assert "  cause       polling-off: " in table.stdout
     assert "  remedy      virtballoon set-interval 10 unpolled" in table.stdout
-    document = json.loads(run(module_hypervisor, "doctor", *words, "--format", "json").stdout)
+    document = json.loads(run(alone, "doctor", *words, "--format", "json").stdout)
     jsonschema.validate(document, SCHEMA)
     rows = {row["name"]: row for row in document["hosts"][0]["domains"]}
     assert rows["unpolled"]["cause"] == "polling-off"
     assert rows["unpolled"]["remedy"] == "virtballoon set-interval 10 unpolled"
     assert rows["panicked"]["cause"] is None
     assert {"asked", "by", "answer"} == set(rows["panicked"]["evidence"][0])
-    qom = run(module_hypervisor, "doctor", "--via", "qom", "panicked", "--format", "jsonl")
+    qom = run(alone, "doctor", "--via", "qom", "panicked", "--format", "jsonl")
     line: dict[str, Any] = json.loads(qom.stdout)
     assert line["cause"] == "guest-hung"
     assert line["signs"]["seen"] == sorted(line["signs"]["seen"], key=list(map(str, Sign)).index)
-    quiet = run(module_hypervisor, "doctor", "-q", "--format", "csv", *words)
+    quiet = run(alone, "doctor", "-q", "--format", "csv", *words)
     assert quiet.stdout.splitlines()[0].endswith("findings,signs.seen,signs.absent")
-    assert run(module_hypervisor, "doctor", "-q", "off").stdout == ""
-    assert run(module_hypervisor, "doctor", "nobody").returncode == 1
+    assert run(alone, "doctor", "-q", "off").stdout == ""
+    assert run(alone, "doctor", "nobody").returncode == 1
 
 
 def test_remedies_reach_the_host_as_the_command_did(
-    ward: dict[str, Guest], module_hypervisor: Hypervisor
+    ward: dict[str, Guest], alone: Hypervisor
 ) -> None:
-    result = run(module_hypervisor, "-c", module_hypervisor.uri, "doctor", "unpolled")
-    words = ["virtballoon", "-c", module_hypervisor.uri, "set-interval", "10", "unpolled"]
+    result = run(alone, "-c", alone.uri, "doctor", "unpolled")
+    words = ["virtballoon", "-c", alone.uri, "set-interval", "10", "unpolled"]
     assert shlex.join(words) in result.stdout

@@ -423,7 +423,7 @@ class _Patient:
         return f"{state.value}, {reason}"
 
     def _held(self, domain: Domain) -> str:
-        self.control = control = domain.control()
+        self.control = control = hold_of(domain) or domain.control()
         self.signs[Sign.OCCUPIED] = control.waiting
         self.signs[Sign.JOB] = not control.free and not control.waiting
         if control.free:
