@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeGuard
@@ -95,6 +94,9 @@ def hints(xml: str) -> DomainHints:
 def _is_balloon(device: str) -> bool:
     # -device takes "DRIVER,key=value,…", "driver=DRIVER,…" and JSON.
     if device.startswith("{"):
+        # A list does without.
+        import json
+
         try:
             properties = json.loads(device)
         except (ValueError, RecursionError):
