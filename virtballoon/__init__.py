@@ -1,7 +1,8 @@
 """Guest memory figures of libvirt/QEMU domains through the virtio balloon.
 
 Read a host's domains with :func:`read_host`, one at hand with :func:`read_domain`; turn polling
-on with :func:`set_intervals` and :func:`set_interval`. Each takes a URI or a libvirt connection
+on with :func:`set_intervals` and :func:`set_interval`; find out with :func:`diagnose_host` and
+:func:`diagnose_domain` why a guest gives nothing. Each takes a URI or a libvirt connection
 (or domain) that the caller has already, and never closes what it did not open. What comes back is
 frozen dataclasses; what goes wrong is a :class:`VirtballoonError`.
 
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
         Domain,
         DomainStatistics,
         Target,
+    )
+    from virtballoon.diagnosis import Cause, Sign
+    from virtballoon.doctor import (
+        Diagnosis,
+        Evidence,
+        HostDiagnosis,
+        PossibleCause,
+        Question,
+        Reach,
+        diagnose_domain,
+        diagnose_host,
     )
     from virtballoon.errors import (
         AccessDenied,
@@ -49,6 +61,7 @@ if TYPE_CHECKING:
         VirtballoonError,
     )
     from virtballoon.fleet import (
+        diagnose_hosts,
         find_qom_paths,
         iter_hosts,
         probe_hosts,
@@ -59,7 +72,7 @@ if TYPE_CHECKING:
     from virtballoon.freshness import read_fresh
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.note import Note
-    from virtballoon.qmp import Monitor, QomChild
+    from virtballoon.qmp import Monitor, QomChild, VirtioStatus
     from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
     from virtballoon.reading import (
         QomPath,
@@ -96,6 +109,17 @@ _HOMES = {
     "balloon": ("Balloon", "BalloonConfig"),
     "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
+    "diagnosis": ("Cause", "Sign"),
+    "doctor": (
+        "Diagnosis",
+        "Evidence",
+        "HostDiagnosis",
+        "PossibleCause",
+        "Question",
+        "Reach",
+        "diagnose_domain",
+        "diagnose_host",
+    ),
     "errors": (
         "AccessDenied",
         "AmbiguousDomain",
@@ -122,6 +146,7 @@ _HOMES = {
         "VirtballoonError",
     ),
     "fleet": (
+        "diagnose_hosts",
         "find_qom_paths",
         "iter_hosts",
         "probe_hosts",
@@ -132,7 +157,7 @@ _HOMES = {
     "freshness": ("read_fresh",),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "note": ("Note",),
-    "qmp": ("Monitor", "QomChild"),
+    "qmp": ("Monitor", "QomChild", "VirtioStatus"),
     "rates": ("COUNTERS", "NoRate", "Rates", "Sample"),
     "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
     "report": (
@@ -169,6 +194,7 @@ __all__ = [
     "Balloon",
     "BalloonConfig",
     "Busy",
+    "Cause",
     "Configuration",
     "ConfigurationError",
     "ConfiguredHost",
@@ -176,6 +202,7 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "Control",
+    "Diagnosis",
     "Domain",
     "DomainError",
     "DomainNotFound",
@@ -183,8 +210,10 @@ __all__ = [
     "DomainStatistics",
     "DomainWait",
     "DomainXMLError",
+    "Evidence",
     "Figures",
     "HostChanges",
+    "HostDiagnosis",
     "HostError",
     "HostKeyError",
     "HostProbe",
@@ -207,12 +236,16 @@ __all__ = [
     "NotSupported",
     "Note",
     "Outcome",
+    "PossibleCause",
     "QomChild",
     "QomPath",
+    "Question",
     "Rates",
+    "Reach",
     "ReadOnly",
     "Refresh",
     "Sample",
+    "Sign",
     "Source",
     "State",
     "Statistic",
@@ -224,9 +257,13 @@ __all__ = [
     "UsedFormula",
     "Verdict",
     "VirtballoonError",
+    "VirtioStatus",
     "Waited",
     "__version__",
     "check_interval",
+    "diagnose_domain",
+    "diagnose_host",
+    "diagnose_hosts",
     "find_qom_path",
     "find_qom_paths",
     "iter_domains",

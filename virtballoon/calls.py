@@ -59,13 +59,17 @@ class Calls(Generic[K]):
     virnetclient.c ends a main loop that may not have begun to run).
 
     :param nudge: some cheap call on the same connection
+    :param accompanied: whether other calls that wait for a hung guest are out on it
 
     :ivar in_flight: the calls that have no answer yet, with when they began
         (``time.monotonic()``)
     """
 
-    def __init__(self, nudge: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, nudge: Callable[[], object] | None = None, *, accompanied: bool = False
+    ) -> None:
         self._nudge = nudge
+        self._accompanied = accompanied
         self._tasks: queue.SimpleQueue[tuple[K, Callable[[], object]] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[K, object, BaseException | None]] = (
             queue.SimpleQueue()

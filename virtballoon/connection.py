@@ -49,7 +49,7 @@ _log: Final = logging.getLogger(__name__)
 MAX_INTERVAL: Final = 2**31 - 1
 
 #: The daemon's version from which on a domain's XML may wait for whoever holds the domain.
-_XML_MAY_WAIT: Final = 9_001_000
+_XML_MAY_WAIT: Final = (9, 1)
 
 #: A QEMU that is well answers within some milliseconds.
 _HUNG_SECONDS: Final = 1.0
@@ -90,6 +90,26 @@ _STATES: Final[Mapping[int, State]] = {
     libvirt.VIR_DOMAIN_SHUTOFF: State.SHUTOFF,
     libvirt.VIR_DOMAIN_CRASHED: State.CRASHED,
     libvirt.VIR_DOMAIN_PMSUSPENDED: State.PMSUSPENDED,
+}
+
+#: Why a domain is in its state, by state and number, as ``virDomainRunningReason`` and its like
+#: have it.
+_REASONS: Final[Mapping[State, tuple[str, ...]]] = {
+    State.RUNNING: (
+        *("unknown", "booted", "migrated", "restored", "from snapshot", "unpaused"),
+        *("migration canceled", "save canceled", "wakeup", "crashed", "post-copy"),
+        "post-copy failed",
+    ),
+    State.PAUSED: (
+        *("unknown", "user", "migration", "save", "dump", "ioerror", "watchdog", "from snapshot"),
+        *("shutting down", "snapshot", "crashed", "starting up", "post-copy"),
+        *("post-copy failed", "api error"),
+    ),
+    State.CRASHED: ("unknown", "panicked"),
+    State.SHUTOFF: (
+        *("unknown", "shutdown", "destroyed", "crashed", "migrated", "saved", "failed"),
+        *("from snapshot", "daemon"),
+    ),
 }
 
 
@@ -246,9 +266,14 @@ class Connection:
     def link(self) -> Link:
         """Ask the daemon something that costs it nothing, and so learn how far away it is."""
         started = time.monotonic()
-        with _call("getLibVersion", connection=self):
-            version = int(self.raw.getLibVersion())
+        version = self.version()
         return Link(time.monotonic() - started, xml_waits=version >= _XML_MAY_WAIT)
+
+    def version(self) -> tuple[int, int]:
+        """The version of the host's libvirt."""
+        with _call("getLibVersion", connection=self):
+            number = int(self.raw.getLibVersion())
+        return number // 1_000_000, number // 1000 % 1000
 
     def require_monitor(self) -> None:
         """Refuse a hypervisor that has no QEMU monitor.
@@ -425,26 +450,51 @@ class Domain:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
             text = self.raw.XMLDesc(flags)
-        try:
+        with self._naming_this():
             return domainxml.parse(text)
+
+    @contextmanager
+    def _naming_this(self) -> Iterator[None]:
+        try:
+            yield
         except VirtballoonError as error:
             error.host, error.domain = self.connection.uri, self.name
             raise
 
     def state(self) -> State:
         """The domain's state. Never waits for the guest."""
+        return self.reason()[0]
+
+    def reason(self) -> tuple[State, str]:
+        """The domain's state, and why it is in it. Never waits for the guest."""
         with self._call("state"):
-            return _state(self.raw.state()[0])
+            number, reason = self.raw.state()
+        state = _state(number)
+        reasons = _REASONS.get(state, ())
+        return state, reasons[reason] if 0 <= reason < len(reasons) else "unknown"
+
+    def processor_time(self) -> tuple[float, int]:
+        """The seconds of processor time that its QEMU has taken so far, emulation included, and
+        how many CPUs the guest has. Never waits for the guest."""
+        with self._call("info"):
+            cpus, nanoseconds = self.raw.info()[3:5]
+        return nanoseconds / 1e9, int(cpus)
+
+    def hints(self) -> domainxml.DomainHints:
+        """What the live XML says beside the balloon; waits as :meth:`xml` does.
+
+        :raise DomainNotFound: when the domain is gone
+        :raise DomainXMLError: when it cannot be read
+        """
+        with self._call("XMLDesc()"):
+            text = self.raw.XMLDesc(0)
+        with self._naming_this():
+            return domainxml.hints(text)
 
     def is_migrating(self) -> bool:
         """Whether it stands still for a migration, which keeps libvirt out and which
         :meth:`control` does not show. Never waits for the guest."""
-        with self._call("state"):
-            state, reason = self.raw.state()
-        return (state, reason) == (
-            libvirt.VIR_DOMAIN_PAUSED,
-            libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
-        )
+        return self.reason() == (State.PAUSED, "migration")
 
     def control(self) -> Control:
         """How its monitor is occupied. Never waits for the guest."""

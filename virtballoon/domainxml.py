@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeGuard
 
-from virtballoon.balloon import Balloon, BalloonConfig, qom_path_of
+from virtballoon.balloon import QOM_TYPES, Balloon, BalloonConfig, qom_path_of
 from virtballoon.errors import DomainXMLError
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 # A real domain's XML is a few tens of KiB.
 MAX_XML_BYTES: Final = 16 * 1024 * 1024
+
+_QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+#: The channel of QEMU's guest agent; libvirt keeps its state by what QEMU tells of the guest.
+_AGENT: Final = "org.qemu.guest_agent.0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +60,57 @@ def _parse(xml: bytes) -> etree._Element | None:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainHints:
+    """What the live XML says of a guest beside its balloon.
+
+    :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where
+        it reads a file that may
+    :ivar agent_connected: whether a guest agent holds its channel open; None without a channel
+    """
+
+    balloon_in_commandline: bool | None
+    agent_connected: bool | None
+
+
+def hints(xml: str) -> DomainHints:
+    """Read what tells why a balloon is silent or missing.
+
+    :raise DomainXMLError: when it is not a domain's XML
+    """
+    root = _root(xml)
+    arguments = [arg.get("value", "") for arg in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg")]
+    options = [argument.lstrip("-") for argument in arguments]
+    devices = [value for option, value in pairwise(arguments) if option.lstrip("-") == "device"]
+    in_commandline: bool | None = any(map(_is_balloon, devices))
+    if not in_commandline and "readconfig" in options:
+        in_commandline = None
+    states = [
+        target.get("state")
+        for target in root.iterfind("./devices/channel/target")
+        if target.get("name") == _AGENT
+    ]
+    return DomainHints(
+        balloon_in_commandline=in_commandline,
+        agent_connected="connected" in states if states else None,
+    )
+
+
+def _is_balloon(device: str) -> bool:
+    # -device takes "DRIVER,key=value,…", "driver=DRIVER,…" and JSON.
+    if device.startswith("{"):
+        # A list does without.
+        import json
+
+        try:
+            properties = json.loads(device)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(properties, dict) and properties.get("driver") in QOM_TYPES
+    pairs = [part.strip() for part in device.split(",")]
+    return pairs[0] in QOM_TYPES or any(f"driver={name}" in pairs for name in QOM_TYPES)
+
+
 def parse(xml: str) -> DomainXML:
     """Read the balloon from a domain's XML, live or inactive.
 
@@ -64,6 +120,21 @@ def parse(xml: str) -> DomainXML:
 
     :raise DomainXMLError: when it is not a domain's XML
     """
+    root = _root(xml)
+    # Only the XML of a running domain has an id, and only a running domain has a QEMU.
+    number = root.get("id")
+    domain_id = int(number) if _is_number(number) else None
+    element = root.find("./devices/memballoon")
+    return DomainXML(
+        name=root.findtext("./name") or "",
+        id=domain_id,
+        balloon=_balloon(element, running=domain_id is not None)
+        if element is not None
+        else BalloonConfig(balloon=None, period=0),
+    )
+
+
+def _root(xml: str) -> etree._Element:
     if len(xml) > MAX_XML_BYTES:
         raise DomainXMLError(f"the domain's XML has {len(xml)} characters, which no domain's has")
     try:
@@ -76,17 +147,7 @@ def parse(xml: str) -> DomainXML:
         raise DomainXMLError(
             "the domain's XML declares a document type, which libvirt's never does"
         )
-    # Only the XML of a running domain has an id, and only a running domain has a QEMU.
-    number = root.get("id")
-    domain_id = int(number) if _is_number(number) else None
-    element = root.find("./devices/memballoon")
-    return DomainXML(
-        name=root.findtext("./name") or "",
-        id=domain_id,
-        balloon=_balloon(element, running=domain_id is not None)
-        if element is not None
-        else BalloonConfig(balloon=None, period=0),
-    )
+    return root
 
 
 def leave_files_to_libvirt() -> None:

@@ -19,6 +19,7 @@ from typing import Final
 
 from virtballoon import process
 from virtballoon.connection import Control, Domain, Target
+from virtballoon.errands import hold_of, run, unanswered_error
 from virtballoon.errors import (
     AccessDenied,
     Busy,
@@ -33,7 +34,6 @@ from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_pleas
 from virtballoon.reading import host_report
 from virtballoon.report import DomainReport, DomainWait, HostReport, Refresh, Unheard
-from virtballoon.setting import hold_of, run_errands, unanswered_error
 from virtballoon.source import Source
 from virtballoon.sweep import read_configs
 from virtballoon.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, Verdict
@@ -387,7 +387,7 @@ class _Loans:
     ) -> Iterator[tuple[str, VirtballoonError | None]]:
         """Run an errand for each, and tell what went wrong."""
         nudge = self._visit.connection.link if errands else None
-        for uuid, outcome in run_errands(errands, looks, deadline, nudge):
+        for uuid, outcome in run(errands, looks, deadline, nudge):
             if isinstance(outcome, VirtballoonError):
                 yield uuid, outcome
             elif outcome is True or uuid not in self._visit.domains:

@@ -2,8 +2,10 @@
 
 The module knows neither libvirt nor sockets: a :class:`Monitor` is given a function that carries
 one JSON command to QEMU and brings back the JSON answer. What it sends is limited to ``qom-list``,
-``qom-get`` of ``guest-stats`` and ``guest-stats-polling-interval``, and ``qom-set`` of the latter
-(QEMU: docs/interop/virtio-balloon-stats.rst, qapi/qom.json).
+``qom-get`` of ``guest-stats`` and ``guest-stats-polling-interval``, ``qom-set`` of the latter, and
+queries that change nothing: ``query-version``, ``x-query-virtio-status`` and
+``x-query-virtio-queue-status`` (QEMU: docs/interop/virtio-balloon-stats.rst, qapi/qom.json,
+qapi/virtio.json).
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ INTERVAL: Final = "guest-stats-polling-interval"
 
 # The guest's statistics are well below 1 KiB, a qom-list a few tens of KiB.
 _MAX_ANSWER: Final = 4 * 1024 * 1024
+# Queues are numbered by the device: inflating, deflating, statistics (virtio 1.2, 5.5.2).
+_STATS_QUEUE: Final = 2
 # A full tree of a PC has about a thousand nodes.
 _MAX_NODES: Final = 10_000
 
@@ -40,6 +44,29 @@ class QomChild:
 
     name: str
     type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtioStatus:
+    """How far the guest has set up a virtio device.
+
+    :ivar statuses: the bits that the guest has set, such as ``ACKNOWLEDGE`` and ``DRIVER_OK``
+    :ivar features: the features of this kind of device that its driver has accepted, such as
+        ``STATS_VQ``
+    """
+
+    statuses: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @property
+    def driver_ok(self) -> bool:
+        """Whether a driver has set the device up."""
+        return "DRIVER_OK" in self.statuses
+
+    @property
+    def statistics(self) -> bool:
+        """Whether that driver has accepted the statistics queue."""
+        return "STATS_VQ" in self.features
 
 
 class Monitor:
@@ -107,6 +134,65 @@ class Monitor:
         """
         self._execute("qom-set", {"path": path, "property": INTERVAL, "value": seconds})
 
+    def version(self) -> tuple[int, int]:
+        """QEMU's version (``query-version``): that of this guest's process, which may be older
+        than what is installed.
+
+        :raise MonitorError: when QEMU refuses or the answer has another shape
+        """
+        command, answer, value = self._execute("query-version")
+        numbers = value.get("qemu") if isinstance(value, dict) else None
+        major, minor = (
+            (figure(numbers.get("major")), figure(numbers.get("minor")))
+            if isinstance(numbers, dict)
+            else (None, None)
+        )
+        if major is None or minor is None:
+            raise self._error("query-version gave no version", command, answer)
+        return major, minor
+
+    def virtio_status(self, path: str) -> VirtioStatus:
+        """How far the guest has set up the balloon (``x-query-virtio-status``, from QEMU 7.2 on
+        and not promised to stay).
+
+        :param path: the balloon's QOM path
+        :raise MonitorError: when QEMU has no such command, refuses, or answers in another shape
+        """
+        command, answer, value = self._execute(
+            "x-query-virtio-status", {"path": self._backend(path)}
+        )
+        status, features = (
+            (value.get("status"), value.get("guest-features"))
+            if isinstance(value, dict)
+            else (None, None)
+        )
+        statuses = _words(status, "statuses", "VIRTIO_CONFIG_S_")
+        accepted = _words(features, "dev-features", "VIRTIO_BALLOON_F_")
+        if statuses is None or accepted is None:
+            raise self._error("x-query-virtio-status has another shape", command, answer)
+        return VirtioStatus(statuses=statuses, features=accepted)
+
+    def buffers_held(self, path: str) -> int:
+        """How many of the guest's buffers QEMU holds of the statistics queue: 1 while it has not
+        asked since the last answer, 0 while it waits for one (``x-query-virtio-queue-status``,
+        from QEMU 7.2 on and not promised to stay).
+
+        :param path: the balloon's QOM path
+        :raise MonitorError: when QEMU has no such command, refuses, or answers in another shape
+        """
+        command, answer, value = self._execute(
+            "x-query-virtio-queue-status", {"path": self._backend(path), "queue": _STATS_QUEUE}
+        )
+        held = figure(value.get("inuse")) if isinstance(value, dict) else None
+        if held is None:
+            raise self._error("x-query-virtio-queue-status has another shape", command, answer)
+        return held
+
+    def _backend(self, path: str) -> str:
+        # A PCI or CCW device has the virtio device inside; one on virtio-mmio is it.
+        below = [child.name for child in self.children(path) if child.type == BACKEND_TYPE]
+        return f"{path}/{below[0]}" if below else path
+
     def find_balloon(self, alias: str | None = None, *, everywhere: bool = True) -> str | None:
         """The QOM path of the guest's balloon, or None if it has none.
 
@@ -147,8 +233,9 @@ class Monitor:
                 elif child.type != BACKEND_TYPE:
                     waiting.append(below)
 
-    def _execute(self, name: str, arguments: dict[str, Any]) -> tuple[str, str, Any]:
-        command = json.dumps({"execute": name, "arguments": arguments})
+    def _execute(self, name: str, arguments: dict[str, Any] | None = None) -> tuple[str, str, Any]:
+        request = {"execute": name} | ({"arguments": arguments} if arguments is not None else {})
+        command = json.dumps(request)
         answer = self._send(command)
         if len(answer) > _MAX_ANSWER:
             raise self._error(f"an answer of {len(answer)} characters", command, answer[:1000])
@@ -186,3 +273,12 @@ class Monitor:
             host=self._host,
             domain=self._domain,
         )
+
+
+def _words(holder: object, key: str, prefix: str) -> tuple[str, ...] | None:
+    """The names in a list such as ``["VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready"]``,
+    without what they begin with; None for another shape."""
+    entries = holder.get(key) if isinstance(holder, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        return None
+    return tuple(entry.partition(":")[0].strip().removeprefix(prefix) for entry in entries)

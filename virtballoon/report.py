@@ -198,6 +198,11 @@ class DomainReport:
         )
 
     @property
+    def is_well(self) -> bool:
+        """Whether there is nothing to be done."""
+        return self.verdict.is_well and self.is_complete
+
+    @property
     def needs_polling(self) -> bool:
         """Whether setting an interval would bring this domain's figures to life."""
         unpolled = self.verdict in {Verdict.POLLING_OFF, Verdict.SUSPENDED}

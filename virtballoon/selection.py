@@ -83,5 +83,12 @@ def is_pattern(word: str) -> bool:
     return _PATTERN.search(word) is not None
 
 
+def words_for(domains: Iterable[Named]) -> list[str]:
+    """The words of a command line that mean these domains: names, and the UUIDs of those whose
+    name would not be shown as it is."""
+    words = sorted(d.name if d.name.isprintable() else d.uuid for d in domains)
+    return [*(["--"] if any(word.startswith("-") for word in words) else []), *words]
+
+
 def _sorted(found: dict[str, Selected[D]]) -> tuple[Selected[D], ...]:
     return tuple(sorted(found.values(), key=lambda s: (s.domain.name, s.domain.uuid)))

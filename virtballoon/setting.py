@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Final
 
 from virtballoon import connection as libvirt_limits
 from virtballoon import qmp
 from virtballoon.balloon import Balloon
-from virtballoon.calls import Calls
 from virtballoon.connection import AnyDomain, Control, Domain, Target
+from virtballoon.errands import hold_of, run, unanswered_error
 from virtballoon.errors import (
-    Busy,
     DomainNotFound,
     InvalidInterval,
     NoBalloon,
     NotRunning,
-    NotSupported,
     TransientDomain,
     VirtballoonError,
 )
@@ -29,17 +26,8 @@ from virtballoon.log import log_host
 from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Unheard, Waited
 from virtballoon.selection import Selected
 from virtballoon.source import Source
-from virtballoon.sweep import IN_FLIGHT, MOST_HELD, Configs, locate, read_configs
+from virtballoon.sweep import Configs, locate, read_configs
 from virtballoon.waiting import Awaited, Note, answers, read_last_update
-
-_RETRY_SECONDS: Final = 0.2
-#: So many are looked at at a time, which none can hold up.
-_LOOKS: Final = 20
-
-#: Stands for an errand that was begun and has no answer.
-_SENT: Final = object()
-#: Stands for one that was not begun, so as not to use up what the daemon has.
-_BARRED: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +348,7 @@ def _carry_out(
     nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
     looks = {uuid: partial(hold_of, selected.domain) for uuid, selected in by_uuid.items()}
-    for uuid, outcome in run_errands(errands, looks, deadline, nudge):
+    for uuid, outcome in run(errands, looks, deadline, nudge):
         selected = by_uuid[uuid]
         if isinstance(outcome, IntervalChange):
             error: object = outcome.error
@@ -429,17 +417,6 @@ def _apply(plan: IntervalPlan, awaited: dict[str, Awaited] | None) -> IntervalCh
     return plan.change
 
 
-def hold_of(domain: Domain) -> Control | None:
-    """How the domain is held, if it is, and if its driver tells."""
-    try:
-        control = domain.control()
-    except (NotRunning, NotSupported):
-        return None
-    if control.free and domain.is_migrating():
-        return Control(free=False, seconds=0, waiting=False)
-    return None if control.free else control
-
-
 def _reread(plan: IntervalPlan) -> Interval:
     """What the intervals are after a failure, as far as that can still be told."""
     try:
@@ -452,57 +429,6 @@ def _reread(plan: IntervalPlan) -> Interval:
     return after
 
 
-def run_errands(
-    errands: Mapping[str, Callable[[], object]],
-    looks: Mapping[str, Callable[[], object]],
-    deadline: float,
-    nudge: Callable[[], object] | None,
-) -> Iterator[tuple[str, object]]:
-    """Run an errand for each domain, a few at a time, and yield what each returned or raised of
-    ours.
-
-    Before that, a look at each counts those that hang already: each keeps one of the daemon's
-    workers, of which some are to be left. An errand that finds the guest's monitor held is run
-    again until the deadline; what has no answer by then gives ``_SENT`` if it is still out,
-    ``_BARRED`` if it was never begun, else None.
-    """
-    calls: Calls[str] = Calls(nudge)
-    waiting = [(0.0, uuid) for uuid in errands]
-    unanswered = set(errands)
-    hung: set[str] = set()
-    looking = list(looks)
-    try:
-        while (looking or calls.in_flight) and time.monotonic() < deadline:
-            for uuid in looking[: _LOOKS - len(calls.in_flight)]:
-                looking.remove(uuid)
-                calls.submit(uuid, looks[uuid])
-            answer = calls.wait(deadline - time.monotonic())
-            if answer is not None and isinstance(answer.value, Control) and answer.value.hangs:
-                hung.add(answer.key)
-        while unanswered and (now := time.monotonic()) < deadline:
-            for entry in [entry for entry in waiting if entry[0] <= now]:
-                # Whoever is known to hang is only looked at until he goes on.
-                may_hang = len(hung | calls.in_flight.keys()) < MOST_HELD or entry[1] in hung
-                if len(calls.in_flight) < IN_FLIGHT and may_hang:
-                    waiting.remove(entry)
-                    calls.submit(entry[1], errands[entry[1]])
-            later = [at for at, _ in waiting if at > now]
-            answer = calls.wait(min([deadline, *later]) - time.monotonic())
-            if answer is None:
-                continue
-            if isinstance(answer.value, Control):
-                (hung.add if answer.value.hangs else hung.discard)(answer.key)
-                waiting.append((time.monotonic() + _RETRY_SECONDS, answer.key))
-                continue
-            unanswered.remove(answer.key)
-            yield answer.key, answer.error or answer.value
-    finally:
-        calls.close()
-    never = _BARRED if len(hung) >= MOST_HELD else None
-    for uuid in unanswered:
-        yield uuid, _SENT if uuid in calls.in_flight else None if uuid in hung else never
-
-
 def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
     return IntervalChange(
         name=domain.name,
@@ -512,17 +438,4 @@ def _failed(domain: Domain, error: VirtballoonError) -> IntervalChange:
         before=Interval(),
         after=Interval(),
         error=error,
-    )
-
-
-def unanswered_error(domain: Domain, why: object) -> Busy:
-    host = domain.connection.uri
-    if why is _BARRED:
-        message = "not asked, since too many other guests of this host hang"
-        return Busy(message, host=host, domain=domain.name)
-    return Busy(
-        "no answer in time" + ("; what was sent may still take effect" if why is _SENT else ""),
-        host=host,
-        domain=domain.name,
-        hint="its QEMU hangs, or a job holds its monitor",
     )

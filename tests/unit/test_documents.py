@@ -468,7 +468,7 @@ def test_the_schema_is_one() -> None:
 
 def test_the_schema_knows_our_words() -> None:
     definitions = SCHEMA["$defs"]
-    reading = definitions["reading"]["properties"]
+    reading = definitions["domain"]["properties"]
 
     assert set(reading["verdict"]["enum"]) == set(Verdict)
     assert set(reading["state"]["enum"]) == set(State)

@@ -234,6 +234,7 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
     "Connection.of": (take_a_callers_connection, False, LibvirtFailure),
     "Connection.hostname": (lambda e, **w: connection(e, **w).hostname(), False, LibvirtFailure),
     "Connection.link": (lambda e, **w: connection(e, **w).link(), False, LibvirtFailure),
+    "Connection.version": (lambda e, **w: connection(e, **w).version(), False, LibvirtFailure),
     "Connection.require_monitor": (
         lambda e, **w: connection(e, **w).require_monitor(),
         False,
@@ -246,6 +247,13 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
     "Domain.xml": (lambda e, **w: domain(e, **w).xml(), True, LibvirtFailure),
     "Domain.xml, inactive": (
         lambda e, **w: domain(e, **w).xml(inactive=True),
+        True,
+        LibvirtFailure,
+    ),
+    "Domain.hints": (lambda e, **w: domain(e, **w).hints(), True, LibvirtFailure),
+    "Domain.reason": (lambda e, **w: domain(e, **w).reason(), True, LibvirtFailure),
+    "Domain.processor_time": (
+        lambda e, **w: domain(e, **w).processor_time(),
         True,
         LibvirtFailure,
     ),

@@ -238,8 +238,16 @@ METHODS: dict[str, Callable[[Monitor], object]] = {
     "guest_stats": lambda monitor: monitor.guest_stats(BALLOON0),
     "polling_interval": lambda monitor: monitor.polling_interval(BALLOON0),
     "set_polling_interval": lambda monitor: monitor.set_polling_interval(BALLOON0, 5),
+    "version": lambda monitor: monitor.version(),
+    "virtio_status": lambda monitor: monitor.virtio_status(BALLOON0),
+    "buffers_held": lambda monitor: monitor.buffers_held(BALLOON0),
     "find_balloon": lambda monitor: monitor.find_balloon("balloon0"),
     "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
+}
+#: All that may be sent.
+ALLOWED = {
+    *("qom-list", "qom-get", "qom-set"),
+    *("query-version", "x-query-virtio-status", "x-query-virtio-queue-status"),
 }
 # A walk goes on past what it cannot read.
 REFUSABLE = sorted(METHODS.keys() - {"balloons_below"})
@@ -256,7 +264,7 @@ def test_an_error_inside_the_answer(method: str) -> None:
     assert error.message == "timer value is too big"
     assert error.error_class == "GenericError"
     assert error.received == answer
-    assert json.loads(error.sent)["execute"].startswith("qom-")
+    assert json.loads(error.sent)["execute"] in ALLOWED
     assert (error.host, error.domain) == ("qemu:///system", "web1")
     copy = pickle.loads(pickle.dumps(error))
     assert vars(copy) == vars(error)
@@ -320,6 +328,69 @@ def test_a_value_of_no_known_shape(method: str) -> None:
         with pytest.raises(MonitorError) as caught:
             METHODS[method](answering(answer))
         assert caught.value.received == answer
+
+
+def backed(queries: dict[str, object]) -> Monitor:
+    """A monitor whose balloon has a backend, and which answers these queries so."""
+
+    def send(text: str) -> str:
+        command = json.loads(text)
+        name, arguments = command["execute"], command.get("arguments", {})
+        if name == "qom-list":
+            backend = {"name": "virtio-backend", "type": "child<virtio-balloon-device>"}
+            return json.dumps({"return": [backend]})
+        assert arguments.get("path", f"{BALLOON0}/virtio-backend") == f"{BALLOON0}/virtio-backend"
+        assert arguments.get("queue", 2) == 2
+        if name not in queries:
+            error = {"class": "CommandNotFound", "desc": f"The command {name} has not been found"}
+            return json.dumps({"error": error})
+        return json.dumps({"return": queries[name]})
+
+    return Monitor(send)
+
+
+STATUS = {
+    "status": {
+        "statuses": [
+            "VIRTIO_CONFIG_S_ACKNOWLEDGE: Valid virtio device found",
+            "VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready",
+        ]
+    },
+    "guest-features": {
+        "unknown-dev-features": 1099511627776,
+        "dev-features": ["VIRTIO_BALLOON_F_STATS_VQ: Guest memory stats VQ available"],
+        "transports": [],
+    },
+}
+
+
+def test_how_far_the_guest_has_set_up_its_balloon() -> None:
+    ready = backed({"x-query-virtio-status": STATUS}).virtio_status(BALLOON0)
+    assert ready.statuses == ("ACKNOWLEDGE", "DRIVER_OK")
+    assert (ready.driver_ok, ready.statistics) == (True, True)
+    bare = STATUS | {"status": {"statuses": []}, "guest-features": {"dev-features": []}}
+    none = backed({"x-query-virtio-status": bare}).virtio_status(BALLOON0)
+    assert (none.driver_ok, none.statistics) == (False, False)
+    assert backed({"x-query-virtio-queue-status": {"inuse": 1}}).buffers_held(BALLOON0) == 1
+    version = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}
+    assert backed({"query-version": version}).version() == (7, 2)
+
+
+OTHER_SHAPES: list[object] = [
+    *(None, [], {}, 5, {"status": {}, "guest-features": {}}),
+    *(STATUS | {"status": status} for status in (["x"], {"statuses": [5]}, None)),
+    STATUS | {"guest-features": {"dev-features": None}},
+]
+
+
+@pytest.mark.parametrize("method", ["virtio_status", "buffers_held", "version"])
+def test_a_query_that_is_gone_or_has_another_shape(method: str) -> None:
+    # These queries are not promised to stay as they are.
+    queries = ("x-query-virtio-status", "x-query-virtio-queue-status", "query-version")
+    monitors = [backed(dict.fromkeys(queries, shape)) for shape in OTHER_SHAPES]
+    for monitor in (*monitors, backed({})):
+        with pytest.raises(MonitorError):
+            METHODS[method](monitor)
 
 
 def test_the_longest_interval() -> None:
@@ -404,7 +475,7 @@ def assert_read_or_refused(answers: list[str]) -> None:
             assert error.received == '{"return": []}' or any(
                 answer.startswith(error.received) for answer in answers
             )
-            assert json.loads(error.sent)["execute"] in {"qom-list", "qom-get", "qom-set"}
+            assert json.loads(error.sent)["execute"] in ALLOWED
 
 
 @given(st.lists(ANSWERS, min_size=1, max_size=6))

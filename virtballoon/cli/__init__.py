@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "stats": "stats",
     "set-interval": "set_interval",
     "qom-path": "qom_path",
+    "doctor": "doctor",
     "hosts": "hosts",
     "completion": "completion",
 }

@@ -11,23 +11,24 @@ from virtballoon.cli.options import (
     NOTHING,
     OK,
     PARTLY,
-    PROGRAM,
     Settings,
     complain,
     complain_of_all,
     domain_argument,
     print_records,
     progress,
+    through_libvirt,
     units_option,
     unmatched_everywhere,
     with_settings,
+    words_to_reach,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from virtballoon.render.columns import Column
-    from virtballoon.report import DomainReport, HostReport
+    from virtballoon.report import HostReport
 
 #: More names than this make no command that anyone would type.
 _MOST_NAMES = 8
@@ -165,34 +166,19 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 def _advise(host: HostReport, settings: Settings) -> None:
     import shlex
 
-    from virtballoon.source import Source
+    from virtballoon.selection import words_for
 
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:
         return
-    words = [PROGRAM]
-    if settings.config_file is not None:
-        words += ["--config-file", settings.config_file]
-    if settings.targets != (None,):
-        names = [named.name for named in settings.named(host.uri)]
-        words += ["-H", names[0]] if names else ["-c", host.uri]
-    words += ["set-interval", "10"]
+    words = [*words_to_reach(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # Libvirt does not know of this one.
         words += ["--via", "qom"]
-    elif settings.configuration.via is Source.QOM:
-        # Through libvirt the XML stays true.
-        words += ["--via", "libvirt"]
-    names = sorted(_shown_word(row) for row in unpolled)
-    if len(names) > _MOST_NAMES:
-        words += ["--all", "--where-off"]
     else:
-        words += [*(["--"] if any(name.startswith("-") for name in names) else []), *names]
-    domains = "1 domain is" if len(names) == 1 else f"{len(names)} domains are"
+        # So the XML stays true.
+        words += through_libvirt(settings)
+    many = len(unpolled) > _MOST_NAMES
+    words += ["--all", "--where-off"] if many else words_for(unpolled)
+    domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"
     complain(f"{domains} not polled; to turn polling on: {shlex.join(words)}")
-
-
-def _shown_word(row: DomainReport) -> str:
-    """What a command that is shown calls the domain: its name, or its UUID where the name would
-    not be shown as it is."""
-    return row.name if row.name.isprintable() else row.uuid

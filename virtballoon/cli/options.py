@@ -423,6 +423,25 @@ def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
     ]
 
 
+def words_to_reach(settings: Settings, uri: str) -> list[str]:
+    """The words of a command line that reach this host with the same configuration, up to the
+    command's name."""
+    words = [PROGRAM]
+    if settings.config_file is not None:
+        words += ["--config-file", settings.config_file]
+    if settings.targets != (None,):
+        names = [named.name for named in settings.named(uri)]
+        words += ["-H", names[0]] if names else ["-c", uri]
+    return words
+
+
+def through_libvirt(settings: Settings) -> list[str]:
+    """The words of a command line that go through libvirt, whatever the configuration says."""
+    from virtballoon.source import Source
+
+    return ["--via", "libvirt"] if settings.configuration.via is Source.QOM else []
+
+
 def complain(text: str) -> None:
     """Say in one line on stderr what is wrong."""
     from virtballoon.render.text import printable

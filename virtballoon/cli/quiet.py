@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from virtballoon.cli.options import Settings, complain
 from virtballoon.render import text
-from virtballoon.report import HostChanges, HostReport
+from virtballoon.report import DomainReport, HostChanges, HostReport
 
-H = TypeVar("H", HostReport, HostChanges)
+H = TypeVar("H", bound=HostReport | HostChanges)
 
 
 def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
@@ -34,12 +34,21 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
             if row.error is None:
                 age = row.age_seconds
                 old = "" if age is None else f", figures {text.duration(age)} old"
-                complain(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}")
+                complain(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}{_why(row)}")
+
+
+def _why(row: DomainReport) -> str:
+    if type(row) is DomainReport:
+        return ""
+    from virtballoon.doctor import Diagnosis
+
+    found = (*row.possible_causes, *row.findings) if isinstance(row, Diagnosis) else ()
+    return f" ({', '.join(each.cause.value for each in found)})" if found else ""
 
 
 def _reduced(host: H) -> H:
     if isinstance(host, HostReport):
-        unwell = (r for r in host.domains if not (r.verdict.is_well and r.is_complete))
+        unwell = (row for row in host.domains if not row.is_well)
         return replace(host, domains=tuple(unwell))
     return replace(host, changes=tuple(change for change in host.changes if not change.is_well))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
@@ -20,6 +20,9 @@ from virtballoon.report import (
     Refresh,
     Waited,
 )
+
+if TYPE_CHECKING:
+    from virtballoon.doctor import Diagnosis, PossibleCause
 
 SCHEMA: Final = 1
 
@@ -60,7 +63,7 @@ def domain_record(row: DomainReport) -> Record:
         record["refresh"] = refresh_record(row.refresh)
     if row.rates is not None:
         record["rates"] = rates_record(row.rates)
-    return record
+    return record if type(row) is DomainReport else record | _more(row)
 
 
 def refresh_record(refresh: Refresh) -> Record:
@@ -82,6 +85,50 @@ def rates_record(rates: Rates) -> Record:
         "reason": rates.reason.value if rates.reason is not None else None,
         "per_second": {name: _rounded(rate, 3) for name, rate in rates.per_second.items()},
         "oom_kills": rates.oom_kills,
+    }
+
+
+def _more(row: DomainReport) -> Record:
+    """What a reading that is more than a reading has beside it."""
+    # Not before it is needed: a list does without.
+    from virtballoon.doctor import Diagnosis
+
+    return _diagnosis_record(row) if isinstance(row, Diagnosis) else {}
+
+
+def _diagnosis_record(row: Diagnosis) -> Record:
+    return {
+        "cause": row.cause.value if row.cause is not None else None,
+        "possible_causes": [_cause_record(each) for each in row.possible_causes],
+        "evidence": [
+            {"asked": each.asked, "by": each.by.value, "answer": each.answer}
+            for each in row.evidence
+        ],
+        "remedy": row.remedy,
+        "to_tell_apart": row.to_tell_apart,
+        "unasked": [
+            {
+                "asked": each.asked,
+                "by": each.by.value,
+                "would_tell": each.would_tell,
+                "command": each.command,
+            }
+            for each in row.unasked
+        ],
+        "findings": [_cause_record(each) for each in row.findings],
+        "signs": {
+            "seen": [sign.value for sign in row.seen],
+            "absent": [sign.value for sign in row.absent],
+        },
+    }
+
+
+def _cause_record(each: PossibleCause) -> Record:
+    return {
+        "cause": each.cause.value,
+        "meaning": each.meaning,
+        "remedy": each.remedy,
+        "tell": each.tell,
     }
 
 
@@ -232,5 +279,18 @@ def _cell(value: object) -> object:
     if value is None:
         return ""
     if isinstance(value, list):
-        return ",".join(value)
+        return ",".join(value) if all(isinstance(v, str) for v in value) else _listed(value)
     return str(value).lower() if isinstance(value, bool) else value
+
+
+def _listed(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records in one cell, each by what it is about and what was said of it."""
+    told = (
+        record["cause"] if "cause" in record else f"{record['asked']}: {_said(record)}"
+        for record in records
+    )
+    return "\n".join(told)
+
+
+def _said(record: Mapping[str, Any]) -> str:
+    return str(record.get("answer") or record.get("would_tell"))

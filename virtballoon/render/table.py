@@ -60,7 +60,9 @@ def list_table(
     """Print a line per domain, with the host behind it where there is more than one."""
     table = _Table([(c.title, c.is_number) for c in columns] + [("HOST", False)] * with_host)
     for host, row in rows:
-        cells = [_verdict(c.cell(row, exact=exact), is_verdict=c.key == "verdict") for c in columns]
+        cells = [
+            verdict_text(c.cell(row, exact=exact), is_verdict=c.key == "verdict") for c in columns
+        ]
         table.add(cells + [Text(text.printable(host.uri))] * with_host)
     table.print(stream)
 
@@ -88,7 +90,7 @@ def stats_blocks(
         heading = Text(text.printable(row.name), style="bold")
         if with_host:
             facts.append(text.printable(host.uri))
-        _console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
+        console(stream).print(heading.append(f": {', '.join(facts)}"), soft_wrap=True)
         rates = _rates(row.rates, exact=exact)
         table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
         statistics = [f"stats.{name}" for name in row.stats.as_dict()]
@@ -99,7 +101,7 @@ def stats_blocks(
             table.add(cells + [Text(rates.get(key, ""))] * bool(rates))
         table.print(stream)
         for note in row.notes:
-            _console(stream).print(Text(f"  {note.value}: {note.text}"), soft_wrap=True)
+            console(stream).print(Text(f"  {note.value}: {note.text}"), soft_wrap=True)
 
 
 def _rates(rates: Rates | None, *, exact: bool) -> dict[str, str]:
@@ -136,7 +138,7 @@ def changes_table(
             table.add(
                 [
                     Text(text.printable(change.name)),
-                    _verdict(change.outcome.value, is_verdict=True),
+                    verdict_text(change.outcome.value, is_verdict=True),
                     *cells[: 2 + with_qemu],
                     *[Text(text.waiting(change.waited or Waited(answered=None)))] * with_wait,
                     *[Text(text.printable(host.uri))] * with_host,
@@ -160,7 +162,7 @@ def hosts_table(rows: Sequence[tuple[ConfiguredHost | None, HostProbe]], *, stre
         table.add(
             [
                 Text(text.printable(host.name) if host is not None else text.ABSENT),
-                _verdict(probe.status.value, is_verdict=True),
+                verdict_text(probe.status.value, is_verdict=True),
                 Text(text.printable(probe.hostname or text.ABSENT)),
                 *map(Text, numbers),
                 Text(f"{probe.elapsed_seconds:.2f} s"),
@@ -181,7 +183,8 @@ def _from_to(before: int | None, after: int | None) -> str:
     return f"{text.seconds(before)} -> {text.seconds(after)}"
 
 
-def _verdict(cell: str, *, is_verdict: bool) -> Text:
+def verdict_text(cell: str, *, is_verdict: bool = True) -> Text:
+    """A verdict or another word that has a colour."""
     return Text(cell, style=_STYLES.get(cell, "") if is_verdict else "")
 
 
@@ -196,9 +199,9 @@ class _Table:
         self._lines.append(cells)
 
     def print(self, stream: TextIO) -> None:
-        console = _console(stream)
+        out = console(stream)
         widest = [max(cell.cell_len for cell in cells) for cells in zip(*self._lines, strict=True)]
-        excess = sum(widest) + len(_GAP) * (len(widest) - 1) - console.width
+        excess = sum(widest) + len(_GAP) * (len(widest) - 1) - out.width
         if stream.isatty() and excess > 0:
             widest[0] = min(widest[0], max(_NARROWEST_NAME, widest[0] - excess))
         for cells in self._lines:
@@ -208,8 +211,8 @@ class _Table:
             )
             line.rstrip()
             if stream.isatty():
-                line.truncate(console.width, overflow="ellipsis")
-            console.print(line, soft_wrap=True)
+                line.truncate(out.width, overflow="ellipsis")
+            out.print(line, soft_wrap=True)
 
 
 def _aligned(cell: Text, width: int, *, flush_right: bool) -> Text:
@@ -233,7 +236,8 @@ def _width(stream: TextIO) -> int | None:
         return None
 
 
-def _console(stream: TextIO) -> Console:
+def console(stream: TextIO) -> Console:
+    """What prints on this stream: with colours on a terminal alone, and never with markup."""
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
     return Console(
         file=stream,

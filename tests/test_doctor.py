@@ -1,0 +1,503 @@
+"""Why real guests give nothing, or nothing new: each cause brought about, and found.
+
+Not here, since nothing on a test machine brings them about, but with made-up answers in
+``tests/unit/test_diagnosis.py``: a driver without statistics (a Windows guest without its balloon
+service), a guest agent's channel, a disk that fails, a watchdog, a job that holds a guest, an old
+libvirt, and a clock that is ahead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+import virtballoon
+from tests.conftest import GuestFactory, started
+from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from tests.test_command import COMMAND, run
+from tests.unit.test_documents import SCHEMA
+from virtballoon import Cause, Diagnosis, Sign, Source, Verdict, diagnose_domain, diagnose_host
+
+#: A crash that the kernel neither survives nor reboots from.
+PANIC = "(sleep 0.2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &"
+
+
+def causes(found: Diagnosis) -> list[Cause]:
+    return [each.cause for each in found.possible_causes]
+
+
+def answers(found: Diagnosis) -> dict[str, str]:
+    return {each.asked: each.answer for each in found.evidence}
+
+
+def diagnosed(guest: Guest, via: Source = Source.LIBVIRT, timeout: float = 20) -> Diagnosis:
+    return diagnose_domain(guest.domain, via=via, timeout=timeout)
+
+
+def wait_for(guest: Guest, verdict: Verdict) -> None:
+    wait_until(
+        lambda: virtballoon.read_domain(guest.domain).verdict is verdict,
+        60,
+        f"{guest.name!r} to be {verdict.value}",
+    )
+
+
+def is_tainted(guest: Guest) -> bool:
+    return "custom monitor" in guest.hypervisor.virsh("dominfo", guest.uuid).stdout
+
+
+@pytest.fixture(scope="module")
+def ward(alone: Hypervisor) -> dict[str, Guest]:
+    """Guests that have something each, and stay so."""
+    specs = [
+        GuestSpec("unloaded", period=1),
+        GuestSpec("panicked", period=1),
+        # Its driver comes by hand, so that a reset leaves it without.
+        GuestSpec("reset", period=1, driver=False),
+        GuestSpec("driverless", period=1, driver=False),
+        GuestSpec("bare", model="none", paused=True),
+        GuestSpec("behind", qemu_commandline="id"),
+        GuestSpec("unpolled"),
+        GuestSpec("well", period=2),
+        GuestSpec("rare", period=3600),
+        GuestSpec("paused", paused=True),
+        GuestSpec("off", start=False),
+    ]
+    ward = alone.boot(specs)
+    ward["unloaded"].unload_driver()
+    ward["panicked"].run(PANIC)
+    ward["reset"].load_driver()
+    wait_for(ward["reset"], Verdict.FRESH)
+    ward["reset"].domain.reset(0)
+    for name in ("unloaded", "panicked"):
+        wait_for(ward[name], Verdict.STALE)
+    wait_for(ward["reset"], Verdict.UNANSWERED if forgets(alone) else Verdict.STALE)
+    return ward
+
+
+def forgets(hypervisor: Hypervisor) -> bool:
+    """Whether QEMU forgets the figures at a reset, by libvirt's word on what is installed."""
+    version: int = hypervisor.connection.getVersion()
+    return version >= 10_000_000
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Hypervisor]:
+    """A hypervisor of this module's own: its guests are in a bad way."""
+    with started() as hypervisor:
+        yield hypervisor
+
+
+@pytest.fixture(scope="module")
+def by_libvirt(ward: dict[str, Guest], alone: Hypervisor) -> dict[str, Diagnosis]:
+    """All of them, asked through libvirt before any was asked through QEMU."""
+    host = diagnose_host(alone.uri, inactive=True, timeout=20)
+    assert host.error is None
+    assert not any(is_tainted(guest) for guest in ward.values() if guest.spec.start)
+    return {row.name: row for row in host.domains}
+
+
+@pytest.fixture(scope="module")
+def by_qemu(
+    by_libvirt: dict[str, Diagnosis], ward: dict[str, Guest], alone: Hypervisor
+) -> dict[str, Diagnosis]:
+    """The same, asked through QEMU, too."""
+    # Behind libvirt's back.
+    path = "/machine/peripheral/balloon0"
+    interval = {"path": path, "property": "guest-stats-polling-interval", "value": 3}
+    ward["well"].qmp({"execute": "qom-set", "arguments": interval})
+    host = diagnose_host(alone.uri, via=Source.QOM, timeout=20)
+    assert host.error is None
+    return {row.name: row for row in host.domains}
+
+
+STALE = [Cause.DRIVER_UNLOADED, Cause.GUEST_HUNG, Cause.JUST_RESET, Cause.INTERVAL_DIFFERS]
+SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unloaded", STALE),
+        ("panicked", STALE),
+        ("reset", STALE),
+        ("driverless", SILENT),
+        ("bare", [Cause.NO_DEVICE]),
+        ("behind", [Cause.UNKNOWN_TO_LIBVIRT]),
+        ("unpolled", [Cause.POLLING_OFF]),
+        ("well", [Cause.WELL]),
+        ("paused", [Cause.PAUSED]),
+        ("off", [Cause.SHUTOFF]),
+    ],
+)
+def test_through_libvirt(
+    alone: Hypervisor,
+    by_libvirt: dict[str, Diagnosis],
+    name: str,
+    expected: list[Cause],
+) -> None:
+    found = by_libvirt[name]
+    if name == "reset" and forgets(alone):
+        expected = SILENT
+    assert causes(found) == expected
+    assert found.cause is (expected[0] if len(expected) == 1 else None)
+    assert found.evidence
+    assert all(each.by is Source.LIBVIRT for each in found.evidence)
+    if len(expected) > 1:
+        # Only QEMU could tell these apart; and what would is said.
+        assert found.to_tell_apart is not None
+        assert "doctor --via qom" in found.to_tell_apart
+        assert {"x-query-virtio-status"} <= {each.asked for each in found.unasked}
+        for cause in expected:
+            assert f"if {cause.value}: " in (found.remedy or "")
+    else:
+        assert (found.unasked, found.to_tell_apart) == ((), None)
+        assert (found.remedy is None) == (expected[0] in {Cause.WELL, Cause.SHUTOFF})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unloaded", [Cause.DRIVER_UNLOADED, Cause.JUST_RESET]),
+        ("panicked", [Cause.GUEST_HUNG]),
+        ("reset", [Cause.DRIVER_UNLOADED, Cause.JUST_RESET]),
+        ("driverless", [Cause.BOOTING, Cause.NO_DRIVER]),
+        ("bare", [Cause.NO_DEVICE]),
+        ("behind", [Cause.POLLING_OFF]),
+        ("unpolled", [Cause.POLLING_OFF]),
+        ("well", [Cause.WELL]),
+        ("paused", [Cause.PAUSED]),
+    ],
+)
+def test_through_qemu(
+    alone: Hypervisor,
+    by_qemu: dict[str, Diagnosis],
+    name: str,
+    expected: list[Cause],
+) -> None:
+    found = by_qemu[name]
+    if forgets(alone):
+        now = {"unloaded": [Cause.DRIVER_UNLOADED], "reset": [Cause.BOOTING, Cause.NO_DRIVER]}
+        expected = now.get(name, expected)
+    assert causes(found) == expected
+    assert found.unasked == ()
+    told = answers(found)
+    status, queue = "x-query-virtio-status", "x-query-virtio-queue-status, queue 2"
+    if name == "panicked":
+        assert "DRIVER_OK" in told[status]
+        assert told[queue] == "inuse 0"
+    elif name in {"unloaded", "driverless"}:
+        assert told[status].startswith("ACKNOWLEDGE, so a kernel has found it")
+    elif name == "behind":
+        assert [each.cause for each in found.findings] == [Cause.UNKNOWN_TO_LIBVIRT]
+        assert "set-interval --via qom 10 behind" in (found.remedy or "")
+    elif name == "well":
+        assert Cause.INTERVAL_DIFFERS in {each.cause for each in found.findings}
+        assert (told["interval of live XML"], told["interval of QEMU"]) == ("2 s", "3 s")
+
+
+def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
+    by_libvirt: dict[str, Diagnosis],
+) -> None:
+    def processor_seconds(name: str) -> float:
+        (told,) = (v for k, v in answers(by_libvirt[name]).items() if k.startswith("processor"))
+        return float(told.split()[0])
+
+    # On machines that have time for neither, the one has still more than the other.
+    assert processor_seconds("panicked") > processor_seconds("unloaded")
+
+
+def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
+    from tests.lab.guest import domain_xml
+
+    spec = GuestSpec("kernelless", memory_mib=16, period=1)
+    domain = alone.connection.createXML(domain_xml(spec))
+    try:
+        found = diagnose_domain(domain, via=Source.QOM)
+    finally:
+        domain.destroy()
+    assert causes(found) == [Cause.BOOTING, Cause.NO_DRIVER]
+    assert answers(found)["x-query-virtio-status"].startswith("nothing, so no kernel has found it")
+
+
+def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
+    guest = newest_hypervisor.add(GuestSpec("forgetful", period=1, driver=False))
+    try:
+        guest.wait_booted()
+        guest.load_driver()
+        wait_for(guest, Verdict.FRESH)
+        guest.unload_driver()
+        wait_for(guest, Verdict.STALE)
+        # So old figures cannot be from before a reset.
+        found = diagnosed(guest, Source.QOM)
+        assert causes(found) == [Cause.DRIVER_UNLOADED]
+        assert Sign.RESET_CLEARS in found.seen
+        assert Sign.OLD_QEMU in found.absent
+        guest.domain.reset(0)
+        wait_for(guest, Verdict.UNANSWERED)
+        assert causes(diagnosed(guest, Source.QOM)) == [Cause.BOOTING, Cause.NO_DRIVER]
+    finally:
+        newest_hypervisor.remove(guest)
+
+
+def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
+    guest = ward["rare"]
+
+    def shorten() -> None:
+        # Its timer has an hour to go; from now on it has so many seconds.
+        virtballoon.set_interval(guest.domain, 3600)
+        virtballoon.set_interval(guest.domain, 4)
+
+    def age() -> float:
+        return virtballoon.read_domain(guest.domain).age_seconds or 0
+
+    wait_until(lambda: age() > 2 * 4 + 6, 60, "figures to be old enough")
+    shorten()
+    found = diagnosed(guest, Source.QOM)
+    assert (found.verdict, found.cause) == (Verdict.STALE, Cause.NOT_DUE)
+    assert "due within 4 s" in found.possible_causes[0].meaning
+    assert (found.remedy or "").startswith("wait for 4 s")
+    shorten()
+    # Through libvirt, watching it for one interval tells.
+    found = diagnosed(guest)
+    assert (found.verdict, found.cause) == (Verdict.FRESH, Cause.JUST_ANSWERED)
+    assert found.remedy is None
+    assert [k for k in answers(found) if k.startswith("statistics, watched")]
+
+
+def test_no_time_to_watch_is_no_reason_to_decide(ward: dict[str, Guest]) -> None:
+    guest = ward["unloaded"]
+    assert Cause.NOT_DUE in causes(diagnosed(guest, timeout=1.5))
+    assert Cause.NOT_DUE not in causes(diagnosed(guest, timeout=20))
+
+
+def test_polling_that_was_turned_off_behind_libvirts_back(
+    by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
+) -> None:
+    guest = ward["well"]
+    arguments = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+    guest.qmp({"execute": "qom-set", "arguments": arguments | {"value": 0}})
+    found = diagnosed(guest, Source.QOM)
+    assert (found.verdict, found.cause) == (Verdict.POLLING_OFF, Cause.INTERVAL_DIFFERS)
+    assert found.remedy is not None
+    shell(found.remedy)
+    assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 2
+
+
+def shell(command: str) -> None:
+    """Run a remedy as a person would who copies it."""
+    path = f"{COMMAND.parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-euc", command], env={**os.environ, "PATH": path}, check=True)
+
+
+def test_live_and_persistent_xml_that_differ(ward: dict[str, Guest]) -> None:
+    guest = ward["well"]
+    wait_for(guest, Verdict.FRESH)
+    assert diagnosed(guest).findings == ()
+    virtballoon.set_interval(guest.domain, 3, live=True)
+    found = diagnosed(guest)
+    assert (found.cause, found.is_well) == (Cause.WELL, False)
+    (finding,) = found.findings
+    assert finding.cause is Cause.CONFIG_DIFFERS
+    shell(finding.remedy or "")
+    assert diagnosed(guest).interval == virtballoon.Interval(live=3, config=3)
+
+
+def test_a_balloon_that_comes_with_the_next_start(ward: dict[str, Guest]) -> None:
+    guest = ward["bare"]
+    xml = guest.domain.XMLDesc(2)
+    guest.hypervisor.connection.defineXML(
+        xml.replace("balloon model='none'", "balloon model='virtio'")
+    )
+    found = diagnosed(guest)
+    guest.hypervisor.connection.defineXML(xml)
+    assert (found.verdict, found.cause) == (Verdict.NO_DEVICE, Cause.RESTART_PENDING)
+    assert "shutdown bare" in (found.remedy or "")
+
+
+@pytest.mark.parametrize("name", ["-it's $(x) 'y'", "two\nlines", "another one's number"])
+def test_remedies_mean_the_domain_whatever_its_name(
+    alone: Hypervisor, guest_maker: GuestFactory, name: str
+) -> None:
+    if name == "another one's number":
+        name = str(guest_maker(GuestSpec("another", paused=True)).domain.ID())
+    guest = guest_maker(GuestSpec(name, paused=True, persistent=False))
+    (found,) = diagnose_host(alone.uri, [guest.uuid]).domains
+    assert found.cause is Cause.PAUSED
+    (unpolled,) = found.findings
+    assert unpolled.cause is Cause.POLLING_OFF
+    for remedy in (found.remedy, unpolled.remedy):
+        assert (remedy or "").isprintable()
+        shell(remedy or "")
+    row = virtballoon.read_domain(guest.domain)
+    assert (row.state, row.interval.live) == (virtballoon.State.RUNNING, 10)
+
+
+@pytest.fixture
+def guest_maker(alone: Hypervisor) -> Iterator[GuestFactory]:
+    made: list[Guest] = []
+
+    def make(spec: GuestSpec) -> Guest:
+        made.append(alone.add(spec))
+        return made[-1]
+
+    yield make
+    for guest in made:
+        alone.remove(guest)
+
+
+def panic_program() -> bytes:
+    """A program that writes 1 to port 0x505, as the kernel's driver of a panic device does when it
+    panics; a small kernel has no such driver, and no /dev/port."""
+    code = bytes.fromhex(
+        "bf03000000 b8ac000000 0f05"  # iopl(3)
+        "ba05050000 b001 ee"  # outb(1, 0x505)
+        "b83c000000 31ff 0f05"  # exit(0)
+    )
+    at, headers = 0x400000, 64 + 56
+    size = headers + len(code)
+    elf = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        *(b"\x7fELF\x02\x01\x01", 2, 62, 1, at + headers, 64, 0, 0, 64, 56, 1, 0, 0, 0),
+    )
+    return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 0x1000) + code
+
+
+def test_a_kernel_that_tells_of_its_crash(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+    guest = guest_maker(GuestSpec("told", period=1, start=False))
+    xml = guest.domain.XMLDesc()
+    xml = xml.replace("<on_crash>destroy<", "<on_crash>preserve<")
+    xml = xml.replace("</devices>", "<panic model='isa'/></devices>")
+    alone.connection.defineXML(xml)
+    guest.domain.create()
+    guest.wait_booted()
+    octal = "".join(f"\\{byte:03o}" for byte in panic_program())
+    guest.run(f"printf '{octal}' >/tmp/panic && chmod +x /tmp/panic")
+    guest.run("(sleep 0.2; /tmp/panic) >/dev/null 2>&1 &")
+    wait_for(guest, Verdict.SUSPENDED)
+    found = diagnosed(guest)
+    assert found.cause is Cause.CRASHED
+    assert answers(found)["reason of its state"] == "crashed, panicked"
+
+
+def test_a_guest_that_has_suspended_itself(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+    guest = guest_maker(GuestSpec("sleeper", period=1))
+    guest.wait_booted()
+    guest.run("(sleep 0.2; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+    wait_for(guest, Verdict.SUSPENDED)
+    found = diagnosed(guest)
+    assert (found.cause, found.state) == (Cause.ASLEEP, virtballoon.State.PMSUSPENDED)
+    shell(found.remedy or "")
+    wait_for(guest, Verdict.FRESH)
+
+
+@pytest.mark.parametrize("via", Source)
+def test_a_qemu_that_hangs_costs_its_own_row(
+    ward: dict[str, Guest], alone: Hypervisor, via: Source
+) -> None:
+    guest = ward["driverless"]
+    names = ["driverless", "unloaded", "panicked", "unpolled"]
+    guest.stop_process()
+    try:
+        host = diagnose_host(alone.uri, names, via=via, timeout=6)
+    finally:
+        guest.cont_process()
+    rows = {row.name: row for row in host.domains}
+    assert host.status is virtballoon.HostStatus.PARTIAL
+    # The time is the host's, questions and second looks included.
+    assert host.elapsed_seconds < 12
+    hung = rows["driverless"]
+    assert (hung.verdict, hung.cause) == (Verdict.BUSY, Cause.QEMU_HUNG)
+    held = answers(hung)["who holds its monitor"]
+    assert "a call that waits for QEMU, for " in held
+    assert ", since " in held
+    assert rows["unpolled"].cause is Cause.POLLING_OFF
+    if via is Source.QOM:
+        assert rows["panicked"].cause is Cause.GUEST_HUNG
+    else:
+        assert set(STALE) >= set(causes(rows["panicked"])) - {Cause.NOT_DUE}
+    wait_for(guest, Verdict.UNANSWERED)
+
+
+def test_a_guest_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
+    guest = ward["unloaded"]
+    found: list[Diagnosis] = []
+    thread = threading.Thread(target=lambda: found.append(diagnosed(guest, timeout=4)))
+    thread.start()
+    guest.stop_process()
+    try:
+        thread.join(30)
+    finally:
+        guest.cont_process()
+    assert [row.name for row in found] == ["unloaded"]
+    wait_for(guest, Verdict.STALE)
+
+
+def test_a_daemon_that_dies_while_a_guest_is_watched(
+    ward: dict[str, Guest], alone: Hypervisor
+) -> None:
+    # Its connection is the caller's, so that it cannot be opened anew.
+    theirs = alone.conn()
+    found: list[virtballoon.HostDiagnosis] = []
+    names = ["unloaded", "unpolled"]
+    thread = threading.Thread(target=lambda: found.append(diagnose_host(theirs, names)))
+    thread.start()
+    alone.kill_daemon()
+    try:
+        thread.join(60)
+    finally:
+        alone.start_daemon()
+    (host,) = found
+    assert isinstance(host.error, virtballoon.HostError)
+    for row in host.domains:
+        assert row.possible_causes
+
+
+def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
+    with virtballoon.Connection.open(alone.uri, readonly=True) as connection:
+        host = diagnose_host(connection, ["unpolled"])
+        assert [row.cause for row in host.domains] == [Cause.POLLING_OFF]
+        host = diagnose_host(connection, ["unpolled"], via=Source.QOM)
+        assert isinstance(host.error, virtballoon.ReadOnly)
+
+
+def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
+    words = ("unloaded", "unpolled", "panicked", "paused")
+    table = run(alone, "doctor", *words)
+    assert (table.returncode, table.stderr) == (0, "")
+    blocks = [line for line in table.stdout.splitlines() if not line.startswith(" ")]
+    assert [line.partition(":")[0] for line in blocks] == sorted(words)
+    assert "  cause       polling-off: " in table.stdout
+    assert "  remedy      virtballoon set-interval 10 unpolled" in table.stdout
+    document = json.loads(run(alone, "doctor", *words, "--format", "json").stdout)
+    jsonschema.validate(document, SCHEMA)
+    rows = {row["name"]: row for row in document["hosts"][0]["domains"]}
+    assert rows["unpolled"]["cause"] == "polling-off"
+    assert rows["unpolled"]["remedy"] == "virtballoon set-interval 10 unpolled"
+    assert rows["panicked"]["cause"] is None
+    assert {"asked", "by", "answer"} == set(rows["panicked"]["evidence"][0])
+    qom = run(alone, "doctor", "--via", "qom", "panicked", "--format", "jsonl")
+    line: dict[str, Any] = json.loads(qom.stdout)
+    assert line["cause"] == "guest-hung"
+    assert line["signs"]["seen"] == sorted(line["signs"]["seen"], key=list(map(str, Sign)).index)
+    quiet = run(alone, "doctor", "-q", "--format", "csv", *words)
+    assert quiet.stdout.splitlines()[0].endswith("findings,signs.seen,signs.absent")
+    assert run(alone, "doctor", "-q", "off").stdout == ""
+    assert run(alone, "doctor", "nobody").returncode == 1
+
+
+def test_remedies_reach_the_host_as_the_command_did(
+    ward: dict[str, Guest], alone: Hypervisor
+) -> None:
+    result = run(alone, "-c", alone.uri, "doctor", "unpolled")
+    words = ["virtballoon", "-c", alone.uri, "set-interval", "10", "unpolled"]
+    assert shlex.join(words) in result.stdout
