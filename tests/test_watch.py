@@ -102,7 +102,10 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.wait_for("not well")
     assert set(guests_of(window)) >= {"unpolled", "nodriver"}
     assert not polled & set(guests_of(window))
-    window.type("!", "?")
+    window.type("/", *"unpolled", "Enter", "Home", "Down", "Enter", "d")
+    window.wait_for("the doctor said")
+    assert re.search(r"^remedy +virtballoon ", window.text, re.MULTILINE)
+    window.type("q", "Escape", "!", "?")
     window.wait_for("select the line above")
     window.type("q", "Space")
     window.wait_for("PAUSED")

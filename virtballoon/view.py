@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from virtballoon.history import History
 from virtballoon.report import DomainReport, HostReport
 from virtballoon.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from virtballoon.doctor import Diagnosis
 
 #: A line: the number of its host, and the UUID of its guest, "" for the host's own.
 LineKey: TypeAlias = tuple[int, str]
@@ -64,6 +67,7 @@ class Action(Enum):
     LOOK = auto()
     LOOK_ABOVE = auto()
     LOOK_BELOW = auto()
+    DOCTOR = auto()
     SORT = auto()
     FILTER = auto()
     UNWELL = auto()
@@ -102,6 +106,7 @@ BINDINGS: Final = (
     Binding(Action.LOOK, ("enter",), "Enter", "look into the selected guest or host"),
     Binding(Action.LOOK_ABOVE, ("left",), "Left", "while looking into one: go to the one above"),
     Binding(Action.LOOK_BELOW, ("right",), "Right", "while looking into one: go to the one below"),
+    Binding(Action.DOCTOR, ("d",), "d", "while looking into a guest: ask the doctor about it"),
     Binding(Action.SORT, ("s",), "s", "sort by the next of need, use and name"),
     Binding(Action.FILTER, ("/",), "/", "filter by a part of a name, a verdict or a host"),
     Binding(Action.UNWELL, ("!",), "!", "show only guests that are not well, or all again"),
@@ -190,6 +195,8 @@ class View:
     :ivar is_typing: whether keys are text for the filter
     :ivar is_paused: whether nothing more is to be read
     :ivar is_done: whether to quit
+    :ivar asked: the guests that the doctor is to be asked about
+    :ivar diagnoses: what the doctor said of a guest, or why it said nothing, and when
     :ivar redraw: whether the screen is to be drawn anew
     """
 
@@ -213,6 +220,8 @@ class View:
         self.is_paused = False
         self.is_done = False
         self.redraw = False
+        self.asked: list[LineKey] = []
+        self.diagnoses: dict[LineKey, tuple[Diagnosis | str, float]] = {}
         self._given = tuple(labels)
         self._reports: dict[int, HostReport] = {}
         self._complete: dict[int, HostReport] = {}
@@ -404,6 +413,7 @@ class View:
             Action.LOOK: self._look,
             Action.LOOK_ABOVE: lambda: self._look_beside(-1),
             Action.LOOK_BELOW: lambda: self._look_beside(1),
+            Action.DOCTOR: self._ask_doctor,
             Action.SORT: self._sort,
             Action.FILTER: self._filter,
             Action.UNWELL: self._toggle_unwell,
@@ -415,6 +425,11 @@ class View:
             Action.QUIT: lambda: self._leave(quits=True),
         }
         perform[action]()
+
+    def _ask_doctor(self) -> None:
+        is_guest = isinstance(self.line(self.looked_at), GuestLine)
+        if self.screen is Screen.LINE and is_guest and self.looked_at not in self.asked:
+            self.asked.append(self.looked_at)
 
     def _sort(self) -> None:
         self.order = _next(self.order)

@@ -197,6 +197,16 @@ def test_looking_into_a_guest_shows_everything() -> None:
     assert lines(shown, 40, 10)[1:-1] != small.splitlines()[1:-1]
 
 
+def test_what_the_doctor_said_and_when() -> None:
+    shown = view(FULL)
+    press(shown, "enter", "d")
+    assert "the doctor is asked" in lines(shown)
+    shown.asked.clear()
+    shown.diagnoses[0, FULL.uuid] = ("no answer within 10 s", NOW - 5)
+    at = lines(shown).index("the doctor said 5 s ago")
+    assert lines(shown)[at + 1] == "error  no answer within 10 s"
+
+
 def test_looking_into_a_host_shows_its_error_at_full_length() -> None:
     shown = view(FULL)
     press(shown, "down", "down", "down", "enter")

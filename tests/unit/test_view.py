@@ -250,6 +250,15 @@ def test_looking_into_a_guest_and_those_beside_it() -> None:
     assert (shown.screen, shown.is_done) == (Screen.LIST, False)
 
 
+def test_the_doctor_is_asked_once_about_the_guest_that_is_looked_into() -> None:
+    shown = view()
+    press(shown, "d", "enter", "d", "d")
+    assert shown.asked == [(0, "uuid-full")]
+    press(shown, "left", "d")
+    assert shown.looked_at == (0, "")
+    assert len(shown.asked) == 1, "a host is no guest"
+
+
 def test_nothing_to_look_at() -> None:
     shown = View(["hv1"])
     press(shown, "up", "down", "pgdn", "end", "/", "x", "enter", "enter", "left")

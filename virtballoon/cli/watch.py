@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -25,6 +26,8 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from virtballoon.calls import Begun
+    from virtballoon.doctor import HostDiagnosis
     from virtballoon.report import HostReport
     from virtballoon.view import View
 
@@ -166,6 +169,44 @@ def _read_once(
     return hosts
 
 
+class _Clinic:
+    """Asks the doctor in the background, about one guest after another."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._visit: Begun[HostDiagnosis] | None = None
+
+    def see_to(self, view: View, now: float) -> None:
+        """Begin with the next guest that is asked about, or take what the doctor said of it."""
+        from virtballoon.calls import Begun
+
+        if not view.asked:
+            return
+        key = view.asked[0]
+        if self._visit is None:
+            self._visit = Begun(partial(self._diagnose, *key))
+        if (answer := self._visit.within(0)) is not None:
+            self._visit = None
+            view.asked.remove(key)
+            (host,) = answer
+            said = str(host.error) if host.error is not None else "it is gone"
+            view.diagnoses[key] = (host.domains[0] if host.domains else said, now)
+
+    def _diagnose(self, index: int, uuid: str) -> HostDiagnosis:
+        from virtballoon.cli.doctor import reach
+        from virtballoon.doctor import diagnose_host
+
+        settings = self._settings
+        return diagnose_host(
+            settings.targets[index],
+            [uuid],
+            inactive=True,
+            via=settings.via,
+            timeout=settings.timeout,
+            way=lambda uri: reach(settings, uri),
+        )
+
+
 def _watch(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool, every: float
 ) -> Sequence[HostReport]:
@@ -191,6 +232,7 @@ def _watch(
             every=every,
             notify=terminal.wake,
         )
+        clinic = _Clinic(settings)
         stack.enter_context(terminal)
         stack.enter_context(following)
         while not view.is_done:
@@ -208,6 +250,7 @@ def _watch(
                 source=settings.via,
                 notice=f"no domain matches {unmatched}" if unmatched else "",
             )
+            clinic.see_to(view, now)
             if view.redraw:
                 view.redraw = False
                 terminal.redraw()

@@ -16,6 +16,7 @@ from rich.text import Text
 from virtballoon.memory import UsedFormula
 from virtballoon.render import text
 from virtballoon.render.columns import column, is_size
+from virtballoon.render.diagnosis import diagnosis_facts
 from virtballoon.render.documents import timestamp
 from virtballoon.render.table import aligned, verdict_text
 from virtballoon.report import DomainReport
@@ -243,7 +244,7 @@ def _foot(frame: Frame) -> Text:
         hints = ["q quit", "? help", "s sort", "/ filter", "u units", "Space pause"]
         hints += ["! not well", "Enter look into"]
     elif view.screen is Screen.LINE:
-        hints.append("Left, Right others")
+        hints += ["d doctor", "Left, Right others"]
     if frame.notice:
         hints.insert(0, frame.glyphs.name(frame.notice))
     return _bar_of_words(hints, "", frame)
@@ -541,8 +542,25 @@ def _all_of_host(line: HostLine, frame: Frame) -> list[Text]:
 
 
 def _all_of_guest(line: GuestLine, frame: Frame) -> list[Text]:
-    sections = (_about(line, frame), _use(line, frame), _figures(line, frame))
-    return [shown for section in sections for shown in (*section, Text())]
+    sections = (
+        _about(line, frame),
+        _doctor(line, frame),
+        _use(line, frame),
+        _figures(line, frame),
+    )
+    return [shown for section in sections if section for shown in (*section, Text())]
+
+
+def _doctor(line: GuestLine, frame: Frame) -> list[Text]:
+    """What the doctor said, if it was asked."""
+    if line.key in frame.view.asked:
+        return [Text("the doctor is asked", "dim")]
+    if line.key not in frame.view.diagnoses:
+        return []
+    said, at = frame.view.diagnoses[line.key]
+    heading = f"the doctor said {text.duration(max(0.0, frame.now - at))} ago"
+    facts = [("error", said)] if isinstance(said, str) else diagnosis_facts(said)
+    return [Text(heading, "bold"), *_facts(list(facts), frame)]
 
 
 def _about(line: GuestLine, frame: Frame) -> list[Text]:
