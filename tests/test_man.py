@@ -25,6 +25,7 @@ from virtballoon.report import HostStatus, Outcome
 from virtballoon.source import Source
 from virtballoon.statistics import STATISTIC_BY_NAME
 from virtballoon.verdict import State, Verdict
+from virtballoon.view import BINDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -297,6 +298,18 @@ def test_hosts_page_has_every_field() -> None:
     description = sections("virtballoon-hosts")["DESCRIPTION"]
     assert {column.partition(".")[0] for column in hosts._COLUMNS} <= words("\n".join(description))
     assert {column.rpartition(".")[2] for column in hosts._COLUMNS} <= words("\n".join(description))
+
+
+def test_watch_page_has_every_key() -> None:
+    page = sections("virtballoon-watch")
+    described = [
+        (label, what.rstrip(".").lower())
+        for macro, label, what in zip(
+            page["KEYS"], page["KEYS"][1:], page["KEYS"][2:], strict=False
+        )
+        if macro == ".TP"
+    ]
+    assert described == [(binding.label, binding.what.lower()) for binding in BINDINGS]
 
 
 def test_set_interval_page_has_every_outcome() -> None:

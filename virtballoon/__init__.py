@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         read_rates,
         set_intervals_on_hosts,
     )
+    from virtballoon.following import Following, Reading
     from virtballoon.freshness import read_fresh
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.note import Note
@@ -154,6 +155,7 @@ _HOMES = {
         "read_rates",
         "set_intervals_on_hosts",
     ),
+    "following": ("Following", "Reading"),
     "freshness": ("read_fresh",),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "note": ("Note",),
@@ -212,6 +214,7 @@ __all__ = [
     "DomainXMLError",
     "Evidence",
     "Figures",
+    "Following",
     "HostChanges",
     "HostDiagnosis",
     "HostError",
@@ -243,6 +246,7 @@ __all__ = [
     "Rates",
     "Reach",
     "ReadOnly",
+    "Reading",
     "Refresh",
     "Sample",
     "Sign",

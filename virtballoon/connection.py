@@ -252,6 +252,12 @@ class Connection:
                 domain.let_go()
             self._raw = None
 
+    def handed_on(self) -> Connection:
+        """What :meth:`open` opened, for another use; this one is let go of, with its domains."""
+        successor = Connection(self._raw, uri=self.uri, owned=self._owned)
+        self.close()
+        return successor
+
     def __enter__(self) -> Self:
         return self
 

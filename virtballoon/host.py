@@ -49,6 +49,11 @@ def wait_for_leaving(seconds: float) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
+def leave(connection: Connection) -> None:
+    """Close a connection in the background: that waits for the daemon, which nobody has to."""
+    threading.Thread(target=connection.close, name=_LEAVING, daemon=True).start()
+
+
 class Visit:
     """One visit to a host: connect where need be, find the domains that are meant, leave.
 
@@ -63,7 +68,10 @@ class Visit:
     :param via: QOM if the monitor passthrough will be used
     :param readonly: how to open a connection
     :param timeout: seconds for the whole visit
+    :param connection: one that a former visit to the same host has left open, to be used again
+    :param keep: whether to leave the connection open where nothing went wrong
 
+    :ivar left_open: the connection that was left open, which is the caller's then
     :ivar uri: the host's URI, as the caller gave it, else as libvirt tells it
     :ivar hostname: the host's own name; None if it was not reached
     :ivar link: the way there, once it was reached
@@ -81,6 +89,8 @@ class Visit:
         via: Source = Source.LIBVIRT,
         readonly: bool,
         timeout: float,
+        connection: Connection | None = None,
+        keep: bool = False,
     ) -> None:
         if target is None:
             target = os.environ.get("LIBVIRT_DEFAULT_URI") or None
@@ -90,6 +100,8 @@ class Visit:
         self._readonly = readonly
         self._timeout = timeout
         self._started = time.monotonic()
+        self._keep = keep
+        self._former = connection
         self._connection: Connection | None = None
         self._arrivals = 0
         self._connecting: int | None = None
@@ -100,6 +112,7 @@ class Visit:
         self.domains: dict[str, Domain] = {}
         self.selection: Selection[Domain] = Selection((), ())
         self.error: VirtballoonError | None = None
+        self.left_open: Connection | None = None
         self._arriving = Begun(self._arrive)
 
     @property
@@ -141,14 +154,14 @@ class Visit:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> bool:
-        if self._connection is not None and self._owns_connection:
-            # Closing waits for the daemon, too; nobody has to wait for that.
-            leave = self._connection.close
-            threading.Thread(target=leave, name=_LEAVING, daemon=True).start()
         if isinstance(error, VirtballoonError):
             self.error = error
-            return True
-        return False
+        if self._connection is not None and self._owns_connection:
+            if self._keep and self.error is None and error is None:
+                self.left_open = self._connection.handed_on()
+            else:
+                leave(self._connection)
+        return isinstance(error, VirtballoonError)
 
     def within(self, call: Callable[[], T]) -> T:
         """Make a call that may take for ever, and wait for it until the deadline.
@@ -199,7 +212,8 @@ class Visit:
         return domains
 
     def _arrive(self) -> tuple[list[Domain], str, Link]:
-        self._connection = connection = self._connect()
+        former, self._former = self._former, None
+        self._connection = connection = former or self._connect()
         self._arrivals += 1
         self.uri = connection.uri
         if self._via is Source.QOM:

@@ -14,6 +14,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Final, Protocol
 
@@ -50,6 +51,9 @@ SETTLE_SECONDS: Final = 5.0
 
 #: Terminals, by file descriptor, whose last line must not outlast it either.
 unfinished_lines: Final[set[int]] = set()
+
+#: What gives a terminal back that was taken as a whole: called wherever the process is just then.
+unfinished_screens: Final[list[Callable[[], object]]] = []
 
 
 def end_on_signals() -> None:
@@ -95,12 +99,14 @@ def _end(number: int, _frame: FrameType | None) -> None:
     for path in unfinished:
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108 - pathlib is not imported so early
+    for give_back in unfinished_screens:
+        give_back()
     line = f"virtballoon: {_SIGNALS[signal.Signals(number)]}\n"
     with contextlib.suppress(OSError):
         for terminal in unfinished_lines:
             os.write(terminal, b"\r\x1b[2K")
         # A terminal has just shown "^C".
-        below = os.isatty(2) and not unfinished_lines
+        below = os.isatty(2) and not (unfinished_lines or unfinished_screens)
         os.write(2, (f"\n{line}" if below else line).encode())
     # Nobody is to draw on them any more.
     unfinished_lines.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from virtballoon.calls import call_within
@@ -48,11 +48,23 @@ def read_host(
     return read_visited(visit, inactive=inactive, via=via)
 
 
-def read_visited(visit: Visit, *, inactive: bool, via: Source) -> HostReport:
-    """Read a host's domains as :func:`read_host` does, on a visit that has been begun."""
+def read_visited(
+    visit: Visit,
+    *,
+    inactive: bool,
+    via: Source,
+    each: Callable[[DomainReport], object] | None = None,
+) -> HostReport:
+    """Read a host's domains as :func:`read_host` does, on a visit that has been begun.
+
+    :param each: called in this thread with each domain as soon as it is read
+    """
     rows: list[DomainReport] = []
     with visit:
-        rows.extend(swept(visit, selected(visit, inactive=inactive), via=via))
+        for row in swept(visit, selected(visit, inactive=inactive), via=via):
+            rows.append(row)
+            if each is not None:
+                each(row)
     return host_report(visit, rows)
 
 

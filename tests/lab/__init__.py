@@ -6,6 +6,7 @@ from .kernel import LabUnavailable
 from .link import Link
 from .ssh import SshServer
 from .waiting import wait_until
+from .window import Window
 
 __all__ = [
     "Guest",
@@ -14,6 +15,7 @@ __all__ = [
     "LabUnavailable",
     "Link",
     "SshServer",
+    "Window",
     "domain_xml",
     "wait_until",
 ]

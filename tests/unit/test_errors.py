@@ -300,7 +300,7 @@ def test_every_method_that_calls_libvirt_is_tried() -> None:
         if not name.startswith("_")
     }
     # Opening and closing have tests of their own.
-    others = {"Connection.open", "Connection.close", "Domain.let_go"}
+    others = {"Connection.open", "Connection.close", "Connection.handed_on", "Domain.let_go"}
     tried = {name.partition(",")[0] for name in CALLS} | others
     assert tried == methods - {"Connection.raw", "Domain.raw"}
 
@@ -312,6 +312,20 @@ def test_what_was_closed_is_of_no_more_use() -> None:
     for call in (host.hostname, host.domains, domain.state, domain.xml):
         with pytest.raises(virtballoon.ConnectionLost, match="closed"):
             call()
+
+
+def test_what_was_handed_on_is_of_no_more_use_and_its_successor_is() -> None:
+    host = Connection.open("test:///default")
+    (domain,) = host.domains()
+    successor = host.handed_on()
+    assert successor.uri == "test:///default"
+    assert [found.name for found in successor.domains()] == [domain.name]
+    for call in (host.hostname, domain.state):
+        with pytest.raises(virtballoon.ConnectionLost, match="closed"):
+            call()
+    host.close()
+    assert successor.hostname()
+    successor.close()
 
 
 def raised(call: Callable[..., object], error: Any, **works: Any) -> Any:

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "qom-path": "qom_path",
     "doctor": "doctor",
     "hosts": "hosts",
+    "watch": "watch",
     "completion": "completion",
 }
 

@@ -52,7 +52,7 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            way=lambda uri: _reach(settings, uri),
+            way=lambda uri: reach(settings, uri),
             each=each,
         )
     shown = quiet.shown(settings, hosts)
@@ -68,7 +68,8 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     return finish_reading(settings, hosts, domains)
 
 
-def _reach(settings: Settings, uri: str) -> Reach:
+def reach(settings: Settings, uri: str) -> Reach:
+    """How a command line reaches a host, by its name in the configuration if it has one."""
     from virtballoon.doctor import Reach
 
     words = tuple(words_to_reach(settings, uri))

@@ -130,7 +130,7 @@ class Column:
             return text.percent(row.usage.ratio)
         if self.key.startswith("interval."):
             return text.seconds(value)
-        if _is_size(self.key):
+        if is_size(self.key):
             return text.size(value, exact=exact)
         return text.ABSENT if value is None else text.printable(str(value))
 
@@ -160,7 +160,8 @@ def find(word: str) -> Column | None:
     return column(key or wanted) if key or wanted.startswith("stats.") else None
 
 
-def _is_size(key: str) -> bool:
+def is_size(key: str) -> bool:
+    """Whether a column is in bytes."""
     if key.startswith("stats."):
         # The unit of a statistic that this version does not know is not known either.
         statistic = STATISTIC_BY_NAME.get(key.removeprefix("stats."))

@@ -38,9 +38,15 @@ def diagnosis_lines(row: Diagnosis, *, uri: str | None = None) -> Iterator[Text]
     if uri is not None:
         heading.append(f", {text.printable(uri)}")
     yield heading
-    for label, told in (*_findings(row), *_grounds(row)):
+    for label, told in diagnosis_facts(row):
         line = Text.assemble(_INDENT, (label.ljust(_LABEL_WIDTH), "dim"), _INDENT)
         yield line.append(text.printable(told))
+
+
+def diagnosis_facts(row: Diagnosis) -> Iterator[tuple[str, str]]:
+    """What a diagnosis says, each with a label: what is found, and by what."""
+    yield from _findings(row)
+    yield from _grounds(row)
 
 
 def _findings(row: Diagnosis) -> Iterator[tuple[str, str]]:

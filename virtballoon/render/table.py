@@ -206,7 +206,7 @@ class _Table:
             widest[0] = min(widest[0], max(_NARROWEST_NAME, widest[0] - excess))
         for cells in self._lines:
             line = Text(_GAP).join(
-                _aligned(cell, width, flush_right=flush_right)
+                aligned(cell, width, flush_right=flush_right)
                 for cell, width, flush_right in zip(cells, widest, self._flush_right, strict=True)
             )
             line.rstrip()
@@ -215,7 +215,8 @@ class _Table:
             out.print(line, soft_wrap=True)
 
 
-def _aligned(cell: Text, width: int, *, flush_right: bool) -> Text:
+def aligned(cell: Text, width: int, *, flush_right: bool = False) -> Text:
+    """The cell, cut or filled to this width."""
     fitted = cell.copy()
     fitted.truncate(width, overflow="ellipsis")
     padding = width - fitted.cell_len
@@ -226,7 +227,8 @@ def _aligned(cell: Text, width: int, *, flush_right: bool) -> Text:
     return fitted
 
 
-def _width(stream: TextIO) -> int | None:
+def terminal_width(stream: TextIO) -> int | None:
+    """The width of the terminal, or what COLUMNS says of it; None where neither says any."""
     # Rich would ask for the size of whatever standard input is.
     try:
         return (
@@ -241,7 +243,7 @@ def console(stream: TextIO) -> Console:
     colour = stream.isatty() and not os.environ.get("NO_COLOR")
     return Console(
         file=stream,
-        width=_width(stream),
+        width=terminal_width(stream),
         force_terminal=stream.isatty(),
         color_system="auto" if colour else None,
         markup=False,

@@ -70,8 +70,8 @@ def seconds(interval: int | None) -> str:
     return "off" if interval == 0 else f"{interval} s"
 
 
-def duration(elapsed: float | None) -> str:
-    """A span of time in its two largest units."""
+def duration(elapsed: float | None, *, units: int = 2) -> str:
+    """A span of time in so many of its largest units."""
     if elapsed is None:
         return ABSENT
     sign = "-" if elapsed <= -1 else ""
@@ -83,7 +83,7 @@ def duration(elapsed: float | None) -> str:
         amount, rest = divmod(rest, length)
         if amount or parts:
             parts.append(f"{amount} {unit}")
-    return sign + " ".join(parts[:2])
+    return sign + " ".join(parts[:units])
 
 
 def waiting(waited: Waited) -> str:

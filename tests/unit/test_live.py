@@ -1,0 +1,275 @@
+"""Frames of the live view: they fit whatever the window and the figures, and say what they mean
+without colours."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from tests.unit.test_documents import NOW
+from tests.unit.test_view import BIG, FULL, GIB, MUTE, OFF, guest, host, press
+from virtballoon.errors import Busy
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.render import live
+from virtballoon.report import DomainReport
+from virtballoon.source import Source
+from virtballoon.verdict import Verdict
+from virtballoon.view import BINDINGS, Line, Units, View
+
+UNICODE = live.Glyphs.of("utf-8")
+ASCII = live.Glyphs.of("ascii")
+HOSTILE = "\x1b]0;x\x07 \u202e\r\n\t[bold]漢字 ❤️ 👨‍👩‍👧"
+LYING = guest(
+    "liar",
+    figures=Figures(
+        stats=MemoryStats(
+            total_memory=2**64 - 2, available_memory=1, disk_caches=2**64 - 2, free_memory=0
+        ),
+        last_update=1_700_000_000,
+        current_bytes=2**63,
+        maximum_bytes=1,
+    ),
+)
+ROWS = (FULL, BIG, OFF, MUTE, LYING, guest(HOSTILE), guest("held", error=Busy("held")))
+DEAD = OSError("no answer within 10 s")
+
+
+def view(*rows: DomainReport, **options: Any) -> View:
+    shown = View(["hv1", "qemu+ssh://root@a-long-name.example.org/system", "hv3"], **options)
+    shown.update(0, host(rows or ROWS), NOW)
+    shown.update(1, host(error=DEAD), NOW)
+    return shown
+
+
+def frame(
+    shown: View,
+    width: int = 80,
+    *,
+    glyphs: live.Glyphs = UNICODE,
+    now: float = NOW,
+    every: float | None = 2,
+) -> live.Frame:
+    return live.Frame(
+        view=shown, now=now, width=width, glyphs=glyphs, every=every, source=Source.LIBVIRT
+    )
+
+
+def lines(shown: View, width: int = 80, height: int = 24, **options: Any) -> list[str]:
+    rows = live.fitted(frame(shown, width, **options), height)
+    return [live.plain(row).plain for row in rows]
+
+
+def line_of(name: str, shown: View, width: int = 80, **options: Any) -> str:
+    (line,) = (x for x in lines(shown, width, **options) if x.strip().startswith(name))
+    return line
+
+
+@given(
+    width=st.integers(0, 250),
+    height=st.integers(0, 60),
+    keys=st.lists(
+        st.sampled_from([k for b in BINDINGS for k in b.keys] + list("ab漢")), max_size=8
+    ),
+    glyphs=st.sampled_from([UNICODE, ASCII]),
+)
+def test_every_frame_fits(width: int, height: int, keys: list[str], glyphs: live.Glyphs) -> None:
+    shown = view()
+    press(shown, *keys)
+    rows = live.fitted(frame(shown, width, glyphs=glyphs), height)
+
+    assert len(rows) == height
+    for row in rows:
+        for start, piece in row:
+            assert not piece.plain or start + piece.cell_len <= width
+            assert piece.plain.isprintable()
+            piece.plain.encode(glyphs.encoding)
+
+
+def test_a_usual_window() -> None:
+    shown = view(FULL, OFF, MUTE)
+    press(shown, "down", "down")
+    first, heading, *body = lines(shown)
+
+    assert first.startswith(" virtballoon · by need · from libvirt · 3 guests · 3 hosts")
+    assert heading.split() == ["GUEST", "USED%", "USED", "MEMORY", "HISTORY", "AGE", "VERDICT"]
+    assert [line.rstrip() for line in body[:7]] == [
+        "hv1: ok, 3 guests, read 0 s ago",
+        "▸ full            90%   900.0 MiB  [██░···     ]         █      3 s  fresh",
+        "  off             93%    15.0 GiB  [█████░     ]                3 s  polling-off",
+        "  mute              -           -  [╌╌╌╌╌╌     ]                  -  unanswered",
+        "qemu+ssh://root@a-long-name.example.org/sys…: unreachable, no answer within 10 s",
+        "hv3: not read yet",
+        "",
+    ]
+    assert body[-1].startswith(" q quit · ? help")
+
+
+def test_a_wide_window_has_every_size() -> None:
+    heading = lines(view(FULL), 200)[1].split()
+    assert heading == [
+        *("GUEST", "USED%", "USED", "CACHE", "FREE", "TOTAL", "BALLOON", "MAXIMUM"),
+        *("MEMORY", "HISTORY", "INTERVAL", "AGE", "VERDICT"),
+    ]
+
+
+@pytest.mark.parametrize("width", range(20, 90))
+def test_no_figure_without_its_age_and_verdict(width: int) -> None:
+    heading = lines(view(FULL), width)[1].split()
+    if {"USED%", "USED", "MEMORY"} & set(heading):
+        assert {"AGE", "VERDICT"} <= set(heading)
+
+
+def test_units() -> None:
+    shown = view(FULL)
+    press(shown, "u")
+    assert str(FULL.usage.used_bytes) in line_of("full", shown, 90)
+    press(shown, "u")
+    assert shown.units is Units.PERCENT
+    heading = lines(shown, 120)[1].split()
+    assert heading[1:6] == ["USED%", "CACHE%", "FREE%", "TOTAL%", "BALLOON%"]
+    assert line_of("full", shown, 120).split()[1:6] == ["90%", "0%", "-", "24%", "50%"]
+
+
+def test_the_bar() -> None:
+    stats = MemoryStats(
+        total_memory=6 * GIB, available_memory=4 * GIB, free_memory=GIB, disk_caches=2 * GIB
+    )
+
+    def bar(stats: MemoryStats, **sizes: int) -> str:
+        known = {"current_bytes": 8 * GIB, "maximum_bytes": 10 * GIB} | sizes
+        figures = Figures(stats=stats, last_update=1_700_000_000, **known)
+        return line_of("g", view(guest("g", figures=figures)), 79)[35:47]
+
+    assert bar(stats) == "[██▓▓░░··  ]"
+    # No word on what is available: the cache is in what is used.
+    old = MemoryStats(total_memory=6 * GIB, free_memory=GIB, disk_caches=2 * GIB)
+    assert bar(old) == "[█████░··  ]"
+    assert bar(MemoryStats()) == "[╌╌╌╌╌╌╌╌  ]"
+    # More than there is room for stays within the bar.
+    assert bar(stats, current_bytes=4 * GIB, maximum_bytes=6 * GIB) == "[███▓▓▓▓   ]"
+    assert bar(stats, current_bytes=0, maximum_bytes=GIB) == "[          ]"
+
+
+def test_old_figures_look_old_without_colours() -> None:
+    shown = view(FULL)
+    assert line_of("full", shown, now=NOW + 60).split()[-2:] == ["min", "fresh?"]
+    rows = live.fitted(frame(shown, now=NOW + 60), 24)
+    dim = [piece for _, piece in rows[3] if any("dim" in str(s.style) for s in piece.spans)]
+    assert len(dim) == len(rows[3])
+    assert "reverse" not in str(rows[3])
+
+
+def test_looking_into_a_guest_shows_everything() -> None:
+    stats = MemoryStats.from_qemu(
+        {"stat-total-memory": GIB, "stat-available-memory": GIB // 4, "stat-new-figure": 7}
+    )
+    row = guest(
+        "held", figures=Figures(stats=stats, last_update=1_700_000_000), error=Busy("no", hint="do")
+    )
+    shown = view(row)
+    press(shown, "enter")
+    text = "\n".join(lines(shown, 80, 60))
+
+    for name, value in stats.as_dict().items():
+        assert re.search(rf"\b{name} +{'-' if value is None else ''}", text)
+    for fact in (
+        *(
+            "held on hv1\nbusy  ",
+            "new_figure",
+            "live 10 s, config 10 s, QEMU -",
+        ),
+        *("error       no", "what to do  do", "from libvirt, of 2023-11-14T22:13:20Z"),
+        *("virtio balloon0 /machine/peripheral/balloon0", row.uuid, "768.0 MiB  75%"),
+    ):
+        assert fact in text
+    # Here, too, nothing odd is passed over.
+    odd = view(guest("odd", total=GIB, used=-GIB))
+    press(odd, "enter")
+    assert "the guest says that more is available than there is" in "\n".join(lines(odd, 90, 60))
+    # Everything is within reach of the keys in a small window, too.
+    small = "\n".join(lines(shown, 40, 10))
+    press(shown, "end")
+    assert lines(shown, 40, 10)[1:-1] != small.splitlines()[1:-1]
+
+
+def test_what_the_doctor_said_and_when() -> None:
+    shown = view(FULL)
+    press(shown, "enter", "d")
+    assert "the doctor is asked" in lines(shown)
+    shown.asked.clear()
+    shown.diagnoses[0, FULL.uuid] = ("no answer within 10 s", NOW - 5)
+    at = lines(shown).index("the doctor said 5 s ago")
+    assert lines(shown)[at + 1] == "error  no answer within 10 s"
+
+
+def test_looking_into_a_host_shows_its_error_at_full_length() -> None:
+    shown = view(FULL)
+    press(shown, "down", "down", "down", "enter")
+    text = "\n".join(lines(shown, 60, 30))
+    assert "error         no answer within 10 s" in text
+    assert "uri           qemu:///system" in text
+
+
+def test_help_has_every_key_and_verdict() -> None:
+    shown = view()
+    press(shown, "?")
+    text = "\n".join(lines(shown, 100, 80))
+    for binding in BINDINGS:
+        assert re.search(rf"^{re.escape(binding.label)}  +{re.escape(binding.what)}$", text, re.M)
+    for verdict in Verdict:
+        assert re.search(rf"^{verdict.value}  ", text, re.MULTILINE)
+    assert set(live.MEANINGS) == set(Verdict)
+
+
+def test_without_unicode() -> None:
+    assert "[##.:::     ]" in line_of("full", view(FULL), glyphs=ASCII)
+    shown = view(guest("Gästehaus"))
+    assert r"G\xe4stehaus" in line_of("G\\", shown, glyphs=ASCII)
+    assert live.Glyphs.of("no such encoding").used == "#"
+
+
+def test_only_what_is_visible_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = view(*(guest(f"g{number:03}") for number in range(400)))
+    drawn: list[str] = []
+    line = live._line
+
+    def draw(shown: Line, layout: live._Layout, frame: live.Frame) -> live.Row:
+        drawn.append(shown.key[1])
+        return line(shown, layout, frame)
+
+    monkeypatch.setattr(live, "_line", draw)
+    press(shown, "end")
+    lines(shown, 80, 24)
+    assert len(drawn) == 21
+
+
+def test_a_frame_that_nobody_scrolls_is_whole_and_has_no_history() -> None:
+    shown = view(*(guest(f"g{number:03}") for number in range(400)))
+    rows = [live.plain(row).plain for row in live.whole(frame(shown, every=None))]
+    assert len(rows) == 1 + 3 + 400
+    assert "HISTORY" not in rows[0]
+
+
+def test_what_a_terminal_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = view(guest("漢字 👨", used=GIB))
+    row = live.fitted(frame(shown), 24)[3]
+    painted = live.Painter().painted(row)
+    # What is behind the name has a column of its own, whatever width the terminal gives the name.
+    assert [start for start, _ in painted] == [0, 14]
+    assert cell_len(row[0][1].plain) == 14
+    assert "\x1b[1;31m" in painted[1][1]
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    (_, rest) = live.Painter().painted(row)[1]
+    assert "\x1b[1m" in rest
+    assert not re.search(r"\x1b\[[\d;]*3\d", rest)
+    press(shown, "down", "down")
+    (_, first) = live.Painter().painted(live.fitted(frame(shown), 24)[3])[0]
+    assert first.startswith("\x1b[7m")

@@ -1,0 +1,329 @@
+"""The live view without a terminal: what is known, what of it is shown, and what keys do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.unit.test_documents import NOW, report
+from virtballoon import history
+from virtballoon.errors import Busy, ConnectError
+from virtballoon.history import History
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.view import (
+    BINDINGS,
+    Action,
+    GuestLine,
+    HostLine,
+    Order,
+    Screen,
+    Units,
+    View,
+    age_seconds,
+    is_outdated,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MIB = 1024**2
+GIB = 1024 * MIB
+UPDATE = 1_700_000_000
+
+
+def guest(
+    name: str,
+    *,
+    total: int | None = GIB,
+    used: int = 0,
+    last_update: int = UPDATE,
+    **facts: Any,
+) -> DomainReport:
+    """A guest that uses so much of its memory; None for one that gives no figure."""
+    stats = MemoryStats()
+    if total is not None:
+        stats = MemoryStats(total_memory=total, available_memory=total - used, disk_caches=MIB)
+    figures = Figures(
+        stats=stats,
+        last_update=last_update,
+        current_bytes=max(2 * GIB, total or 0),
+        maximum_bytes=2 * max(2 * GIB, total or 0),
+    )
+    known: dict[str, Any] = {"name": name, "uuid": f"uuid-{name}", "figures": figures}
+    known["now"] = last_update + 3.0
+    return report(**(known | facts))
+
+
+def host(rows: Iterable[DomainReport] = (), *, error: Exception | None = None) -> HostReport:
+    reached = error is None
+    return HostReport(
+        uri="qemu:///system",
+        hostname="hv" if reached else None,
+        status=HostStatus.OK if reached else HostStatus.UNREACHABLE,
+        error=ConnectError(str(error)) if error is not None else None,
+        elapsed_seconds=0.1,
+        domains=tuple(rows),
+    )
+
+
+BIG = guest("big", total=8 * GIB, used=2 * GIB)
+FULL = guest("full", total=1000 * MIB, used=900 * MIB)
+OFF = guest("off", total=16 * GIB, used=15 * GIB, interval=Interval(live=0))
+MUTE = guest("mute", total=None, last_update=0)
+
+
+def view(*rows: DomainReport, **options: Any) -> View:
+    shown = View(["hv1"], **options)
+    shown.update(0, host(rows or (MUTE, OFF, BIG, FULL)), NOW)
+    return shown
+
+
+def names(shown: View) -> list[str]:
+    return [x.row.name if isinstance(x, GuestLine) else x.label for x in shown.lines]
+
+
+def press(shown: View, *keys: str) -> None:
+    for key in keys:
+        shown.press(key)
+
+
+# The order.
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        # A guest that nobody polls may have used that much once; what is trusted comes first.
+        (Order.NEED, ["full", "big", "off", "mute"]),
+        (Order.USE, ["off", "big", "full", "mute"]),
+        (Order.NAME, ["big", "full", "mute", "off"]),
+    ],
+)
+def test_orders(order: Order, expected: list[str]) -> None:
+    assert names(view(order=order)) == ["hv1", *expected]
+
+
+def test_s_sorts_by_the_next() -> None:
+    shown = view()
+    orders = []
+    for _ in Order:
+        press(shown, "s")
+        orders.append(shown.order)
+
+    assert orders == [Order.USE, Order.NAME, Order.NEED]
+    assert names(shown) == ["hv1", "full", "big", "off", "mute"]
+
+
+def test_hosts_keep_their_order_and_their_guests() -> None:
+    shown = View(["hv2", None, "hv1"])
+    shown.update(2, host([FULL]), NOW)
+    assert names(shown) == ["hv2", "libvirt's default host", "hv1", "full"]
+
+    shown.update(1, host([BIG]), NOW)
+    assert names(shown) == ["hv2", "qemu:///system", "big", "hv1", "full"]
+    assert shown.guests == 2
+    assert len(shown.reports) == 2
+
+
+def test_what_has_been_read_so_far_leaves_the_others_as_they_were() -> None:
+    shown = view(FULL, BIG)
+    newer = guest("full", used=GIB // 2, last_update=UPDATE + 2)
+    shown.update(0, host([newer]), NOW, is_complete=False)
+
+    first = shown.lines[0]
+    assert isinstance(first, HostLine)
+    assert not first.is_complete
+    assert names(shown) == ["hv1", "full", "big"]
+    assert isinstance(shown.lines[1], GuestLine)
+    assert shown.lines[1].row is newer
+    assert shown.history.of((0, FULL.uuid)) == (0.9, 0.5)
+    assert shown.reports[0].domains == (FULL, BIG), "the last one that was complete"
+
+    shown.update(0, host([newer]), NOW)
+    assert names(shown) == ["hv1", "full"]
+
+
+# Which are shown.
+
+
+def test_a_filter_is_typed() -> None:
+    shown = view()
+    press(shown, "/", *"Q!FU", "backspace", "backspace", "ctrl-u", *"FU")
+    assert (shown.is_typing, shown.filter, names(shown)) == (True, "FU", ["hv1", "full"])
+
+    press(shown, "enter", "q")
+    assert (shown.is_typing, shown.is_done) == (False, True), "q is a key again"
+
+    press(shown, "esc")
+    assert (shown.filter, len(shown.lines)) == ("", 5)
+
+
+def test_a_filter_finds_verdicts_and_hosts_and_hides_hosts_without_a_guest() -> None:
+    shown = View(["hv1", "hv2", "dead"])
+    shown.update(0, host([FULL, OFF]), NOW)
+    shown.update(1, host([BIG]), NOW)
+    shown.update(2, host(error=OSError("no way")), NOW)
+    press(shown, "/", *"polling", "enter")
+    assert names(shown) == ["hv1", "off", "dead"]
+
+    press(shown, "esc", "/", *"hv2")
+    assert names(shown) == ["hv2", "big", "dead"]
+
+    press(shown, "esc")
+    assert not shown.is_typing
+    assert len(shown.lines) == 6
+
+
+def test_only_those_that_are_not_well() -> None:
+    shown = view()
+    press(shown, "!")
+    assert names(shown) == ["hv1", "off", "mute"]
+    press(shown, "!")
+    assert len(shown.lines) == 5
+    assert names(view(FULL, only_unwell=True)) == []
+
+
+# Where the keys lead.
+
+
+def test_the_selection_follows_its_guest() -> None:
+    shown = view()
+    press(shown, "down", "down", "down")
+    assert shown.selected == (0, "uuid-big")
+
+    press(shown, "s", "s")
+    assert shown.order is Order.NAME
+    shown.update(0, host([BIG, FULL]), NOW)
+    assert shown.selected == (0, "uuid-big")
+    press(shown, "up")
+    assert shown.selected == (0, "")
+
+
+def test_another_takes_the_place_of_a_guest_that_is_gone() -> None:
+    shown = view()
+    press(shown, "end")
+    assert shown.selected == (0, "uuid-mute")
+    shown.window(10)
+    shown.update(0, host([FULL, BIG]), NOW)
+    shown.window(10)
+    assert shown.selected == (0, "uuid-big")
+    shown.update(0, host(error=OSError("down")), NOW)
+    shown.window(10)
+    assert shown.selected == (0, "")
+
+
+def test_the_window_has_the_selected_line() -> None:
+    shown = view(*(guest(f"g{number:03}") for number in range(400)), order=Order.NAME)
+    assert len(shown.window(20)) == 20
+    press(shown, "pgdn", "pgdn")
+    window = shown.window(20)
+    assert shown.selected in {line.key for line in window}
+    assert isinstance(window[-1], GuestLine)
+    assert window[-1].row.name == "g037"
+
+    press(shown, "end")
+    assert [line.key[1] for line in shown.window(3)] == ["uuid-g397", "uuid-g398", "uuid-g399"]
+    press(shown, "home")
+    assert isinstance(shown.window(3)[0], HostLine)
+    assert len(shown.window(1)) == 1
+
+
+def test_looking_into_a_guest_and_those_beside_it() -> None:
+    shown = view()
+    press(shown, "enter")
+    assert (shown.screen, shown.looked_at) == (Screen.LINE, (0, "uuid-full"))
+    press(shown, "right", "right")
+    assert shown.looked_at == (0, "uuid-off")
+    press(shown, "left")
+    assert (shown.screen, shown.looked_at) == (Screen.LINE, (0, "uuid-big"))
+    found = shown.line(shown.looked_at)
+    assert isinstance(found, GuestLine)
+    assert found.row is BIG
+
+    shown.update(0, host([FULL]), NOW)
+    assert shown.line(shown.looked_at) is None
+    press(shown, "down", "down")
+    assert shown.scrolled(10, 9) == 1, "no further than there is something"
+    press(shown, "q")
+    assert (shown.screen, shown.is_done) == (Screen.LIST, False)
+
+
+def test_the_doctor_is_asked_once_about_the_guest_that_is_looked_into() -> None:
+    shown = view()
+    press(shown, "d", "enter", "d", "d")
+    assert shown.asked == [(0, "uuid-full")]
+    press(shown, "left", "d")
+    assert shown.looked_at == (0, "")
+    assert len(shown.asked) == 1, "a host is no guest"
+
+
+def test_nothing_to_look_at() -> None:
+    shown = View(["hv1"])
+    press(shown, "up", "down", "pgdn", "end", "/", "x", "enter", "enter", "left")
+    assert shown.screen is Screen.LINE
+    assert isinstance(shown.line(shown.looked_at), HostLine)
+    empty = View([])
+    press(empty, "down", "enter", "pgup", "end")
+    assert (empty.window(5), empty.screen) == ((), Screen.LIST)
+
+
+def test_help_pause_units_redraw() -> None:
+    shown = view()
+    press(shown, "?", "/")
+    assert (shown.screen, shown.is_typing) == (Screen.HELP, False)
+    press(shown, "q", "space", "u", "ctrl-l")
+    assert (shown.screen, shown.is_paused, shown.units) == (Screen.LIST, True, Units.BYTES)
+    assert shown.redraw
+    press(shown, "p", "u", "u", "nonsense")
+    assert (shown.is_paused, shown.units) == (False, Units.HUMAN)
+
+
+def test_each_key_has_one_meaning() -> None:
+    keys = [key for binding in BINDINGS for key in binding.keys]
+    assert len(keys) == len(set(keys))
+    assert [binding.action for binding in BINDINGS] == list(Action)
+    for key in keys:
+        # Whatever is on the screen.
+        for before in ([], ["?"], ["enter"], ["/"]):
+            press(view(), *before, key)
+
+
+# Ages and the past.
+
+
+def test_an_age_goes_on_after_the_reading() -> None:
+    assert age_seconds(FULL, UPDATE + 20) == 20
+    assert age_seconds(MUTE, UPDATE) is None
+    # Two intervals of 10 s and 5 s.
+    assert not is_outdated(FULL, UPDATE + 25)
+    assert is_outdated(FULL, UPDATE + 26)
+    assert not is_outdated(OFF, UPDATE + 10_000), "nobody called them fresh"
+
+
+def test_a_mark_for_each_update_and_a_gap_where_there_was_none() -> None:
+    past = History()
+    half, full = guest("a", used=GIB // 2), guest("a", used=GIB, last_update=UPDATE + 2)
+    for row in (half, half, full, guest("a", error=Busy("held")), None, full):
+        past.add("a", row)
+    past.add("a", guest("a", used=GIB // 4, last_update=UPDATE + 4))
+    past.add("off", OFF)
+
+    assert past.of("a") == (0.5, 1.0, None, 0.25)
+    assert past.of("off") == past.of("unknown") == ()
+    for second in range(3 * history.LENGTH):
+        past.add("a", guest("a", last_update=UPDATE + 10 + second % 100))
+    assert len(past.of("a")) == history.LENGTH
+    past.keep({"off"})
+    assert past.of("a") == ()
+
+
+def test_a_past_outlasts_its_host_but_not_its_guest() -> None:
+    shown = view(FULL, BIG)
+    shown.update(0, host(error=OSError("restarting")), NOW)
+    assert shown.history.of((0, FULL.uuid)) == (0.9, None)
+
+    shown.update(0, host([guest("full", used=GIB // 2, last_update=UPDATE + 2)]), NOW)
+    assert shown.history.of((0, FULL.uuid)) == (0.9, None, 0.5)
+    assert shown.history.of((0, BIG.uuid)) == ()
