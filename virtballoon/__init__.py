@@ -97,6 +97,7 @@ if TYPE_CHECKING:
         Unheard,
         Waited,
     )
+    from virtballoon.rounds import Round, Rounds
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
     from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
@@ -175,6 +176,7 @@ _HOMES = {
         "Unheard",
         "Waited",
     ),
+    "rounds": ("Round", "Rounds"),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
     "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
@@ -244,6 +246,8 @@ __all__ = [
     "Reach",
     "ReadOnly",
     "Refresh",
+    "Round",
+    "Rounds",
     "Sample",
     "Sign",
     "Source",

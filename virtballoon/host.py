@@ -113,6 +113,11 @@ class Visit:
         """How long the visit has taken so far."""
         return time.monotonic() - self._started
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether connecting has not returned yet; that of a visit that is over may never do."""
+        return self._arriving.is_out
+
     def status(self, *, complete: bool) -> HostStatus:
         """How much of the host was reached.
 
@@ -194,6 +199,7 @@ class Visit:
         return isinstance(self._target, str | None)
 
     def _look_around(self, arriving: Begun[tuple[list[Domain], str, Link]]) -> list[Domain]:
+        self._arriving = arriving
         domains, self.hostname, self.link = self._await(arriving)
         self.domains = {domain.uuid: domain for domain in domains}
         return domains

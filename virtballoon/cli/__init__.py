@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "qom-path": "qom_path",
     "doctor": "doctor",
     "hosts": "hosts",
+    "export": "export",
     "completion": "completion",
 }
 
