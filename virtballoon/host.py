@@ -168,7 +168,7 @@ class Visit:
             if self._connecting is not None:
                 end_children(self._connecting)
             raise ConnectError(
-                f"no answer within {self._timeout:g} s",
+                f"no answer within {round(self._timeout, 1):g} s",
                 host=self.uri,
                 hint="the host, its libvirtd or the way there hangs",
             )

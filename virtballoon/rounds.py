@@ -82,7 +82,7 @@ class _Running:
     def serves(self, seconds: float) -> bool:
         """Whether it is as good as one that is given this time. One that was cut short for
         somebody in a hurry is not, unless it missed nothing."""
-        return self.seconds >= seconds or (
+        return self.seconds >= seconds - _SLACK_SECONDS or (
             self.done.is_set()
             and all(report.status is HostStatus.OK for report in self.reports.values())
         )

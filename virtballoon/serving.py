@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from virtballoon import __version__
 from virtballoon.errors import VirtballoonError
@@ -111,9 +111,9 @@ def notify(state: str) -> None:
 
 
 class Server:
-    """Answers ``/metrics``, ``/-/healthy`` and, for people, ``/``.
+    """Answers ``/metrics``, ``/-/healthy`` and, for people, ``/``. A context manager.
 
-    :param sockets: where it listens; it closes them when it ends
+    :param sockets: where it listens; it closes them
     :param scrape: what gives the metrics
     """
 
@@ -124,6 +124,13 @@ class Server:
         self._room = threading.BoundedSemaphore(_MOST_CLIENTS)
         self._clients: set[threading.Thread] = set()
         self._scrape = scrape
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for mine in (*self._sockets, self._waking, self._wake):
+            mine.close()
 
     @property
     def addresses(self) -> list[str]:
@@ -142,7 +149,7 @@ class Server:
             self._wake.send(b"\0")
 
     def serve(self) -> None:
-        """Serve until it is ended; whoever is being answered then is still answered."""
+        """Serve until it is ended."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._waking, selectors.EVENT_READ)
             for listening in self._sockets:
@@ -150,6 +157,9 @@ class Server:
                 selector.register(listening, selectors.EVENT_READ)
             while not any(self._let_in(key.fileobj) for key, _ in selector.select()):
                 pass
+
+    def finish(self) -> None:
+        """Let nobody in any more, and wait a while for those that are being answered."""
         for listening in self._sockets:
             listening.close()
         deadline = time.monotonic() + _FAREWELL_SECONDS

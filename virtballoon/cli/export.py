@@ -218,20 +218,23 @@ def _serve(addresses: Sequence[str], rounds: Rounds, *, libvirt_exporter: bool) 
             sockets.append(serving.listen(address))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-    server = serving.Server(sockets, Exporter(rounds, libvirt_exporter=libvirt_exporter).scrape)
+    exporter = Exporter(rounds, libvirt_exporter=libvirt_exporter)
+    with serving.Server(sockets, exporter.scrape) as server:
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        server.stop()
-        # Whoever does not want to wait for those that are still answered asks once more.
-        end_on_signals()
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            server.stop()
+            # Whoever does not want to wait for those that are still answered asks once more.
+            end_on_signals()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    # The handler alone would be noticed only when something else wakes the main thread.
-    signal.set_wakeup_fd(server.wakeup, warn_on_full_buffer=False)
-    complain(f"serving metrics on {', '.join(server.addresses)}")
-    serving.notify("READY=1")
-    server.serve()
-    serving.notify("STOPPING=1")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, stop)
+        # The handler alone would be noticed only when something else wakes the main thread.
+        signal.set_wakeup_fd(server.wakeup, warn_on_full_buffer=False)
+        complain(f"serving metrics on {', '.join(server.addresses)}")
+        serving.notify("READY=1")
+        server.serve()
+        serving.notify("STOPPING=1")
+        server.finish()
+        signal.set_wakeup_fd(-1)
     return OK
