@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.unit.test_cli import EVIL, NOBODY_LISTENS, TEST, assert_refused
 from tests.unit.test_hosts import CONFIGURATION
 
