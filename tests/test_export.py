@@ -281,6 +281,18 @@ def test_scrapes_at_once_share_a_reading(alone: Hypervisor) -> None:
         assert len({str(read["virtballoon_sweep_timestamp_seconds"]) for read in found}) == 1
 
 
+def test_who_is_being_answered_at_the_end_is_answered(alone: Hypervisor) -> None:
+    with exporting("-c", alone.uri) as exporter, hanging(alone, "blank0001"):
+        before = exporter.held()
+        found: list[dict[str, str]] = []
+        thread = threading.Thread(target=lambda: found.append(exporter.verdicts(2)))
+        thread.start()
+        wait_until(lambda: exporter.held()[0] > before[0] + 1, 60, "the hosts to be read")
+        assert exporter.end() == 0
+        thread.join()
+        assert len(found[0]) == 6
+
+
 def test_a_host_that_comes_back(alone: Hypervisor) -> None:
     with exporting("-c", alone.uri, "--max-age", "0", "--timeout", "5") as exporter:
         label = {"host": alone.uri}

@@ -155,7 +155,9 @@ def test_any_names_read_back(parse: Callable[[str], Iterable[Any]], names: list[
     assert all(len(line.split(" ")) > 1 for line in text.decode().split("\n")[:-2])
 
 
-@pytest.mark.parametrize("name", ['a"b', "a\\", "a\nb", 'x"} 1\nvirtballoon_up{host="z', "\u202ea"])
+@pytest.mark.parametrize(
+    "name", ['a"b', "a\\", "a\nb", 'x"} 1\nvirtballoon_up{host="z', "\u202ea", "\udc80"]
+)
 def test_a_name_makes_no_line(name: str) -> None:
     text = exposition(round_of(replace(FULL, name=name))).decode()
     plain = exposition(round_of(FULL)).decode()
