@@ -26,7 +26,6 @@ from tests.conftest import GuestFactory, available, started
 from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program
 from tests.test_hung import hanging
-from virtballoon import Verdict
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
 HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
@@ -310,25 +309,30 @@ def test_polling_is_turned_on(guest_factory: GuestFactory) -> None:
     other.domain.suspend()
     uri = guest.hypervisor.uri
 
-    def verdicts() -> dict[str, Verdict]:
+    def intervals() -> dict[str, int | None]:
         rows = virtballoon.read_host(uri, ["ensured", "ensured-suspended"]).domains
-        return {row.name: row.verdict for row in rows}
+        return {row.name: row.interval.live for row in rows}
+
+    def said(name: str) -> str:
+        return f"virtballoon: domain {name!r} on {uri}: polled every 1 s from now on\n"
 
     with exporting("-c", uri, "--max-age", "0", "--ensure-interval", "1") as exporter:
         assert exporter.verdicts()["ensured"] == "polling-off"
-        wait_until(lambda: verdicts()["ensured"] is Verdict.FRESH, 60, "it to be polled")
-        said = f"virtballoon: domain 'ensured' on {uri}: polled every 1 s from now on\n"
-        wait_until(lambda: said in exporter.lines, 60, "a line about it")
-        # Whoever turns it off again is let be.
+        wait_until(lambda: exporter.verdicts()["ensured"] == "fresh", 60, "it to be polled")
+        assert said("ensured") in exporter.lines
+        # Suspended ones are let be, and whoever is turned off again.
+        assert intervals() == {"ensured": 1, "ensured-suspended": 0}
         virtballoon.set_intervals(uri, 0, ["ensured"])
         assert exporter.verdicts()["ensured"] == "polling-off"
-        assert exporter.verdicts()["ensured"] == "polling-off"
-        # Suspended ones, too.
-        assert exporter.verdicts()["ensured-suspended"] == "suspended"
-        (row,) = virtballoon.read_host(uri, ["ensured-suspended"]).domains
-        assert row.interval.live == 0
+        other.domain.resume()
+        exporter.scrape()
+        wait_until(lambda: said("ensured-suspended") in exporter.lines, 60, "a line about it")
+        assert intervals() == {"ensured": 0, "ensured-suspended": 1}
         exporter.end()
-        assert [line for line in exporter.lines if "ensured" in line] == [said]
+        assert [line for line in exporter.lines if "ensured" in line] == [
+            said("ensured"),
+            said("ensured-suspended"),
+        ]
 
 
 def test_the_end(alone: Hypervisor, tmp_path: Path) -> None:
