@@ -160,11 +160,11 @@ def together(*calls: Callable[[], object]) -> tuple[Any, ...]:
 class Begun(Generic[T]):
     """A call that has been begun.
 
-    :ivar is_out: whether it has not returned yet, whoever has waited for it and how long
+    :ivar ended: set when it has returned or raised, whoever has waited for it and how long
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
-        self.is_out = True
+        self.ended = threading.Event()
         self._results: list[T] = []
         self._calls: Calls[str] = Calls()
         self._calls.submit("call", lambda: self._make(call))
@@ -175,7 +175,7 @@ class Begun(Generic[T]):
         try:
             self._results.append(call())
         finally:
-            self.is_out = False
+            self.ended.set()
 
     def within(self, seconds: float) -> tuple[T] | None:
         """What it returned; None when it has no answer in this time, and goes on by itself.

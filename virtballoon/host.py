@@ -93,6 +93,7 @@ class Visit:
         self._connection: Connection | None = None
         self._arrivals = 0
         self._connecting: int | None = None
+        self._is_over = False
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
@@ -113,10 +114,13 @@ class Visit:
         """How long the visit has taken so far."""
         return time.monotonic() - self._started
 
-    @property
-    def is_arriving(self) -> bool:
-        """Whether connecting has not returned yet; that of a visit that is over may never do."""
-        return self._arriving.is_out
+    def has_arrived(self, seconds: float) -> bool:
+        """Whether connecting has returned, in vain or not; that of a visit that is over may never
+        do.
+
+        :param seconds: how long to wait for it
+        """
+        return self._arriving.ended.wait(seconds)
 
     def status(self, *, complete: bool) -> HostStatus:
         """How much of the host was reached.
@@ -146,6 +150,7 @@ class Visit:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> bool:
+        self._is_over = True
         if self._connection is not None and self._owns_connection:
             # Closing waits for the daemon, too; nobody has to wait for that.
             leave = self._connection.close
@@ -206,6 +211,9 @@ class Visit:
 
     def _arrive(self) -> tuple[list[Domain], str, Link]:
         self._connection = connection = self._connect()
+        if self._is_over:
+            # Nobody has waited so long, and so nobody leaves.
+            connection.close()
         self._arrivals += 1
         self.uri = connection.uri
         if self._via is Source.QOM:

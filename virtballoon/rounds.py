@@ -207,22 +207,21 @@ class Rounds:
 
     def _visit(self, running: _Running, name: str) -> HostReport:
         target = running.targets[name]
+        begun = time.monotonic()
         last = self._visits.get(name)
-        if last is not None and last.is_arriving:
-            silent = f"no answer for {last.elapsed_seconds:.0f} s"
-            return log_host(
-                _unread(target, silent, "the host, its libvirtd or the way there hangs")
+        if last is not None and not last.has_arrived(max(0.0, running.deadline - begun)):
+            message = f"no answer for {last.elapsed_seconds:.0f} s"
+            hint: str | None = "the host, its libvirtd or the way there hangs"
+        elif (seconds := running.deadline - time.monotonic()) > 0:
+            visit = Visit(
+                target, None, via=self._via, readonly=self._via is Source.LIBVIRT, timeout=seconds
             )
-        seconds = running.deadline - time.monotonic()
-        if seconds <= 0:
-            return log_host(
-                _unread(target, "not visited, since others took all the time", "raise --jobs")
-            )
-        visit = Visit(
-            target, None, via=self._via, readonly=self._via is Source.LIBVIRT, timeout=seconds
-        )
-        self._visits[name] = visit
-        return read_visited(visit, inactive=self._inactive, via=self._via)
+            self._visits[name] = visit
+            return read_visited(visit, inactive=self._inactive, via=self._via)
+        else:
+            message, hint = "not visited, since others took all the time", "raise --jobs"
+        waited = time.monotonic() - begun
+        return log_host(_unread(target, message, hint, elapsed_seconds=waited))
 
     def _ensure(self, running: _Running, seconds: int) -> None:
         # The next round may come while this one's guests are being attended to.

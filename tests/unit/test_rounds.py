@@ -109,7 +109,7 @@ def test_a_silent_host_is_not_visited_again_before_it_answers(
     before = held()
     rounds = Rounds({"silent": silent.uri, "one": node}, timeout=0.2)
     first = rounds.read()
-    for _ in range(20):
+    for _ in range(4):
         round_ = rounds.read()
     # Those of the other host have ended.
     wait_until(lambda: held()[0] <= before[0] + 1, 30, "one thread to be left")
