@@ -3,17 +3,20 @@ left behind."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -405,6 +408,67 @@ def test_sockets_of_systemds(alone: Hypervisor) -> None:
             assert process.wait(60) == 0
         finally:
             process.kill()
+
+
+def test_a_reverse_proxy(alone: Hypervisor, tmp_path: Path) -> None:
+    nginx, openssl = program("nginx"), program("openssl")
+    key, certificate, users = (tmp_path / name for name in ("key.pem", "cert.pem", "users"))
+    made = (
+        f"{openssl} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=hv1"
+        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    )
+    subprocess.run(made.split(), capture_output=True, check=True)
+    hashed = subprocess.run(
+        [openssl, "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True
+    ).stdout
+    users.write_text(f"prometheus:{hashed}")
+    with ExitStack() as stack:
+        exporter = stack.enter_context(exporting("-c", alone.uri))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        example = (EXAMPLES / "nginx" / "virtballoon.conf").read_text()
+        for theirs, ours in (
+            ("127.0.0.1:9177", exporter.address),
+            ("listen 9178 ", f"listen {address} "),
+            ("listen [::]:9178 ssl;", ""),
+            ("/etc/virtballoon", str(tmp_path)),
+        ):
+            assert theirs in example
+            example = example.replace(theirs, ours)
+        temporary = "".join(
+            f"{name}_temp_path {tmp_path}/{name};"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (tmp_path / "nginx.conf").write_text(
+            f"pid {tmp_path}/pid; error_log stderr; daemon off; master_process off; events {{}}"
+            f" http {{ access_log off; {temporary} {example} }}"
+        )
+        proxy = stack.enter_context(
+            subprocess.Popen([nginx, "-p", tmp_path, "-c", tmp_path / "nginx.conf"])
+        )
+        stack.callback(proxy.kill)
+        host, _, port = address.partition(":")
+        wait_until(lambda: _listens(host, int(port)), 60, "nginx to listen")
+        trust = ssl.create_default_context(cafile=str(certificate))
+
+        def ask(path: str, password: str) -> bytes:
+            login = base64.b64encode(f"prometheus:{password}".encode()).decode()
+            headers = {"Authorization": f"Basic {login}"}
+            request = urllib.request.Request(f"https://{address}{path}", headers=headers)
+            with urllib.request.urlopen(request, timeout=60, context=trust) as answer:
+                return bytes(answer.read())
+
+        assert b"\nvirtballoon_up{" in ask("/metrics", "secret")
+        for path, password, status in (("/metrics", "wrong", 401), ("/", "secret", 404)):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                ask(path, password)
+            with refused.value:
+                assert refused.value.code == status
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def test_a_file_for_the_textfile_collector(alone: Hypervisor, tmp_path: Path) -> None:
