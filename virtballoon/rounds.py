@@ -196,7 +196,8 @@ class Rounds:
             visits = [partial(self._visit, running, name) for name in names]
             for index, report in as_they_end(visits, self._jobs):
                 running.reports[names[index]] = report
-            self._visits = {n: visit for n, visit in self._visits.items() if n in running.targets}
+            for gone in self._visits.keys() - running.targets.keys():
+                self._visits.pop(gone, None)
         except Exception:
             # Nobody waits for this thread; what is missing is said by the report of the host.
             _log.exception("reading the hosts failed")
@@ -236,13 +237,13 @@ class Rounds:
             self._ensuring.release()
 
     def _ensure_on(self, name: str, target: Target, report: HostReport, seconds: int) -> None:
-        runs = {(name, row.uuid, row.id): row for row in report.domains}
-        if report.status is HostStatus.OK:
-            # Who has gone will have another number when it comes again.
-            self._tried = {run for run in self._tried if run[0] != name or run in runs}
+        if report.error is None:
+            there = {row.uuid for row in report.domains}
+            self._tried = {run for run in self._tried if run[0] != name or run[1] in there}
         unpolled = {
-            run
-            for run, row in runs.items()
+            # Each run of a domain has a number of its own.
+            (name, row.uuid, row.id)
+            for row in report.domains
             if row.verdict is Verdict.POLLING_OFF and row.id is not None
             # Libvirt does not know of a balloon from <qemu:commandline>.
             if row.balloon is not None and row.balloon.model is not None
