@@ -71,7 +71,7 @@ def listen(address: str) -> socket.socket:
         family, _, _, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
+        return socket.create_server(place, family=family, backlog=_BACKLOG)
     except OSError as error:
         raise VirtballoonError(f"cannot listen on {address}: {error.strerror}") from error
 
