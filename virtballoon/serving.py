@@ -43,6 +43,8 @@ _LEAST_SECONDS: Final = 0.05
 #: How long whoever is being answered is waited for at the end.
 _FAREWELL_SECONDS: Final = 5.0
 _GZIP_BYTES: Final = 1024
+#: Named as an encoding that the client takes, and not as one that it does not.
+_GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
 _FIRST_PASSED: Final = 3
 
 _TIMEOUT_HEADER: Final = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -253,9 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, status: HTTPStatus, body: bytes, media_type: str = "text/plain; charset=utf-8"
     ) -> None:
-        takes = re.split(r"[\s,;]+", self.headers.get("Accept-Encoding", ""))
+        takes_gzip = _GZIP.search(self.headers.get("Accept-Encoding", ""))
         self.send_response(status)
-        if "gzip" in takes and len(body) > _GZIP_BYTES:
+        if takes_gzip and len(body) > _GZIP_BYTES:
             body = gzip.compress(body, 6)
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Type", media_type)

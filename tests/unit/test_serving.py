@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.waiting import wait_until
 from virtballoon import VirtballoonError, serving
 from virtballoon.serving import Server, listen
 
@@ -32,6 +33,7 @@ class Metrics:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.error: Exception | None = None
+        self.text = TEXT
 
     def __call__(self, accept: str, timeout: float | None) -> tuple[bytes, str]:
         self.asked.append((accept, timeout))
@@ -39,7 +41,7 @@ class Metrics:
         self.may_answer.wait()
         if self.error is not None:
             raise self.error
-        return TEXT.encode(), "text/x-metrics"
+        return self.text.encode(), "text/x-metrics"
 
 
 @contextmanager
@@ -109,6 +111,40 @@ def test_the_time_that_a_scraper_has(told: str, seconds: float | None) -> None:
         ask(place, f"GET /metrics HTTP/1.0\nX-Prometheus-Scrape-Timeout-Seconds: {told}\n\n")
     ((_, timeout),) = metrics.asked
     assert timeout == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("takes", "gets"),
+    [
+        ("gzip", True),
+        ("br, GZIP ;q=0.5", True),
+        ("gzip;q=1.0, *", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, br", False),
+        ("x-gzip", False),
+        ("", False),
+    ],
+)
+def test_compression(takes: str, gets: bool) -> None:
+    with served(Metrics()) as (_, place):
+        _, headers, _ = ask(place, f"HEAD /metrics HTTP/1.0\nAccept-Encoding: {takes}\n\n")
+    assert ("Content-Encoding" in headers) is gets
+
+
+def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "_MOST_CLIENTS", 1)
+    metrics = Metrics()
+    # More than what the kernel keeps between them.
+    metrics.text = TEXT * 20000
+    with served(metrics) as (_, place), socket.create_connection(place, timeout=30) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        metrics.begun.acquire()
+
+        def answers() -> bool:
+            return " 200 " in ask(place, "GET /-/healthy HTTP/1.0\n\n")[0]
+
+        wait_until(answers, 30, "its place to be free")
 
 
 def test_an_error_is_the_scrapers_to_see() -> None:
