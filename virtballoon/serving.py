@@ -190,7 +190,14 @@ class Server:
             target=self._attend, args=(client, address), name="virtballoon-client", daemon=True
         )
         self._clients.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The system has no thread left: somebody has to leave first.
+            _log.warning("a client could not be attended to: %s", error)
+            self._clients.discard(thread)
+            self._room.release()
+            client.close()
         return False
 
     def _attend(self, client: socket.socket, address: Any) -> None:
