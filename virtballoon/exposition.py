@@ -32,36 +32,12 @@ from virtballoon import __version__
 from virtballoon.memory import UsedFormula
 from virtballoon.report import DomainReport
 from virtballoon.rounds import Round, Rounds
+from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Unit
 from virtballoon.verdict import Verdict
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _HOST: Final = ("host",)
 _DOMAIN: Final = ("host", "domain", "uuid")
-
-#: The statistics: what is behind their name, whether they only grow while the guest runs, and what
-#: they are.
-_STATISTICS: Final = {
-    "swap_in": ("_bytes", True, "Bytes that the guest read back from swap."),
-    "swap_out": ("_bytes", True, "Bytes that the guest wrote to swap."),
-    "major_faults": ("", True, "The guest's page faults that needed I/O."),
-    "minor_faults": ("", True, "The guest's page faults that needed no I/O."),
-    "free_memory": ("_bytes", False, "Memory of the guest that nothing uses."),
-    "total_memory": ("_bytes", False, "Memory that the guest's kernel manages."),
-    "available_memory": (
-        "_bytes",
-        False,
-        "Memory that a new program of the guest could have without swapping.",
-    ),
-    "disk_caches": ("_bytes", False, "Page cache of the guest that can be reclaimed without I/O."),
-    "htlb_pgalloc": ("", True, "Huge pages that the guest allocated."),
-    "htlb_pgfail": ("", True, "Huge pages that the guest could not allocate."),
-    "oom_kills": ("", True, "Processes that the guest killed for want of memory."),
-    "alloc_stalls": ("", True, "Allocations of the guest that had to wait for reclaim."),
-    "async_scans": ("", True, "Pages that the guest's background reclaim scanned."),
-    "direct_scans": ("", True, "Pages that allocating processes of the guest scanned."),
-    "async_reclaims": ("", True, "Pages that the guest's background reclaim freed."),
-    "direct_reclaims": ("", True, "Pages that allocating processes of the guest freed."),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +101,13 @@ _FIGURES: Final = (
     ),
     *(
         _Figure(
-            f"virtballoon_domain_{name}{unit}{'_total' if grows else ''}", text, _statistic(name)
+            f"virtballoon_domain_{statistic.name}"
+            f"{'_bytes' if statistic.unit is Unit.BYTES else ''}"
+            f"{'_total' if statistic.kind is Kind.COUNTER else ''}",
+            f"The guest's {statistic.about}.",
+            _statistic(statistic.name),
         )
-        for name, (unit, grows, text) in _STATISTICS.items()
+        for statistic in STATISTIC_BY_NAME.values()
     ),
 )
 
