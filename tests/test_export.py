@@ -30,6 +30,7 @@ from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.lab.keeper import signal_process
 from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program
 from tests.test_hung import hanging
+from virtballoon.statistics import STATISTIC_BY_NAME
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
 HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
@@ -234,6 +235,24 @@ def test_rules(scraped: tuple[Exporter, Prometheus]) -> None:
     assert states()["GuestOutOfMemory"] == "inactive"
     tested = (rules / "virtballoon.rules.test.yml").read_text()
     assert set(states()) == set(re.findall(r"alertname: (\w+)", tested))
+
+
+def test_what_only_qemu_has(newest_guest: Guest) -> None:
+    labels = {"host": newest_guest.hypervisor.uri, "domain": "newest", "uuid": newest_guest.uuid}
+    with exporting("-c", newest_guest.hypervisor.uri, "--via", "qom", "--max-age", "0") as exporter:
+        wait_until(lambda: exporter.verdicts().get("newest") == "fresh", 60, "its figures")
+        found = exporter.scrape()
+    for statistic in STATISTIC_BY_NAME.values():
+        name = f"virtballoon_domain_{statistic.name}"
+        (series,) = [
+            found[full] for full in found if re.fullmatch(f"{name}(_bytes)?(_total)?", full)
+        ]
+        assert [have for have, _ in series if have["domain"] == "newest"] == [labels]
+    assert "virtballoon_domain_other_statistic" not in found
+    (source,) = [
+        have["source"] for have, _ in found["virtballoon_domain_info"] if have["domain"] == "newest"
+    ]
+    assert source == "qom"
 
 
 @pytest.fixture(scope="module")
