@@ -26,6 +26,8 @@ USAGE = {
     ("--listen", "127.0.0.1:0", "--output", "x"): "--output does not go with --listen",
     ("--listen", "127.0.0.1:0", "--max-age", "-1"): "a number of seconds from 0 on",
     ("--listen", "127.0.0.1:0", "--ensure-interval", "-1"): "a polling interval is 0 to",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "0 turns polling off",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "1_0"): "a whole number of seconds",
     ("web*",): "unexpected extra argument",
 }
 

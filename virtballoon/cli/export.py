@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from virtballoon.cli.options import OK, Settings, complain, with_settings
+from virtballoon.cli.set_interval import interval_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,15 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: float | None) 
     if value is not None and not (value >= 0 and math.isfinite(value)):
         raise click.BadParameter("it is a number of seconds from 0 on.")
     return value
+
+
+def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    seconds = interval_of(ctx, param, value)
+    if seconds == 0:
+        raise click.BadParameter("0 turns polling off.")
+    return seconds
 
 
 @click.command("export", short_help="Export metrics for Prometheus.")
@@ -51,7 +61,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: float | None) 
 )
 @click.option(
     "--ensure-interval",
-    type=int,
+    callback=_interval,
     metavar="SECONDS",
     help="Have domains polled that are not, with --listen; needs write access.",
 )
