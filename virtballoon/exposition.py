@@ -345,6 +345,11 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
         "The used share of the guest's total memory, 0 to 1.",
         labels=(*_DOMAIN, "formula"),
     )
+    notes = GaugeMetricFamily(
+        "virtballoon_domain_note",
+        "1 for something about the domain's figures that cannot be so.",
+        labels=(*_DOMAIN, "note"),
+    )
     other = UnknownMetricFamily(
         "virtballoon_domain_other_statistic",
         "A statistic of QEMU's that this version does not know, as it came.",
@@ -367,9 +372,11 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
         if usage.formula is not None and usage.used_bytes is not None and usage.ratio is not None:
             used.add_metric((*labels, usage.formula.value), usage.used_bytes)
             ratio.add_metric((*labels, usage.formula.value), usage.ratio)
+        for note in row.notes:
+            notes.add_metric((*labels, note.value), 1)
         for name, value in row.stats.other.items():
             other.add_metric((*labels, _text(name)), value)
-    yield from (info, verdicts, used, ratio, other)
+    yield from (info, verdicts, used, ratio, notes, other)
 
 
 def _text(value: str) -> str:

@@ -36,14 +36,17 @@ FULL = report(
     figures=Figures(
         stats=MemoryStats.from_qemu(
             {f"stat-{name.replace('_', '-')}": 1000 + i for i, name in enumerate(STATISTICS)}
-            | {"stat-available-memory": 1, "stat-new-figure": 7}
+            | {"stat-total-memory": 5000, "stat-available-memory": 1, "stat-new-figure": 7}
         ),
         last_update=1_700_000_000,
-        current_bytes=1,
-        maximum_bytes=2,
-        rss_bytes=3,
+        current_bytes=6000,
+        maximum_bytes=7000,
+        rss_bytes=8000,
     ),
     source=Source.QOM,
+)
+LIES = report(
+    figures=Figures(stats=MemoryStats(total_memory=10, free_memory=11), last_update=1_700_000_000)
 )
 
 
@@ -84,18 +87,18 @@ def test_figures() -> None:
             for (n, _), v in found.items()
             if re.fullmatch(f"virtballoon_domain_{name}(_bytes)?(_total)?", n)
         )
-        assert value == (1 if name == "available_memory" else 1000 + index)
+        expected = {"total_memory": 5000, "available_memory": 1}
+        assert value == expected.get(name, 1000 + index)
         assert full.endswith(("_bytes", "_total"))
-    total = 1000 + STATISTICS.index("total_memory")
     of_domain = "virtballoon_domain_"
-    assert values(found, f"{of_domain}used_bytes", formula="total-available") == [total - 1]
-    assert values(found, f"{of_domain}used_ratio") == [(total - 1) / total]
+    assert values(found, f"{of_domain}used_bytes", formula="total-available") == [4999]
+    assert values(found, f"{of_domain}used_ratio") == [4999 / 5000]
     assert values(found, f"{of_domain}polling_interval_seconds") == [10]
     assert values(found, f"{of_domain}last_update_timestamp_seconds") == [1_700_000_000]
     assert values(found, f"{of_domain}age_seconds") == [pytest.approx(3.14)]
-    assert values(found, f"{of_domain}current_bytes") == [1]
-    assert values(found, f"{of_domain}maximum_bytes") == [2]
-    assert values(found, f"{of_domain}rss_bytes") == [3]
+    assert values(found, f"{of_domain}current_bytes") == [6000]
+    assert values(found, f"{of_domain}maximum_bytes") == [7000]
+    assert values(found, f"{of_domain}rss_bytes") == [8000]
     assert values(found, f"{of_domain}other_statistic", statistic="new_figure") == [7]
     path = "/machine/peripheral/balloon0"
     info = {"model": "virtio", "alias": "balloon0", "qom_path": path, "source": "qom"}
@@ -208,10 +211,17 @@ def test_other_exporters_names() -> None:
     assert values(found, "libvirt_domain_memory_stats_used_percent") == []
 
 
+def test_what_cannot_be_so() -> None:
+    found = series(exposition(round_of(FULL, LIES)))
+    notes = [dict(labels)["note"] for name, labels in found if name == "virtballoon_domain_note"]
+    assert notes == ["free-above-total"]
+    assert len(values(found, "virtballoon_domain_used_bytes")) == 1
+
+
 def test_the_page_has_every_metric() -> None:
     page = MAN.read_text("ascii").replace("\\-", "-")
     named = set(re.findall(r"\b(?:virtballoon|libvirt_domain)_\w+", page)) - {"virtballoon_"}
-    found = series(exposition(round_of(FULL), libvirt_exporter=True))
+    found = series(exposition(round_of(FULL, LIES), libvirt_exporter=True))
     assert {name for name, _ in found} == named
 
 
