@@ -215,7 +215,7 @@ SERVICE = EXAMPLES / "systemd" / "virtballoon-report.service"
 
 def test_systemd_units(tmp_path: Path) -> None:
     units = [tmp_path / path.name for path in SERVICE.parent.iterdir()]
-    assert len(units) == 2
+    assert len(units) == 6
     for unit in units:
         text = (SERVICE.parent / unit.name).read_text()
         # The verification sees to it that what is started is there.
@@ -227,6 +227,46 @@ def test_systemd_units(tmp_path: Path) -> None:
         check=False,
     )
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "most"), [("exporter", 1.0), ("textfile", 1.5)])
+def test_systemd_exposure(name: str, most: float) -> None:
+    unit = SERVICE.with_name(f"virtballoon-{name}.service")
+    checked = subprocess.run(
+        [program("systemd-analyze"), "security", "--offline=true", unit],
+        env={**os.environ, "LANG": "C"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    level = re.search(r"exposure level for \S+: ([\d.]+)", checked.stdout)
+    assert level is not None, checked.stderr
+    assert float(level[1]) <= most
+
+
+def test_systemd_exporter(hypervisor: Hypervisor, guests: dict[str, Guest], tmp_path: Path) -> None:
+    # No systemd runs in a test's sandbox: what the units would start is started here.
+    units = SERVICE.parent
+    service = (units / "virtballoon-exporter.service").read_text()
+    (command,) = re.findall(r"^ExecStart=/usr/local/bin/virtballoon (.*)$", service, re.M)
+    address = re.search(
+        r"^ListenStream=(.*)$", (units / "virtballoon-exporter.socket").read_text(), re.M
+    )
+    scraped = (EXAMPLES / "prometheus" / "prometheus.yml").read_text()
+    assert address is not None
+    assert f'targets: ["{address[1]}"]' in scraped
+    words = shlex.split(command.replace("qemu:///system", hypervisor.uri))
+    assert words[-2:] == ["--listen", "systemd"]
+    result = run(hypervisor, "virtballoon", *words)
+    assert result.returncode == 2
+    assert result.stderr.startswith("virtballoon: systemd has passed no socket ")
+    oneshot = (units / "virtballoon-textfile.service").read_text()
+    (command,) = re.findall(r"^ExecStart=/usr/local/bin/virtballoon (.*)$", oneshot, re.M)
+    here = command.replace("qemu:///system", hypervisor.uri)
+    here = here.replace("/var/lib/prometheus/node-exporter", str(tmp_path))
+    result = run(hypervisor, "virtballoon", *shlex.split(here))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "\nvirtballoon_up{" in (tmp_path / "virtballoon.prom").read_text()
 
 
 def test_systemd_service(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

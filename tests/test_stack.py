@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LIBRARIES = ("click", "libvirt", "lxml", "rich")
+LIBRARIES = ("click", "libvirt", "lxml", "prometheus_client", "rich")
 STACK = os.environ.get("VIRTBALLOON_STACK")
 
 

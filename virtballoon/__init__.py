@@ -98,6 +98,7 @@ if TYPE_CHECKING:
         Unheard,
         Waited,
     )
+    from virtballoon.rounds import Round, Rounds
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
     from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
@@ -177,6 +178,7 @@ _HOMES = {
         "Unheard",
         "Waited",
     ),
+    "rounds": ("Round", "Rounds"),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
     "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
@@ -248,6 +250,8 @@ __all__ = [
     "ReadOnly",
     "Reading",
     "Refresh",
+    "Round",
+    "Rounds",
     "Sample",
     "Sign",
     "Source",

@@ -158,14 +158,24 @@ def together(*calls: Callable[[], object]) -> tuple[Any, ...]:
 
 
 class Begun(Generic[T]):
-    """A call that has been begun."""
+    """A call that has been begun.
+
+    :ivar ended: set when it has returned or raised, whoever has waited for it and how long
+    """
 
     def __init__(self, call: Callable[[], T]) -> None:
+        self.ended = threading.Event()
         self._results: list[T] = []
         self._calls: Calls[str] = Calls()
-        self._calls.submit("call", lambda: self._results.append(call()))
+        self._calls.submit("call", lambda: self._make(call))
         # Its thread ends with it.
         self._calls.close()
+
+    def _make(self, call: Callable[[], T]) -> None:
+        try:
+            self._results.append(call())
+        finally:
+            self.ended.set()
 
     def within(self, seconds: float) -> tuple[T] | None:
         """What it returned; None when it has no answer in this time, and goes on by itself.

@@ -134,7 +134,7 @@ def iter_hosts(
 ) -> Iterator[HostReport]:
     """Read several hosts as :func:`read_hosts` does, and yield each as soon as it is read."""
     visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
-    for _, host in _as_they_end(visits, jobs):
+    for _, host in as_they_end(visits, jobs):
         yield host
 
 
@@ -423,14 +423,16 @@ def _visit_all(
     visits: Sequence[Callable[[], T]], jobs: int, each: Callable[[T], object] | None = None
 ) -> tuple[T, ...]:
     results: dict[int, T] = {}
-    for index, result in _as_they_end(visits, jobs):
+    for index, result in as_they_end(visits, jobs):
         results[index] = result
         if each is not None:
             each(result)
     return tuple(results[index] for index in range(len(visits)))
 
 
-def _as_they_end(visits: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+def as_they_end(visits: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+    """Make these visits, so many at a time, and yield the number and the outcome of each as soon
+    as it ends."""
     if jobs < 1:
         raise ValueError(f"at least 1 host is visited at a time, not {jobs}")
     calls: Calls[int] = Calls()

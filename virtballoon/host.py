@@ -105,6 +105,7 @@ class Visit:
         self._connection: Connection | None = None
         self._arrivals = 0
         self._connecting: int | None = None
+        self._is_over = False
         self.deadline = self._started + timeout
         self.uri = target if isinstance(target, str) else "libvirt's default host"
         self.hostname: str | None = None
@@ -125,6 +126,14 @@ class Visit:
     def elapsed_seconds(self) -> float:
         """How long the visit has taken so far."""
         return time.monotonic() - self._started
+
+    def has_arrived(self, seconds: float) -> bool:
+        """Whether connecting has returned, in vain or not; that of a visit that is over may never
+        do.
+
+        :param seconds: how long to wait for it
+        """
+        return self._arriving.ended.wait(seconds)
 
     def status(self, *, complete: bool) -> HostStatus:
         """How much of the host was reached.
@@ -154,6 +163,7 @@ class Visit:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> bool:
+        self._is_over = True
         if isinstance(error, VirtballoonError):
             self.error = error
         if self._connection is not None and self._owns_connection:
@@ -176,7 +186,7 @@ class Visit:
             if self._connecting is not None:
                 end_children(self._connecting)
             raise ConnectError(
-                f"no answer within {self._timeout:g} s",
+                f"no answer within {round(self._timeout, 1):g} s",
                 host=self.uri,
                 hint="the host, its libvirtd or the way there hangs",
             )
@@ -207,6 +217,7 @@ class Visit:
         return isinstance(self._target, str | None)
 
     def _look_around(self, arriving: Begun[tuple[list[Domain], str, Link]]) -> list[Domain]:
+        self._arriving = arriving
         domains, self.hostname, self.link = self._await(arriving)
         self.domains = {domain.uuid: domain for domain in domains}
         return domains
@@ -214,6 +225,9 @@ class Visit:
     def _arrive(self) -> tuple[list[Domain], str, Link]:
         former, self._former = self._former, None
         self._connection = connection = former or self._connect()
+        if self._is_over:
+            # Nobody has waited so long, and so nobody leaves.
+            connection.close()
         self._arrivals += 1
         self.uri = connection.uri
         if self._via is Source.QOM:

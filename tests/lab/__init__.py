@@ -4,6 +4,7 @@ from .guest import Guest, GuestSpec, domain_xml
 from .hypervisor import Hypervisor
 from .kernel import LabUnavailable
 from .link import Link
+from .prometheus import Prometheus
 from .ssh import SshServer
 from .waiting import wait_until
 from .window import Window
@@ -14,6 +15,7 @@ __all__ = [
     "Hypervisor",
     "LabUnavailable",
     "Link",
+    "Prometheus",
     "SshServer",
     "Window",
     "domain_xml",

@@ -21,6 +21,7 @@ import libvirt, rich.console
 import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.fleet
 import virtballoon.cli.hosts, virtballoon.cli.lock, virtballoon.cli.log, virtballoon.cli.output
 import virtballoon.cli.quiet, virtballoon.configuration, virtballoon.render.table
+import virtballoon.cli.export, virtballoon.exposition, virtballoon.serving
 from virtballoon.cli import main
 
 gc.collect()

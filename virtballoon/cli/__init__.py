@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "doctor": "doctor",
     "hosts": "hosts",
     "watch": "watch",
+    "export": "export",
     "completion": "completion",
 }
 

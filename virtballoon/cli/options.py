@@ -43,10 +43,12 @@ class Settings:
     """The options that every command takes, before its name and behind it; behind wins.
 
     :ivar stream: where data goes
+    :ivar is_complete: whether what was printed is worth a file's old content, whatever the status
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.stream: TextIO = sys.stdout
+        self.is_complete = False
         given = {key: options.get(key) for key in _SHARED}
         self._given = {key: value for key, value in given.items() if value not in (None, ())}
 
@@ -301,7 +303,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
         output = Output(settings.output)
         settings.stream = output.stream
         status = function(settings, **own)
-        output.finish(replace=status in {OK, PARTLY})
+        output.finish(replace=settings.is_complete or status in {OK, PARTLY})
         return status
 
     return command

@@ -63,7 +63,8 @@ def _has_interval(arguments: Mapping[str, Any]) -> bool:
     return _NUMBER.fullmatch(str(arguments.get("seconds"))) is not None
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+def interval_of(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
+    """A number of seconds, as digits, whether QEMU takes it or not."""
     # Not int(): it takes "1_0" and digits of every script.
     if not _NUMBER.fullmatch(value):
         raise click.BadParameter(f"an interval is a whole number of seconds, not {value!r}.")
@@ -90,7 +91,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
     help="Wait until each guest has answered since, for so long at most, beyond --timeout.  "
     "[default: twice the interval and 5 s]",
 )
-@click.argument("seconds", metavar="SECONDS", callback=_seconds)
+@click.argument("seconds", metavar="SECONDS", callback=interval_of)
 @domain_argument()
 @with_settings
 def command(

@@ -1,0 +1,112 @@
+"""``virtballoon export``: what it refuses, prints and writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.test_cli import EVIL, NOBODY_LISTENS, TEST, assert_refused
+from tests.unit.test_hosts import CONFIGURATION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.unit.command import Command
+
+USAGE = {
+    ("--format", "json"): "--format does not go with export",
+    ("-q",): "--quiet goes with --output",
+    ("--max-age", "3"): "--max-age goes with --listen",
+    ("--ensure-interval", "3"): "--ensure-interval goes with --listen",
+    ("--compat", "x"): "libvirt-exporter",
+    ("--listen", "x"): "no address: 'x'",
+    ("--listen", "systemd"): "systemd has passed no socket",
+    ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics does not go with --listen",
+    ("--listen", "127.0.0.1:0", "--output", "x"): "--output does not go with --listen",
+    ("--listen", "127.0.0.1:0", "--max-age", "-1"): "a number of seconds from 0 on",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "-1"): "a polling interval is 0 to",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "0 turns polling off",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "1_0"): "a whole number of seconds",
+    ("web*",): "unexpected extra argument",
+}
+
+
+def test_wrong_usage(command: Command) -> None:
+    runs = [["-c", TEST, "export", *words] for words in USAGE]
+    for result, fragment in zip(command.each(runs), USAGE.values(), strict=True):
+        assert_refused(result, 2, fragment)
+
+
+def test_an_address_that_is_nobodys(command: Command) -> None:
+    result = command("-c", TEST, "export", "--listen", "192.0.2.1:9177")
+    assert_refused(result, 1, "cannot listen on 192.0.2.1:9177")
+
+
+def test_without_its_library(command: Command) -> None:
+    missing = "sys.modules['prometheus_client'] = None"
+    result = command("-c", TEST, "export", before=missing)
+    assert_refused(result, 2, "needs the library prometheus-client", "virtballoon[prometheus]")
+    # Nobody else does.
+    assert command("-c", TEST, "list", before=missing).status == 0
+
+
+def test_it_prints(command: Command, node: str) -> None:
+    plain, openmetrics, everyone = command.each(
+        [
+            ["-c", node, "export"],
+            ["-c", node, "export", "--openmetrics", "--compat", "libvirt-exporter"],
+            ["-c", node, "export", "--all"],
+        ]
+    )
+    for result in (plain, openmetrics, everyone):
+        assert (result.status, result.stderr) == (0, "")
+    assert f'\nvirtballoon_up{{host="{node}"}} 1.0\n' in plain.stdout
+    assert EVIL.replace('"', '\\"') in plain.stdout
+    assert 'domain="off"' not in plain.stdout
+    assert 'domain="off"' in everyone.stdout
+    assert openmetrics.stdout.endswith("\n# EOF\n")
+    assert "\n# TYPE libvirt_domain_memory_stats_major_fault counter\n" in openmetrics.stdout
+
+
+def test_no_name_acts_on_a_terminal(command: Command, node: str) -> None:
+    result = command("-c", node, "export", before="sys.stdout.isatty = lambda: True")
+    assert "\\u202eevil" in result.stdout
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+
+
+def test_hosts_are_called_as_the_configuration_does(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIGURATION)
+    result = command("--config-file", str(config), "export")
+    assert result.status == 3
+    ups = [line for line in result.stdout.splitlines() if line.startswith("virtballoon_up")]
+    assert ups == [
+        'virtballoon_up{host="hv1"} 1.0',
+        'virtballoon_up{host="hv2"} 1.0',
+        'virtballoon_up{host="gone"} 0.0',
+    ]
+    # A host that nobody has named is called by where it is, there or not.
+    result = command("export", env={"LIBVIRT_DEFAULT_URI": NOBODY_LISTENS})
+    assert result.status == 1
+    assert f'virtballoon_up{{host="{NOBODY_LISTENS}"}} 0.0\n' in result.stdout
+
+
+def test_a_file_tells_that_nobody_answers(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "virtballoon.prom"
+    file.write_text("old\n")
+    result = command("-c", NOBODY_LISTENS, "export", "--output", str(file))
+    assert (result.status, result.stdout, len(result.complaints)) == (1, "", 1)
+    assert "virtballoon_up{" in file.read_text()
+
+
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_what_is_not_well_beside_a_file(
+    command: Command, node: str, tmp_path: Path, quiet: list[str]
+) -> None:
+    file = tmp_path / "virtballoon.prom"
+    result = command("-c", node, "export", "--output", str(file), *quiet)
+    assert result.status == 0
+    assert any("polling-off" in line for line in result.complaints) is bool(quiet)
+    # The file has everything either way.
+    assert 'verdict="no-device"} 1.0' in file.read_text()

@@ -1,0 +1,247 @@
+"""Metrics: their names and types, what is absent, names that somebody else chose, other exporters'
+names; read back by prometheus_client's own parsers."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tests.unit.test_documents import BARE, HELD, NOW, UNREACHED, report
+from tests.unit.test_documents import READ as READ_HOST
+from virtballoon import Figures, MemoryStats, Round, Rounds, Source, Verdict
+from virtballoon.exposition import Collector, exposition
+from virtballoon.memory import STATISTICS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from virtballoon import DomainReport
+
+Key = tuple[str, frozenset[tuple[str, str]]]
+MAN = Path(__file__).parents[2] / "man" / "virtballoon-export.1"
+
+FULL = report(
+    figures=Figures(
+        stats=MemoryStats.from_qemu(
+            {f"stat-{name.replace('_', '-')}": 1000 + i for i, name in enumerate(STATISTICS)}
+            | {"stat-total-memory": 5000, "stat-available-memory": 1, "stat-new-figure": 7}
+        ),
+        last_update=1_700_000_000,
+        current_bytes=6000,
+        maximum_bytes=7000,
+        rss_bytes=8000,
+    ),
+    source=Source.QOM,
+)
+LIES = report(
+    figures=Figures(stats=MemoryStats(total_memory=10, free_memory=11), last_update=1_700_000_000)
+)
+
+
+def round_of(*rows: DomainReport) -> Round:
+    """A round over one host, whose domains have UUIDs of their own."""
+    domains = tuple(
+        replace(row, uuid=f"00000000-0000-0000-0000-{number:012}")
+        for number, row in enumerate(rows)
+    )
+    hosts = {"hv1": replace(READ_HOST, domains=domains)}
+    return Round(hosts=hosts, begun_at=NOW, age_seconds=0.5)
+
+
+def series(text: bytes, parse: Callable[[str], Iterable[Any]] = parse_text) -> dict[Key, float]:
+    """Every series that a parser finds, each once."""
+    found: dict[Key, float] = {}
+    for family in parse(text.decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def values(found: dict[Key, float], name: str, **labels: str) -> list[float]:
+    return [v for (n, have), v in found.items() if n == name and labels.items() <= set(have)]
+
+
+def types(text: bytes) -> dict[str, str]:
+    return dict(re.findall(r"^# TYPE (\S+) (\w+)$", text.decode(), re.MULTILINE))
+
+
+def test_figures() -> None:
+    found = series(exposition(round_of(FULL)))
+    for index, name in enumerate(STATISTICS):
+        ((full, value),) = (
+            (n, v)
+            for (n, _), v in found.items()
+            if re.fullmatch(f"virtballoon_domain_{name}(_bytes)?(_total)?", n)
+        )
+        expected = {"total_memory": 5000, "available_memory": 1}
+        assert value == expected.get(name, 1000 + index)
+        assert full.endswith(("_bytes", "_total"))
+    of_domain = "virtballoon_domain_"
+    assert values(found, f"{of_domain}used_bytes", formula="total-available") == [4999]
+    assert values(found, f"{of_domain}used_ratio") == [4999 / 5000]
+    assert values(found, f"{of_domain}polling_interval_seconds") == [10]
+    assert values(found, f"{of_domain}last_update_timestamp_seconds") == [1_700_000_000]
+    assert values(found, f"{of_domain}age_seconds") == [pytest.approx(3.14)]
+    assert values(found, f"{of_domain}current_bytes") == [6000]
+    assert values(found, f"{of_domain}maximum_bytes") == [7000]
+    assert values(found, f"{of_domain}rss_bytes") == [8000]
+    assert values(found, f"{of_domain}other_statistic", statistic="new_figure") == [7]
+    path = "/machine/peripheral/balloon0"
+    info = {"model": "virtio", "alias": "balloon0", "qom_path": path, "source": "qom"}
+    assert values(found, f"{of_domain}info", host="hv1", domain="web1", **info) == [1]
+
+
+def test_counters_and_gauges() -> None:
+    found = types(exposition(round_of(FULL), libvirt_exporter=True))
+    for name, kind in found.items():
+        expected = "counter" if name.endswith("_total") else "gauge"
+        assert kind == ("untyped" if name.endswith("_other_statistic") else expected), name
+    assert sum(kind == "counter" for kind in found.values()) == 12 + 4
+
+
+def test_what_is_absent_has_no_series() -> None:
+    found = series(exposition(round_of(BARE), libvirt_exporter=True))
+    assert {name for name, labels in found if ("domain", "off") in labels} == {
+        "virtballoon_domain_info",
+        "virtballoon_domain_verdict",
+    }
+    assert not any(math.isnan(value) for value in found.values())
+
+
+def test_a_host_that_is_not_reached() -> None:
+    round_ = Round(hosts={"hv2": UNREACHED}, begun_at=NOW)
+    found = series(exposition(round_))
+    assert values(found, "virtballoon_up", host="hv2") == [0]
+    assert values(found, "virtballoon_domains", host="hv2") == []
+    assert values(found, "virtballoon_host_info", uri=UNREACHED.uri, hostname="") == [1]
+
+
+def test_a_verdict_is_one_of_all() -> None:
+    found = series(exposition(round_of(FULL, BARE, HELD)))
+    states = {
+        v: values(found, "virtballoon_domain_verdict", domain="off", verdict=v) for v in Verdict
+    }
+    assert states == {v: [float(v is Verdict.SHUTOFF)] for v in Verdict}
+    counts = {v: values(found, "virtballoon_domains", host="hv1", verdict=v)[0] for v in Verdict}
+    assert counts[Verdict.SHUTOFF] == counts[Verdict.BUSY] == 1
+    assert sum(counts.values()) == 3
+
+
+def test_openmetrics_has_the_same() -> None:
+    round_ = round_of(FULL, BARE)
+    found = series(exposition(round_, openmetrics=True), parse_openmetrics)
+    assert found == series(exposition(round_))
+
+
+@pytest.mark.parametrize("parse", [parse_text, parse_openmetrics])
+@given(names=st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=4))
+def test_any_names_read_back(parse: Callable[[str], Iterable[Any]], names: list[str]) -> None:
+    rows = [replace(FULL, name=name) for name in names]
+    text = exposition(round_of(*rows), openmetrics=parse is parse_openmetrics)
+    found = series(text, parse)
+    shown = sorted(dict(labels)["domain"] for n, labels in found if n == "virtballoon_domain_info")
+    assert shown == sorted(name.encode("utf-8", "backslashreplace").decode() for name in names)
+    assert all(len(line.split(" ")) > 1 for line in text.decode().split("\n")[:-2])
+
+
+@pytest.mark.parametrize(
+    "name", ['a"b', "a\\", "a\nb", 'x"} 1\nvirtballoon_up{host="z', "\u202ea", "\udc80"]
+)
+def test_a_name_makes_no_line(name: str) -> None:
+    text = exposition(round_of(replace(FULL, name=name))).decode()
+    plain = exposition(round_of(FULL)).decode()
+    assert text.count("\n") == plain.count("\n")
+    assert "\nvirtballoon_up" in text
+    assert text.count("\nvirtballoon_up{") == 1
+
+
+def test_the_same_name_twice_is_two_series() -> None:
+    found = series(exposition(round_of(FULL, FULL), libvirt_exporter=True))
+    assert len(values(found, "virtballoon_domain_rss_bytes", domain="web1")) == 2
+    assert len(values(found, "libvirt_domain_memory_stats_rss_bytes", domain="web1")) == 2
+
+
+def test_other_exporters_names() -> None:
+    found = series(exposition(round_of(FULL), libvirt_exporter=True))
+    ours = {name: v for (name, _), v in found.items() if name.startswith("virtballoon_domain_")}
+    theirs = {
+        name.removeprefix("libvirt_domain_memory_stats_"): v
+        for (name, _), v in found.items()
+        if name.startswith("libvirt_domain_memory_stats_")
+    }
+    assert {
+        name: ours[f"virtballoon_domain_{ours_}"]
+        for name, ours_ in {
+            "actual_balloon_bytes": "current_bytes",
+            "current_balloon_bytes": "current_bytes",
+            "maximum_bytes": "maximum_bytes",
+            "rss_bytes": "rss_bytes",
+            "last_update_timestamp_seconds": "last_update_timestamp_seconds",
+            "unused_bytes": "free_memory_bytes",
+            "available_bytes": "total_memory_bytes",
+            "usable_bytes": "available_memory_bytes",
+            "disk_cache_bytes": "disk_caches_bytes",
+            "disk_caches_bytes": "disk_caches_bytes",
+            "swap_in_bytes": "swap_in_bytes_total",
+            "swap_out_bytes": "swap_out_bytes_total",
+            "major_fault_total": "major_faults_total",
+            "minor_fault_total": "minor_faults_total",
+            "hugetlb_pgalloc_total": "htlb_pgalloc_total",
+            "hugetlb_pgfail_total": "htlb_pgfail_total",
+        }.items()
+    } | {"used_percent": ours["virtballoon_domain_used_ratio"] * 100} == theirs
+    # Nobody else has this formula.
+    old = replace(FULL.figures, stats=MemoryStats(total_memory=10, free_memory=4))
+    found = series(exposition(round_of(report(figures=old)), libvirt_exporter=True))
+    assert values(found, "virtballoon_domain_used_ratio", formula="total-free") == [0.6]
+    assert values(found, "libvirt_domain_memory_stats_used_percent") == []
+
+
+def test_what_cannot_be_so() -> None:
+    found = series(exposition(round_of(FULL, LIES)))
+    notes = [dict(labels)["note"] for name, labels in found if name == "virtballoon_domain_note"]
+    assert notes == ["free-above-total"]
+    assert len(values(found, "virtballoon_domain_used_bytes")) == 1
+
+
+def test_the_page_has_every_metric() -> None:
+    page = MAN.read_text("ascii").replace("\\-", "-")
+    named = set(re.findall(r"\b(?:virtballoon|libvirt_domain)_\w+", page)) - {"virtballoon_"}
+    found = series(exposition(round_of(FULL, LIES), libvirt_exporter=True))
+    assert {name for name, _ in found} == named
+
+
+def test_a_round_of_reports() -> None:
+    round_ = Round.of([READ_HOST, UNREACHED], begun_at=NOW)
+    assert list(round_.hosts) == [READ_HOST.uri, UNREACHED.uri]
+    with pytest.raises(ValueError, match="two reports"):
+        Round.of([READ_HOST, READ_HOST], begun_at=NOW)
+
+
+def test_a_registry_of_the_callers(node: str) -> None:
+    registry = CollectorRegistry()
+    asked: list[int] = []
+
+    def hosts() -> dict[str, str]:
+        asked.append(1)
+        return {"mine": node}
+
+    registry.register(Collector(Rounds(hosts)))
+    assert asked == []
+    assert registry.get_sample_value("virtballoon_up", {"host": "mine"}) == 1
+    with pytest.raises(ValueError, match="virtballoon_"):
+        registry.register(Collector(Rounds({})))

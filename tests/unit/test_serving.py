@@ -1,0 +1,287 @@
+"""The server: its pages, who is let in, and clients that are slow or mean it badly."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.waiting import wait_until
+from virtballoon import VirtballoonError, serving
+from virtballoon.serving import Server, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TEXT = "x " * 1000
+
+
+class Metrics:
+    """Stands for the hosts: keeps what it was asked, and answers when it may."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, float | None]] = []
+        self.begun = threading.Semaphore(0)
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.error: Exception | None = None
+        self.text = TEXT
+
+    def __call__(self, accept: str, timeout: float | None) -> tuple[bytes, str]:
+        self.asked.append((accept, timeout))
+        self.begun.release()
+        self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return self.text.encode(), "text/x-metrics"
+
+
+@contextmanager
+def served(metrics: Metrics) -> Iterator[tuple[Server, tuple[str, int]]]:
+    def serve() -> None:
+        server.serve()
+        server.finish()
+
+    with Server([listen("127.0.0.1:0")], metrics) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        host, _, port = server.addresses[0].partition(":")
+        try:
+            yield server, (host, int(port))
+        finally:
+            metrics.may_answer.set()
+            server.stop()
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def ask(place: tuple[str, int], head: str) -> tuple[str, dict[str, str], bytes]:
+    """The status line, the headers and the body of an answer."""
+    with socket.create_connection(place, timeout=30) as client:
+        client.sendall(head.replace("\n", "\r\n").encode())
+        return answer(client)
+
+
+def answer(client: socket.socket) -> tuple[str, dict[str, str], bytes]:
+    received = b"".join(iter(lambda: client.recv(65536), b""))
+    top, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = top.decode().split("\r\n")
+    return status, dict(line.split(": ", 1) for line in lines), body
+
+
+def test_pages() -> None:
+    metrics = Metrics()
+    with served(metrics) as (_, place):
+        status, headers, body = ask(place, "GET /metrics?x=1 HTTP/1.1\nHost: a\nAccept: a/b\n\n")
+        assert (status, body.decode()) == ("HTTP/1.0 200 OK", TEXT)
+        assert headers["Content-Type"] == "text/x-metrics"
+        assert headers["Content-Length"] == str(len(TEXT))
+        assert metrics.asked == [("a/b", None)]
+        _, headers, body = ask(place, "GET /metrics HTTP/1.1\nAccept-Encoding: br, gzip\n\n")
+        assert gzip.decompress(body).decode() == TEXT
+        assert headers["Content-Encoding"] == "gzip"
+        _, headers, body = ask(place, "HEAD /metrics HTTP/1.0\n\n")
+        assert (headers["Content-Length"], body) == (str(len(TEXT)), b"")
+        _, _, body = ask(place, "GET / HTTP/1.0\n\n")
+        assert b'<a href="/metrics">' in body
+        status, _, _ = ask(place, "GET /-/healthy HTTP/1.0\n\n")
+        assert status.endswith(" 200 OK")
+        assert len(metrics.asked) == 3
+        assert ask(place, "GET /../etc/passwd HTTP/1.0\n\n")[0].endswith(" 404 Not Found")
+        assert " 501 " in ask(place, "DELETE /metrics HTTP/1.0\n\n")[0]
+        assert " 400 " in ask(place, "GET /metrics nonsense HTTP/1.0\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [("10", 9.5), ("1", 0.5), ("0.4", 0.2), ("1e-9", 0.05)]
+    + [(none, None) for none in ("", "x", "nan", "inf", "-1", "0")],
+)
+def test_the_time_that_a_scraper_has(told: str, seconds: float | None) -> None:
+    metrics = Metrics()
+    with served(metrics) as (_, place):
+        ask(place, f"GET /metrics HTTP/1.0\nX-Prometheus-Scrape-Timeout-Seconds: {told}\n\n")
+    ((_, timeout),) = metrics.asked
+    assert timeout == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("takes", "gets"),
+    [
+        ("gzip", True),
+        ("br, GZIP ;q=0.5", True),
+        ("gzip;q=1.0, *", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, br", False),
+        ("x-gzip", False),
+        ("", False),
+    ],
+)
+def test_compression(takes: str, gets: bool) -> None:
+    with served(Metrics()) as (_, place):
+        _, headers, _ = ask(place, f"HEAD /metrics HTTP/1.0\nAccept-Encoding: {takes}\n\n")
+    assert ("Content-Encoding" in headers) is gets
+
+
+def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "_MOST_CLIENTS", 1)
+    metrics = Metrics()
+    # More than what the kernel keeps between them.
+    metrics.text = TEXT * 20000
+    with served(metrics) as (_, place), socket.create_connection(place, timeout=30) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        metrics.begun.acquire()
+
+        def answers() -> bool:
+            # Until then it is refused, which may cut the question off.
+            with suppress(ConnectionResetError, BrokenPipeError):
+                return " 200 " in ask(place, "GET /-/healthy HTTP/1.0\n\n")[0]
+            return False
+
+        wait_until(answers, 30, "its place to be free")
+
+
+def test_an_error_is_the_scrapers_to_see() -> None:
+    metrics = Metrics()
+    metrics.error = VirtballoonError("the configuration is wrong")
+    with served(metrics) as (_, place):
+        status, _, body = ask(place, "GET /metrics HTTP/1.0\n\n")
+        assert (status[-25:], body) == (
+            "500 Internal Server Error",
+            b"the configuration is wrong\n",
+        )
+        # What nobody thought of ends that request and no other.
+        metrics.error = ZeroDivisionError()
+        assert ask(place, "GET /metrics HTTP/1.0\n\n")[0] == ""
+        assert ask(place, "GET /-/healthy HTTP/1.0\n\n")[0].endswith(" 200 OK")
+
+
+def test_slow_clients_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_HEAD_SECONDS", 0.3)
+    with served(Metrics()) as (_, place):
+        slow = [socket.create_connection(place, timeout=30) for _ in range(10)]
+        for client in slow:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX-A: ")
+        assert ask(place, "GET /-/healthy HTTP/1.0\n\n")[0].endswith(" 200 OK")
+        # It takes more than a byte now and then to stay.
+        for client in slow:
+            with client:
+                assert answer(client)[2] == b""
+
+
+def test_no_more_clients_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_MOST_CLIENTS", 3)
+    metrics = Metrics()
+    metrics.may_answer.clear()
+    request = "GET /metrics HTTP/1.0\n\n"
+    with served(metrics) as (_, place):
+        inside = [socket.create_connection(place, timeout=30) for _ in range(3)]
+        for client in inside:
+            client.sendall(request.replace("\n", "\r\n").encode())
+            metrics.begun.acquire()
+        with socket.create_connection(place, timeout=30) as client:
+            assert " 503 " in answer(client)[0]
+        metrics.may_answer.set()
+        for client in inside:
+            with client:
+                assert answer(client)[0].endswith(" 200 OK")
+
+
+def test_a_head_that_does_not_end() -> None:
+    with served(Metrics()) as (_, place), socket.create_connection(place, timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000)
+        assert " 431 " in answer(client)[0]
+
+
+def test_whoever_is_being_answered_is_answered_at_the_end() -> None:
+    metrics = Metrics()
+    metrics.may_answer.clear()
+    with served(metrics) as (server, place), socket.create_connection(place) as client:
+        client.settimeout(30)
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        metrics.begun.acquire()
+        server.stop()
+        metrics.may_answer.set()
+        assert answer(client)[2].decode() == TEXT
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place, timeout=30)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "9177", ":9177", "localhost", "::1:9177", "[::1]", "a:b", "127.0.0.1:70000"]
+)
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(ValueError, match="no address"):
+        listen(address)
+
+
+def test_addresses() -> None:
+    with listen("127.0.0.1:0") as first, listen("localhost:0") as second:
+        assert first.getsockname()[0] == second.getsockname()[0] == "127.0.0.1"
+        port = first.getsockname()[1]
+        with pytest.raises(VirtballoonError, match="cannot listen"):
+            listen(f"127.0.0.1:{port}")
+    try:
+        with Server([listen("[::1]:0")], Metrics()) as server:
+            assert server.addresses[0].startswith("[::1]:")
+    except VirtballoonError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving.notify("READY=1")
+    for name in (str(tmp_path / "notify"), f"@{tmp_path}/notify"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(name.replace("@", "\0"))
+            monkeypatch.setenv("NOTIFY_SOCKET", name)
+            serving.notify("READY=1")
+            assert manager.recv(100) == b"READY=1"
+    # One that is not there is no reason to end.
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    serving.notify("READY=1")
+
+
+PASSED = """
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
+from virtballoon.serving import passed_by_systemd
+print([passed.getsockname() for passed in passed_by_systemd()], os.environ.get("LISTEN_FDS"))
+"""
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_sockets_that_systemd_passes(tmp_path: Path, is_ours: bool) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        shell = f'exec 3<&{listening.fileno()}; exec "$@"'
+        result = subprocess.run(
+            ["bash", "-c", shell, "bash", sys.executable, "-c", PASSED, str(int(not is_ours))],
+            pass_fds=[listening.fileno()],
+            env={**os.environ, "LISTEN_FDS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.stdout, result.stderr) == (f"{[path] if is_ours else []} None\n", "")
+
+
+def test_what_systemd_passes_and_is_no_listening_socket() -> None:
+    result = subprocess.run(
+        ["bash", "-c", 'exec 3</dev/null; exec "$@"', "bash", sys.executable, "-c", PASSED, "0"],
+        env={**os.environ, "LISTEN_FDS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "VirtballoonError: systemd passed no socket" in result.stderr
