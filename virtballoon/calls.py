@@ -59,7 +59,8 @@ class Calls(Generic[K]):
     virnetclient.c ends a main loop that may not have begun to run).
 
     :param nudge: some cheap call on the same connection
-    :param accompanied: whether other calls that wait for a hung guest are out on it
+    :param accompanied: whether calls that wait for a hung guest are known to be out on it already,
+        so that none of these is worth waiting for without a nudge
 
     :ivar in_flight: the calls that have no answer yet, with when they began
         (``time.monotonic()``)
@@ -96,7 +97,8 @@ class Calls(Generic[K]):
         nudge_at = math.inf
         # Even for a single one: what others left behind on the connection may be stuck.
         if self._nudge is not None and self.in_flight:
-            nudge_at = max(now + pause, min(self.in_flight.values()) + _LATE_SECONDS)
+            late_at = min(self.in_flight.values()) + _LATE_SECONDS
+            nudge_at = now + pause if self._accompanied else max(now + pause, late_at)
         while True:
             nap = min(deadline - now, nudge_at - now, _LONGEST_NAP_SECONDS)
             try:

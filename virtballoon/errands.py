@@ -51,7 +51,7 @@ def run(
     :param most: how many errands are under way at a time: fewer where calls that wait for hung
         guests are out already
     """
-    calls: Calls[str] = Calls(nudge)
+    calls: Calls[str] = Calls(nudge, accompanied=most < IN_FLIGHT)
     waiting = [(0.0, uuid) for uuid in errands]
     unanswered = set(errands)
     hung: set[str] = set()
