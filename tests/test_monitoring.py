@@ -232,6 +232,17 @@ def test_telegraf(guests: dict[str, Guest]) -> None:
     assert run(stopped.hypervisor, *nowhere).returncode == 1
 
 
+def test_pcp(guests: dict[str, Guest]) -> None:
+    # Its agent needs a daemon of its own: what the agent would read is read here.
+    result = run(guests["watched"].hypervisor, EXAMPLES / "pcp" / "virtballoon")
+    assert (result.returncode, result.stderr) == (0, "")
+    samples = [line for line in result.stdout.splitlines() if not line.startswith("#")]
+    assert samples
+    sample = re.compile(r'[a-z_]+(\{(\w+="([^"\\]|\\.)*",?)*\})? -?[0-9.e+-]+')
+    assert [line for line in samples if not sample.fullmatch(line)] == []
+    assert any('"watched"' in line for line in samples)
+
+
 def test_collectd(guests: dict[str, Guest], tmp_path: Path) -> None:
     daemon = program("collectd")
     folder = EXAMPLES / "collectd"
