@@ -15,6 +15,20 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from virtballoon.balloon import Balloon, BalloonConfig
+    from virtballoon.checking import (
+        CheckedDomain,
+        CheckedHost,
+        CheckResult,
+        CheckStatus,
+        Measure,
+        Measurement,
+        Perfdatum,
+        Policy,
+        Problem,
+        Thresholds,
+        Trouble,
+        check_hosts,
+    )
     from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration
     from virtballoon.connection import (
         AnyDomain,
@@ -102,6 +116,7 @@ if TYPE_CHECKING:
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
     from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
+    from virtballoon.thresholds import Range
     from virtballoon.verdict import State, Verdict, judge
     from virtballoon.waiting import patience, wait_for_update
 
@@ -109,6 +124,20 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "balloon": ("Balloon", "BalloonConfig"),
+    "checking": (
+        "CheckResult",
+        "CheckStatus",
+        "CheckedDomain",
+        "CheckedHost",
+        "Measure",
+        "Measurement",
+        "Perfdatum",
+        "Policy",
+        "Problem",
+        "Thresholds",
+        "Trouble",
+        "check_hosts",
+    ),
     "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
     "diagnosis": ("Cause", "Sign"),
@@ -182,6 +211,7 @@ _HOMES = {
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
     "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
+    "thresholds": ("Range",),
     "verdict": ("State", "Verdict", "judge"),
     "waiting": ("patience", "wait_for_update"),
 }
@@ -199,6 +229,10 @@ __all__ = [
     "BalloonConfig",
     "Busy",
     "Cause",
+    "CheckResult",
+    "CheckStatus",
+    "CheckedDomain",
+    "CheckedHost",
     "Configuration",
     "ConfigurationError",
     "ConfiguredHost",
@@ -231,6 +265,8 @@ __all__ = [
     "InvalidInterval",
     "Kind",
     "LibvirtFailure",
+    "Measure",
+    "Measurement",
     "MemoryStats",
     "Monitor",
     "MonitorError",
@@ -241,10 +277,14 @@ __all__ = [
     "NotSupported",
     "Note",
     "Outcome",
+    "Perfdatum",
+    "Policy",
     "PossibleCause",
+    "Problem",
     "QomChild",
     "QomPath",
     "Question",
+    "Range",
     "Rates",
     "Reach",
     "ReadOnly",
@@ -258,7 +298,9 @@ __all__ = [
     "State",
     "Statistic",
     "Target",
+    "Thresholds",
     "TransientDomain",
+    "Trouble",
     "Unheard",
     "Unit",
     "Usage",
@@ -268,6 +310,7 @@ __all__ = [
     "VirtioStatus",
     "Waited",
     "__version__",
+    "check_hosts",
     "check_interval",
     "diagnose_domain",
     "diagnose_host",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Self
@@ -255,6 +256,16 @@ class HostResult:
     error: VirtballoonError | None
     elapsed_seconds: float
     unmatched: tuple[str, ...] = ()
+
+
+def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
+    """The words that match no domain of any host that answered."""
+    answered = [host for host in hosts if host.hostname is not None]
+    return [
+        word
+        for word in (answered[0].unmatched if answered else ())
+        if all(word in host.unmatched for host in answered)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "qom-path": "qom_path",
     "doctor": "doctor",
     "hosts": "hosts",
+    "check": "check",
     "watch": "watch",
     "export": "export",
     "completion": "completion",
@@ -105,6 +106,7 @@ def _run() -> int:
         return _USAGE
     except VirtballoonError as error:
         complain(str(error))
+        return int(getattr(error, "exit_status", NOTHING))
     except ImportError as error:
         complain(f"a library is missing: {error} (libvirt's is python3-libvirt or libvirt-python)")
     except OSError:

@@ -19,7 +19,6 @@ from virtballoon.cli.options import (
     progress,
     through_libvirt,
     units_option,
-    unmatched_everywhere,
     with_settings,
     words_to_reach,
 )
@@ -115,6 +114,7 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     """Say what could not be read and, where data is in a file, what is not well; and give the
     exit status."""
     from virtballoon.cli import quiet
+    from virtballoon.report import unmatched_everywhere
     from virtballoon.verdict import Verdict
 
     if settings.is_quiet and settings.output is not None:

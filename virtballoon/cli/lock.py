@@ -9,6 +9,7 @@ import re
 import stat
 from typing import Final
 
+from virtballoon.cli.options import HELD
 from virtballoon.errors import VirtballoonError
 
 # O_NONBLOCK: opening a FIFO would wait for the other end.
@@ -17,6 +18,8 @@ _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 class Held(VirtballoonError):
     """Another process has the lock."""
+
+    exit_status: Final = HELD
 
 
 def hold(path: str) -> None:

@@ -284,13 +284,9 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
         settings: Settings = (ctx.find_object(Settings) or Settings({})).refined(options)
         own = {key: value for key, value in options.items() if key not in _SHARED}
         if settings.lock is not None:
-            from virtballoon.cli.lock import Held, hold
+            from virtballoon.cli.lock import hold
 
-            try:
-                hold(settings.lock)
-            except Held as error:
-                complain(str(error))
-                return HELD
+            hold(settings.lock)
         if settings.log is not None:
             from virtballoon.cli.log import send_to
 
@@ -451,16 +447,6 @@ def complain(text: str) -> None:
     # Blanks stay, since a name may have several.
     line = " ".join(part.strip() for part in text.splitlines())
     click.echo(f"{PROGRAM}: {printable(line)}", err=True)
-
-
-def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
-    """The words that match no domain of any host that answered."""
-    answered = [host for host in hosts if host.hostname is not None]
-    return [
-        word
-        for word in (answered[0].unmatched if answered else ())
-        if all(word in host.unmatched for host in answered)
-    ]
 
 
 def complain_of_all(

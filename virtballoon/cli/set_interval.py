@@ -19,7 +19,6 @@ from virtballoon.cli.options import (
     domain_argument,
     print_records,
     progress_line,
-    unmatched_everywhere,
     with_settings,
 )
 
@@ -163,7 +162,7 @@ def command(
 
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    from virtballoon.report import Outcome
+    from virtballoon.report import Outcome, unmatched_everywhere
 
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:

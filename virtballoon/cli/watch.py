@@ -19,7 +19,6 @@ from virtballoon.cli.options import (
     domain_argument,
     positive,
     progress,
-    unmatched_everywhere,
     with_settings,
 )
 
@@ -130,6 +129,8 @@ def _label(settings: Settings, target: str | None) -> str | None:
 
 def _unmatched(view: View) -> Sequence[str]:
     """The words that match no domain, once every host has been read."""
+    from virtballoon.report import unmatched_everywhere
+
     return unmatched_everywhere(view.reports) if len(view.reports) == view.hosts else ()
 
 

@@ -1,0 +1,49 @@
+#!/opt/virtballoon/bin/python
+"""What the guests of this host use, for collectd's exec plugin; virtballoon.conf installs it.
+
+usage: collectd_exec.py [URI...]
+"""
+
+import os
+import re
+import sys
+import time
+
+import virtballoon
+
+HOST = os.environ.get("COLLECTD_HOSTNAME", "localhost")
+INTERVAL = max(1.0, float(os.environ.get("COLLECTD_INTERVAL", "10")))
+
+
+def put(guest: str, kind: str, value: float) -> None:
+    """Hand collectd one value."""
+    identifier = f"{HOST}/virtballoon-{guest}/{kind}"
+    print(f'PUTVAL "{identifier}" interval={INTERVAL:.3f} N:{value}', flush=True)
+
+
+def report() -> None:
+    """Hand over every guest's fresh figures; of the others, how old they are."""
+    for host in virtballoon.read_hosts(sys.argv[1:] or [None], timeout=INTERVAL):
+        for row in host.domains:
+            # A name can be anything, a line of this protocol included.
+            guest = row.name if re.fullmatch(r"[\w.@-]{1,48}", row.name) else row.uuid
+            if row.age_seconds is not None:
+                put(guest, "gauge-age", round(row.age_seconds, 1))
+            if row.verdict is virtballoon.Verdict.FRESH and row.usage.used_bytes is not None:
+                put(guest, "memory-used", row.usage.used_bytes)
+                put(guest, "percent-used", round(100 * (row.usage.ratio or 0), 2))
+
+
+def main() -> None:
+    """Report once in each of collectd's intervals, until it is gone."""
+    while True:
+        began = time.monotonic()
+        report()
+        time.sleep(max(0.0, began + INTERVAL - time.monotonic()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(0)

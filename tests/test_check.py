@@ -1,0 +1,154 @@
+"""``virtballoon check`` on real guests, one of them with a name that no guideline foresaw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import GuestFactory
+from tests.lab import Guest, GuestSpec, wait_until
+from tests.test_command import run
+from tests.unit.test_plugin import parsed
+from virtballoon import DomainReport, Source, Verdict, read_domain
+
+NOBODY_LISTENS = "qemu:///session?socket=/no/such/sock"
+
+#: Quotes, and what separates figures from each other and from the rest.
+NAME = "it's=a|guest"
+SHOWN = "it's=a\\x7cguest"
+LABEL = "it's\\x3da\\x7cguest"
+
+
+@pytest.fixture(scope="module")
+def guest(module_guest_factory: GuestFactory) -> Guest:
+    """A guest that is polled each second."""
+    return module_guest_factory(GuestSpec(NAME, period=1))
+
+
+def check(guest: Guest, *words: str) -> tuple[int, str, dict[str, Any], list[str]]:
+    """What the plugin came to and said: its status, status line, figures and other lines."""
+    result = run(guest.hypervisor, "check", *words)
+    assert result.stderr == ""
+    return (result.returncode, *parsed(result.stdout))
+
+
+def fresh(guest: Guest, least: int = 0, most: int = 100) -> DomainReport:
+    """Wait until the guest has told that it uses so many percent."""
+
+    def told() -> DomainReport | None:
+        row = read_domain(guest.domain)
+        share = row.usage.ratio
+        is_so = share is not None and least <= 100 * share <= most
+        return row if row.verdict is Verdict.FRESH and is_so else None
+
+    return wait_until(told, 60, f"{guest.name} to use {least} to {most} percent")
+
+
+def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
+    words = ("-w", "60%", "-C", "80%", "--perfdata", "all", guest.name)
+    fresh(guest, most=59)
+    status, said, figures, others = check(guest, *words)
+    assert status == 0
+    assert said.startswith("MEMORY OK - 1 guest, at most ")
+    value, unit, warning, critical, *_ = figures[f"{LABEL} used"]
+    assert (float(value) < 60, unit, warning, critical) == (True, "%", "60", "80")
+    # The figures are the guest's own.
+    total = guest.meminfo()["MemTotal"]
+    used, unit, _, _, least, most = figures[f"{LABEL} used_bytes"]
+    assert (unit, least, most) == ("B", "0", str(total))
+    assert 0 < int(used) < total
+    assert figures[f"{LABEL} age"][1] == "s"
+    assert figures[f"{LABEL} major_faults"][1] == "c"
+    assert others[0].startswith(f"[OK] {SHOWN}: ")
+    assert others[0].endswith(" old from libvirt")
+
+    guest.hog(42)
+    fresh(guest, 61, 79)
+    status, said, *_ = check(guest, *words)
+    assert (status, said.startswith(f"MEMORY WARNING - {SHOWN}: ")) == (1, True)
+    guest.hog(62)
+    fresh(guest, 81)
+    status, said, _, others = check(guest, *words)
+    assert (status, said.startswith(f"MEMORY CRITICAL - {SHOWN}: ")) == (2, True)
+    assert "% used (range 80)" in others[0]
+
+    # As soon as nobody asks the guest any more, the same figures are worth nothing.
+    guest.domain.setMemoryStatsPeriod(0)
+    status, said, figures, others = check(guest, *words)
+    assert (status, f"{SHOWN}: polling-off" in said) == (3, True)
+    assert set(figures) == {"guests", "judged", f"{LABEL} age"}
+    assert check(guest, *words, "--verdict", "polling-off=warning")[0] == 1
+    assert check(guest, *words, "--age-critical", "@0:")[0] == 2
+    guest.unhog()
+    guest.domain.setMemoryStatsPeriod(1)
+    fresh(guest, most=59)
+    assert check(guest, *words)[0] == 0
+
+
+def test_what_happened_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
+    # No guest of the lab has a disk or swap: that it has no major faults is what can be judged.
+    words = ("-C", "~:", "--faults-warning", "@0", "--state", str(tmp_path / "state"), guest.name)
+
+    def told(status: int) -> str | None:
+        code, _, _, others = check(guest, *words)
+        return others[0] if code == status else None
+
+    fresh(guest)
+    status, said, _, others = check(guest, *words)
+    assert (status, said.endswith(", no rates yet")) == (0, True)
+    assert others[1].startswith("No former readings")
+    line = wait_until(lambda: told(1), 60, "a reading to compare with the first")
+    assert "0.0 major faults/s (range @0)" in line
+    assert "rates over " in line
+    # A guest that is started anew begins to count anew, too.
+    guest.domain.destroy()
+    assert check(guest, *words)[0] == 3
+    guest.domain.create()
+    guest.wait_booted()
+    fresh(guest)
+    line = told(0) or ""
+    assert "no rates: started anew in between" in line
+    assert wait_until(lambda: told(1), 60, "a reading to compare with the restart")
+
+
+def test_a_process_that_was_killed_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path / "state"))
+    words = ("--via", "qom", "-C", "~:", "--oom-critical", "0", *state, guest.name)
+    fresh(guest)
+    status, said, *_ = check(guest, *words)
+    if read_domain(guest.domain, via=Source.QOM).stats.oom_kills is None:
+        assert status == 3
+        assert "its OOM kills are unknown" in said
+        # They come with QEMU 10 and Linux 6.12.
+        return
+    assert status == 0
+    before = fresh(guest).last_update or 0
+    guest.run("tail /dev/zero >/dev/null", check=False)
+    wait_until(lambda: (fresh(guest).last_update or 0) > before + 1, 60, "newer figures")
+    status, said, *_ = check(guest, *words)
+    assert (status, said) == (2, f"MEMORY CRITICAL - {SHOWN}: 1 OOM kill")
+    after = fresh(guest).last_update
+    wait_until(lambda: fresh(guest).last_update != after, 60, "newer figures")
+    assert check(guest, *words)[0] == 0
+
+
+def test_a_hung_guest_and_a_dead_host_hide_nobody(
+    guest: Guest, guest_factory: GuestFactory
+) -> None:
+    hung = guest_factory(GuestSpec("hung", paused=True, period=1))
+    hosts = ("-c", guest.hypervisor.uri, "-c", NOBODY_LISTENS)
+    words = ("--timeout", "3", "--verdict", "unreachable=warning", *hosts, guest.name, "hung")
+    fresh(guest)
+    hung.stop_process()
+    try:
+        status, said, figures, others = check(guest, *words)
+    finally:
+        hung.cont_process()
+    # The warning is worse than what is not known.
+    assert (status, said.startswith("MEMORY WARNING - on qemu:")) == (1, True)
+    assert NOBODY_LISTENS in others[0]
+    assert next(line for line in others if "hung: busy: " in line).startswith("[UNKNOWN] ")
+    assert [line for line in others if line.startswith("[OK] ") and SHOWN in line]
+    assert [label for label in figures if label.endswith(f"/{LABEL} used")]

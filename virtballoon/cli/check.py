@@ -1,0 +1,249 @@
+"""``virtballoon check``: a monitoring plugin."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from virtballoon.cli.options import F, Settings, complain, domain_argument, with_settings
+from virtballoon.errors import VirtballoonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from virtballoon.checking import CheckResult, CheckStatus, Policy, Trouble
+    from virtballoon.thresholds import Range
+    from virtballoon.verdict import Verdict
+
+_UNKNOWN: Final = 3
+
+
+class _Plugin(click.Command):
+    """A command of which everything that goes wrong is UNKNOWN, in a status line on stdout: what
+    runs a plugin reads nothing else."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except Exception as error:
+            if extra.get("resilient_parsing"):
+                raise
+            raise click.exceptions.Exit(_unknown(error)) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            return _unknown(error)
+
+
+def _unknown(error: Exception) -> int:
+    """Say what went wrong, and give the status."""
+    if isinstance(error, click.exceptions.Exit | click.Abort):
+        raise error
+    if isinstance(error, OSError):
+        # Of stdout, say. What could not be written is not tried again on the way out.
+        with contextlib.suppress(OSError):
+            complain(str(error))
+        os._exit(_UNKNOWN)
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+    elif isinstance(error, VirtballoonError):
+        message = str(error)
+    else:
+        import logging
+
+        logging.getLogger(__package__).debug("internal error", exc_info=error)
+        message = f"internal error: {type(error).__name__}: {error}"
+    from virtballoon.render.plugin import failure
+
+    click.echo(failure(message))
+    return _UNKNOWN
+
+
+def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -> Range | None:
+    if value is None:
+        return None
+    from virtballoon.checking import Measure
+    from virtballoon.thresholds import Range
+
+    assert param.name is not None
+    try:
+        return Range.parse(value, Measure(param.name.partition("_")[0]).units)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def _states(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> Mapping[Verdict | Trouble, CheckStatus]:
+    from virtballoon.checking import CheckStatus, Trouble
+    from virtballoon.verdict import Verdict
+
+    causes: dict[str, Verdict | Trouble] = {c.value: c for c in (*Verdict, *Trouble)}
+    # Fresh figures are judged by thresholds.
+    del causes[Verdict.FRESH.value]
+    states = {status.name.lower(): status for status in CheckStatus}
+    chosen = {}
+    for word in value:
+        cause, _, state = word.partition("=")
+        if cause not in causes or state not in states:
+            raise click.BadParameter(
+                f"{word!r} is not NAME=STATE, with a NAME of {', '.join(causes)}, "
+                f"and a STATE of {', '.join(states)}."
+            )
+        chosen[causes[cause]] = states[state]
+    return chosen
+
+
+def _threshold_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002 - click's word
+    return click.option(*names, metavar="RANGE", callback=_threshold, help=help)
+
+
+@click.command(
+    "check", cls=_Plugin, short_help="Judge the guests' memory, as a plugin for monitoring."
+)
+@_threshold_option(
+    "-w",
+    "--warning",
+    "used_warning",
+    help="Warn of a guest that uses a share of its memory outside of this range, in percent.  "
+    "[default: 90%]",
+)
+@_threshold_option(
+    "-C",
+    "--critical",
+    "used_critical",
+    help="The share that is critical.  [default: 95%]",
+)
+@_threshold_option("--age-warning", help="Warn of figures whose age is outside of this range.")
+@_threshold_option("--age-critical", help="The age that is critical.")
+@_threshold_option(
+    "--swap-warning",
+    help="Warn of a guest that reads from and writes to swap so many bytes per second, on average "
+    "since the last run.",
+)
+@_threshold_option("--swap-critical", help="The swap activity that is critical.")
+@_threshold_option(
+    "--faults-warning", help="Warn of so many major page faults per second since the last run."
+)
+@_threshold_option("--faults-critical", help="The major faults per second that are critical.")
+@_threshold_option(
+    "--oom-warning",
+    help="Warn of so many processes killed for want of memory since the last run; needs --via "
+    "qom, QEMU 10 and Linux 6.12.",
+)
+@_threshold_option("--oom-critical", help="The number of killed processes that is critical.")
+@click.option(
+    "--verdict",
+    "states",
+    metavar="NAME=STATE",
+    multiple=True,
+    callback=_states,
+    help="What a verdict, an unreachable host or a DOMAIN that is unmatched comes to: ok, "
+    "warning, critical or unknown. Several may be given.  [default: unknown; ok for suspended, "
+    "no-device and shutoff]",
+)
+@click.option(
+    "--state",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="Where the last run's figures are kept.  [default: a file for each check below "
+    "$XDG_STATE_HOME/virtballoon]",
+)
+@click.option(
+    "--perfdata",
+    type=click.Choice(("none", "used", "all")),
+    default="used",
+    show_default=True,
+    help="Performance data: none; what each guest uses, and what has thresholds; or the bytes, "
+    "the age and the counters of each guest, too.",
+)
+@domain_argument()
+@with_settings
+def command(
+    settings: Settings,
+    *,
+    domains: tuple[str, ...],
+    states: Mapping[Verdict | Trouble, CheckStatus],
+    state: str | None,
+    perfdata: str,
+    **thresholds: Range | None,
+) -> int:
+    """Judge what the running guests use of their memory, and end as monitoring plugins do: with
+    status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN, whatever goes wrong.
+
+    DOMAIN is a name, a UUID or a shell pattern. A RANGE is what the plugins take: 80, 10:, ~:90,
+    10:20, or @10:20 for what is inside. Thresholds are applied to fresh figures alone.
+    """
+    from virtballoon.checking import check_hosts
+    from virtballoon.fleet import read_hosts
+
+    policy = _policy(thresholds, states)
+    started = time.time()
+    hosts = read_hosts(
+        settings.targets,
+        domains or None,
+        via=settings.via,
+        timeout=settings.timeout,
+        jobs=settings.jobs,
+    )
+    judge = partial(check_hosts, hosts, policy, domains=domains)
+    if policy.needs_former or state is not None:
+        from virtballoon.cli.state import compared, default_path
+
+        question = [settings.targets, sorted(domains), settings.via]
+        path = partial(default_path, question) if state is None else partial(Path, state)
+        result = compared(path, lambda former: judge(former=former))
+    else:
+        result = judge()
+    _print(settings, result, perfdata=perfdata, generated_at=started)
+    settings.is_complete = True
+    return int(result.status)
+
+
+def _policy(
+    given: Mapping[str, Range | None], states: Mapping[Verdict | Trouble, CheckStatus]
+) -> Policy:
+    from virtballoon.checking import DEFAULT_THRESHOLDS, Measure, Policy, Thresholds
+
+    thresholds = {}
+    for measure in Measure:
+        default = DEFAULT_THRESHOLDS.get(measure, Thresholds())
+        warning = given[f"{measure}_warning"] or default.warning
+        critical = given[f"{measure}_critical"] or default.critical
+        if warning is not None or critical is not None:
+            thresholds[measure] = Thresholds(warning=warning, critical=critical)
+    return Policy(thresholds=thresholds, states=states)
+
+
+def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_at: float) -> None:
+    quiet = settings.is_quiet
+    if settings.format == "table":
+        from virtballoon.render.plugin import output
+
+        names = {host.uri: host.name for host in settings.hosts}
+        text = output(
+            result,
+            names=names,
+            everything=perfdata == "all",
+            perfdata=perfdata != "none",
+            quiet=quiet,
+        )
+    else:
+        from virtballoon.render import checks, documents
+
+        if settings.format == "json":
+            record = checks.check_document(result, quiet=quiet, generated_at=generated_at)
+            text = documents.to_json(record)
+        elif settings.format == "jsonl":
+            text = documents.to_jsonl(checks.rows(result, quiet=quiet))
+        else:
+            text = documents.to_csv(checks.rows(result, quiet=quiet), checks.COLUMNS)
+    click.echo(text, file=settings.stream, nl=False)

@@ -1,0 +1,103 @@
+"""The ranges of the monitoring plugins' guidelines: when a figure is a cause for alarm. Pure.
+
+A range is written ``[@]START:END``: a figure outside of it, ends included in it, is a cause for
+alarm; with ``@``, one inside. ``END`` alone starts at 0, ``~`` is minus infinity, and an ``END``
+left out is plus infinity: ``80``, ``10:``, ``~:90``, ``10:20``, ``@10:20``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Final, Self
+
+#: Units that a number of a range may have, and how much of the range's own unit each is.
+Units = Mapping[str, float]
+
+PERCENT: Final[Units] = MappingProxyType({"%": 1})
+SECONDS: Final[Units] = MappingProxyType({"s": 1, "min": 60, "h": 3600, "d": 86400})
+BYTES: Final[Units] = MappingProxyType(
+    {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+)
+COUNT: Final[Units] = MappingProxyType({})
+
+_NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([A-Za-z%]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range of figures that is no cause for alarm, or, inverted, the only one that is.
+
+    :ivar start: its lower end, which belongs to it
+    :ivar end: its upper end, which belongs to it
+    :ivar inverted: whether what lies inside alarms
+    :raise ValueError: when it has no ends, or they are the wrong way round
+    """
+
+    start: float = 0.0
+    end: float = math.inf
+    inverted: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.start <= self.end and self.start < math.inf and self.end > -math.inf):
+            raise ValueError(f"it starts at {_bare(self.start)}, above its end {_bare(self.end)}")
+
+    @classmethod
+    def parse(cls, text: str, units: Units = COUNT) -> Self:
+        """From what somebody wrote; a number without a unit is in the range's own.
+
+        :raise ValueError: when it is no such range
+        """
+        body = text.removeprefix("@")
+        start, colon, end = body.rpartition(":")
+        try:
+            low = 0.0 if not colon else -math.inf if start == "~" else _number(start, units)
+            high = math.inf if colon and not end else _number(end, units)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no range such as 80, 10: or @10:20: {error}") from None
+        try:
+            return cls(low, high, inverted=body != text)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no range: {error}") from None
+
+    def alarms(self, value: float) -> bool:
+        """Whether this figure is a cause for alarm."""
+        return (self.start <= value <= self.end) is self.inverted
+
+    def __str__(self) -> str:
+        """As the guidelines write it, and performance data has it: without units."""
+        start = "" if self.start == 0 else f"{_bare(self.start)}:"
+        end = "" if self.end == math.inf else _bare(self.end)
+        return f"{'@' if self.inverted else ''}{start if end else start or '0:'}{end}"
+
+
+def _number(text: str, units: Units) -> float:
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no number" if text else "a number is missing")
+    unit = found[2]
+    if unit and unit not in units:
+        known = f"; there are: {', '.join(units)}" if units else ""
+        raise ValueError(f"no unit {unit!r}{known}")
+    value = float(found[1]) * (units[unit] if unit else 1)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]}… is too large")
+    # Minus zero is none.
+    return value + 0.0
+
+
+def _bare(value: float) -> str:
+    """A number without an exponent, which not every reader of performance data knows."""
+    if math.isinf(value):
+        return "~" if value < 0 else ""
+    return number(value)
+
+
+def number(value: float) -> str:
+    """A number as performance data has it: decimal, and as short as it is exact."""
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
