@@ -24,13 +24,12 @@ from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.memory import Figures
-from virtballoon.reading import read_domain
+from virtballoon.reading import read_domain, selected, swept
 from virtballoon.report import DomainReport, HostReport
 from virtballoon.selection import words_for
 from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, read_configs
 from virtballoon.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict
-from virtballoon.waiting import selected, swept
 
 #: What of its time a visit has for reading; the rest is for questions and a second look.
 _READING_SHARE: Final = 0.6
