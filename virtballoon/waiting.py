@@ -40,7 +40,7 @@ _SILENT: Final = {
 
 #: What is told who is awaited: a host's URI and the names of its domains. It may be called in any
 #: thread.
-Note: TypeAlias = Callable[[str, Sequence[str]], object]
+Onlooker: TypeAlias = Callable[[str, Sequence[str]], object]
 
 
 def patience(interval: int) -> float:
@@ -93,7 +93,7 @@ def wait_for_update(
     seconds: float | None = None,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> HostWait:
     """Wait until each of a host's domains has given other figures than it has now.
 
@@ -140,7 +140,7 @@ def answers(
     seconds: float | None,
     via: Source,
     timeout: float,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> Iterator[list[DomainWait]]:
     """Read them again and again, and yield after each reading what has become known.
 
