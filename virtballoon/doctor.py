@@ -219,11 +219,10 @@ def diagnose_visited(visit: Visit, *, inactive: bool, via: Source, way: Way) -> 
     if len(diagnoses) < len(rows):
         # The host was lost meanwhile; what was read is still told.
         diagnoses = [_unexamined(row).diagnosis(via, way(visit.uri)) for row in rows]
-    unread = {Verdict.BUSY, Verdict.FAILED}
     host = HostDiagnosis(
         uri=visit.uri,
         hostname=visit.hostname,
-        status=visit.status(complete=not any(row.verdict in unread for row in diagnoses)),
+        status=visit.status(complete=all(row.is_complete for row in diagnoses)),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
         domains=tuple(sorted(diagnoses, key=lambda row: (row.name, row.uuid))),
