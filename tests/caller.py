@@ -14,6 +14,9 @@ from virtballoon import (
     STATISTIC_BY_NAME,
     Balloon,
     Cause,
+    CheckedHost,
+    CheckResult,
+    CheckStatus,
     Configuration,
     ConfiguredHost,
     Diagnosis,
@@ -21,6 +24,7 @@ from virtballoon import (
     DomainWait,
     Evidence,
     Figures,
+    Following,
     HostChanges,
     HostDiagnosis,
     HostProbe,
@@ -28,20 +32,30 @@ from virtballoon import (
     HostWait,
     Interval,
     IntervalChange,
+    Measure,
+    Measurement,
     MemoryStats,
     Monitor,
     NoRate,
     Note,
+    Perfdatum,
+    Policy,
     PossibleCause,
+    Problem,
     QomPath,
     Question,
+    Range,
     Rates,
     Reach,
+    Reading,
     Refresh,
+    Round,
+    Rounds,
     Sample,
     Sign,
     Source,
     Statistic,
+    Thresholds,
     Unheard,
     UsedFormula,
     Verdict,
@@ -126,6 +140,33 @@ def diagnose(uri: str) -> None:
         assert_type(domain.evidence, tuple[Evidence, ...])
         assert_type(domain.unasked, tuple[Question, ...])
         assert_type(domain.seen, tuple[Sign, ...])
+
+
+def judge(uri: str) -> None:
+    """What judging gives."""
+    used = Thresholds(warning=Range(0, 80), critical=Range(0, 90))
+    result = virtballoon.check_hosts(
+        virtballoon.read_hosts([uri]), Policy(thresholds={Measure.USED: used}), former=None
+    )
+    assert_type(result, CheckResult)
+    assert_type(result.status, CheckStatus)
+    assert_type(result.hosts, tuple[CheckedHost, ...])
+    for domain in result.hosts[0].domains:
+        assert_type(domain.report, DomainReport)
+        assert_type(domain.measurements, tuple[Measurement, ...])
+    assert_type(result.problems, tuple[Problem, ...])
+    assert_type(result.perfdata(), tuple[Perfdatum, ...])
+
+
+def read_on(uri: str) -> None:
+    """What a program that stays gets."""
+    with Following([uri], every=5) as following:
+        for reading in following.take():
+            assert_type(reading, Reading)
+            assert_type(reading.report, HostReport)
+    rounds = Rounds({"hv1": uri})
+    assert_type(rounds.read(), Round)
+    assert_type(rounds.read().hosts, Mapping[str, HostReport])
 
 
 def look(uri: str) -> None:
