@@ -10,25 +10,58 @@ from typing import assert_type
 
 import virtballoon
 from virtballoon import (
+    COUNTERS,
     STATISTIC_BY_NAME,
     Balloon,
+    Cause,
+    CheckedHost,
+    CheckResult,
+    CheckStatus,
     Configuration,
     ConfiguredHost,
+    Diagnosis,
     DomainReport,
+    DomainWait,
+    Evidence,
     Figures,
+    Following,
     HostChanges,
+    HostDiagnosis,
     HostProbe,
     HostReport,
+    HostWait,
     Interval,
     IntervalChange,
+    Measure,
+    Measurement,
     MemoryStats,
     Monitor,
+    NoRate,
+    Note,
+    Perfdatum,
+    Policy,
+    PossibleCause,
+    Problem,
     QomPath,
+    Question,
+    Range,
+    Rates,
+    Reach,
+    Reading,
+    Refresh,
+    Round,
+    Rounds,
+    Sample,
+    Sign,
     Source,
     Statistic,
+    Thresholds,
+    Unheard,
     UsedFormula,
     Verdict,
     VirtballoonError,
+    VirtioStatus,
+    Waited,
 )
 
 
@@ -52,7 +85,29 @@ def read(uri: str) -> None:
         assert_type(domain.stats.swap_in, int | None)
         assert_type(domain.stats.other, Mapping[str, int])
         assert_type(domain.usage.formula, UsedFormula | None)
+        assert_type(domain.notes, tuple[Note, ...])
     assert_type(STATISTIC_BY_NAME, Mapping[str, Statistic])
+
+
+def read_anew(uri: str) -> None:
+    """What reading new figures, and reading twice, gives."""
+    host = virtballoon.read_fresh(uri, max_age=5, note=lambda host, names: print(host, *names))
+    assert_type(host, HostReport)
+    for domain in host.domains:
+        assert_type(domain.refresh, Refresh | None)
+        if domain.refresh is not None:
+            assert_type(domain.refresh.reason, Unheard | None)
+        assert_type(domain.sample, Sample)
+        assert_type(domain.since(Sample.from_dict(domain.sample.as_dict())), DomainReport)
+    assert_type(virtballoon.read_host(uri).since(host), HostReport)
+    assert_type(COUNTERS, tuple[str, ...])
+    for again in virtballoon.read_rates([uri], seconds=10, max_age=5):
+        for domain in again.domains:
+            assert_type(domain.rates, Rates | None)
+            if domain.rates is not None:
+                assert_type(domain.rates.swap_in, float | None)
+                assert_type(domain.rates.per_second, dict[str, float | None])
+                assert_type(domain.rates.reason, NoRate | None)
 
 
 def change(uri: str) -> None:
@@ -60,8 +115,58 @@ def change(uri: str) -> None:
     changes = virtballoon.set_intervals(uri, 10, None, live=True, config=True, dry_run=True)
     assert_type(changes, HostChanges)
     assert_type(changes.changes, tuple[IntervalChange, ...])
-    everywhere = virtballoon.set_intervals_on_hosts([uri], 10, ["web1"])
+    everywhere = virtballoon.set_intervals_on_hosts(
+        [uri], 10, ["web1"], wait=virtballoon.patience(10)
+    )
     assert_type(everywhere, tuple[HostChanges, ...])
+    assert_type(changes.changes[0].waited, Waited | None)
+    waiting = virtballoon.wait_for_update(uri, since={"uuid": 0}, seconds=30)
+    assert_type(waiting, HostWait)
+    assert_type(waiting.domains, tuple[DomainWait, ...])
+    assert_type(waiting.domains[0].waited.answered, bool | None)
+    assert_type(waiting.domains[0].report, DomainReport | None)
+
+
+def diagnose(uri: str) -> None:
+    """What diagnosing gives."""
+    host = virtballoon.diagnose_host(uri, ["web*"], inactive=True, way=Reach.by_uri)
+    assert_type(host, HostDiagnosis)
+    assert_type(virtballoon.diagnose_hosts([uri]), tuple[HostDiagnosis, ...])
+    assert_type(host.domains, tuple[Diagnosis, ...])
+    for domain in host.domains:
+        assert_type(domain.cause, Cause | None)
+        assert_type(domain.possible_causes, tuple[PossibleCause, ...])
+        assert_type(domain.remedy, str | None)
+        assert_type(domain.evidence, tuple[Evidence, ...])
+        assert_type(domain.unasked, tuple[Question, ...])
+        assert_type(domain.seen, tuple[Sign, ...])
+
+
+def judge(uri: str) -> None:
+    """What judging gives."""
+    used = Thresholds(warning=Range(0, 80), critical=Range(0, 90))
+    result = virtballoon.check_hosts(
+        virtballoon.read_hosts([uri]), Policy(thresholds={Measure.USED: used}), former=None
+    )
+    assert_type(result, CheckResult)
+    assert_type(result.status, CheckStatus)
+    assert_type(result.hosts, tuple[CheckedHost, ...])
+    for domain in result.hosts[0].domains:
+        assert_type(domain.report, DomainReport)
+        assert_type(domain.measurements, tuple[Measurement, ...])
+    assert_type(result.problems, tuple[Problem, ...])
+    assert_type(result.perfdata(), tuple[Perfdatum, ...])
+
+
+def read_on(uri: str) -> None:
+    """What a program that stays gets."""
+    with Following([uri], every=5) as following:
+        for reading in following.take():
+            assert_type(reading, Reading)
+            assert_type(reading.report, HostReport)
+    rounds = Rounds({"hv1": uri})
+    assert_type(rounds.read(), Round)
+    assert_type(rounds.read().hosts, Mapping[str, HostReport])
 
 
 def look(uri: str) -> None:
@@ -72,4 +177,6 @@ def look(uri: str) -> None:
     assert_type(virtballoon.find_qom_path(uri, "web1"), QomPath)
     paths = virtballoon.find_qom_paths([uri], "web1")
     assert_type(paths, tuple[QomPath | VirtballoonError, ...])
-    assert_type(Monitor(lambda command: command).polling_interval("/machine"), int)
+    monitor = Monitor(lambda command: command)
+    assert_type(monitor.polling_interval("/machine"), int)
+    assert_type(monitor.virtio_status("/machine"), VirtioStatus)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from virtballoon.statistics import STATISTIC_BY_NAME
 from virtballoon.verdict import Verdict
 
 
@@ -421,14 +422,8 @@ WOULD_TELL: Final[Mapping[str, str]] = {
 CLEARS_FROM: Final = (10, 0)
 KEEPS_UP_TO: Final = (9, 0)
 
-#: What older ones lack.
-QEMU_LACKS: Final = (
-    ((7, 2), "x-query-virtio-status, which tells a missing driver from a guest that hangs"),
-    (
-        (10, 0),
-        "oom_kills, alloc_stalls, async_scans, direct_scans, async_reclaims and direct_reclaims",
-    ),
-)
+#: From this QEMU on it tells how far a guest has set up a device.
+_TELLS_STATUS_FROM: Final = (7, 2)
 #: libvirt tells of a last update from 2.1 on (libvirt-domain.h).
 LIBVIRT_TELLS_LAST_UPDATE: Final = (2, 1)
 
@@ -461,4 +456,16 @@ def unasked(rows: Iterable[Row], signs: Mapping[Sign, bool]) -> tuple[str, ...]:
 
 def lacking(version: tuple[int, int]) -> tuple[str, ...]:
     """What a QEMU of this version lacks."""
-    return tuple(what for since, what in QEMU_LACKS if version < since)
+    lacks = []
+    if version < _TELLS_STATUS_FROM:
+        lacks.append("x-query-virtio-status, which tells a missing driver from a guest that hangs")
+    newer = [s.name for s in STATISTIC_BY_NAME.values() if _numbers(s.qemu_since) > version]
+    if newer:
+        *others, last = newer
+        lacks.append(f"{', '.join(others)} and {last}" if others else last)
+    return tuple(lacks)
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")
+    return int(major), int(minor)

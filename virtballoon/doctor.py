@@ -24,13 +24,12 @@ from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.memory import Figures
-from virtballoon.reading import read_domain
+from virtballoon.reading import read_domain, selected, swept
 from virtballoon.report import DomainReport, HostReport
 from virtballoon.selection import words_for
 from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, read_configs
 from virtballoon.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict
-from virtballoon.waiting import selected, swept
 
 #: What of its time a visit has for reading; the rest is for questions and a second look.
 _READING_SHARE: Final = 0.6
@@ -220,11 +219,10 @@ def diagnose_visited(visit: Visit, *, inactive: bool, via: Source, way: Way) -> 
     if len(diagnoses) < len(rows):
         # The host was lost meanwhile; what was read is still told.
         diagnoses = [_unexamined(row).diagnosis(via, way(visit.uri)) for row in rows]
-    unread = {Verdict.BUSY, Verdict.FAILED}
     host = HostDiagnosis(
         uri=visit.uri,
         hostname=visit.hostname,
-        status=visit.status(complete=not any(row.verdict in unread for row in diagnoses)),
+        status=visit.status(complete=all(row.is_complete for row in diagnoses)),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
         domains=tuple(sorted(diagnoses, key=lambda row: (row.name, row.uuid))),

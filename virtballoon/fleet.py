@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from virtballoon.doctor import HostDiagnosis, Way
     from virtballoon.reading import QomPath
     from virtballoon.report import HostChanges, HostProbe, HostReport
-    from virtballoon.waiting import Note
+    from virtballoon.waiting import Onlooker
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
 DEFAULT_JOBS: Final = 32
@@ -42,7 +42,7 @@ def read_hosts(
     jobs: int = DEFAULT_JOBS,
     max_age: float | None = None,
     each: Callable[[HostReport], object] | None = None,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> tuple[HostReport, ...]:
     """Read several hosts as :func:`read_host` does, many at a time.
 
@@ -99,7 +99,7 @@ def read_rates(
     jobs: int = DEFAULT_JOBS,
     max_age: float | None = None,
     each: Callable[[HostReport], object] | None = None,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> tuple[HostReport, ...]:
     """Read several hosts twice as :func:`read_hosts` does, so that each domain's report has what
     the guest did in between.
@@ -276,7 +276,7 @@ def set_intervals_on_hosts(
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     each: Callable[[HostChanges], object] | None = None,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> tuple[HostChanges, ...]:
     """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
 

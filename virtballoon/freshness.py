@@ -32,12 +32,12 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_pleas
-from virtballoon.reading import host_report
+from virtballoon.reading import host_report, selected, swept
 from virtballoon.report import DomainReport, DomainWait, HostReport, Refresh, Unheard
 from virtballoon.source import Source
 from virtballoon.sweep import read_configs
 from virtballoon.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, Verdict
-from virtballoon.waiting import Awaited, Note, answers, selected, swept
+from virtballoon.waiting import Awaited, Onlooker, answers
 
 #: What an interval of 0 becomes for a while. Short, so that whoever sees it meanwhile, another run
 #: of the same kind, say, has only to wait.
@@ -62,7 +62,7 @@ def read_fresh(
     inactive: bool = False,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> HostReport:
     """Read a host's domains as :func:`read_host` does, with figures that are no older than wanted.
 
@@ -94,7 +94,7 @@ def read_visited_fresh(
     inactive: bool,
     via: Source,
     timeout: float,
-    note: Note | None = None,
+    note: Onlooker | None = None,
     debts: set[process.Debt] | None = None,
     abandoned: threading.Event | None = None,
 ) -> HostReport:

@@ -10,17 +10,18 @@ from virtballoon.calls import call_within
 from virtballoon.connection import AnyDomain, Domain, Target
 from virtballoon.errors import (
     AmbiguousDomain,
+    ConnectionLost,
     DomainNotFound,
     NoBalloon,
     NotRunning,
     NotSupported,
+    VirtballoonError,
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.report import DomainReport, HostReport
 from virtballoon.source import Source
 from virtballoon.sweep import Sweep, locate, read_configs
-from virtballoon.waiting import selected, swept
 
 
 def read_host(
@@ -66,6 +67,46 @@ def read_visited(
             if each is not None:
                 each(row)
     return host_report(visit, rows)
+
+
+def selected(visit: Visit, *, inactive: bool) -> dict[str, Domain]:
+    """The domains that a caller means, by UUID.
+
+    :param inactive: whether "all" and patterns mean the domains that do not run, too
+    """
+    return {
+        one.domain.uuid: one.domain
+        for one in visit.selection.domains
+        if one.exact or one.domain.active or inactive
+    }
+
+
+def swept(visit: Visit, meant: dict[str, Domain], *, via: Source) -> Iterator[DomainReport]:
+    """Read these domains of a visited host once, and yield each as soon as it is read.
+
+    :param meant: the domains by UUID. Where the connection breaks and is opened again, they are
+        exchanged for those of the new one, and those that are gone leave.
+    :raise ConnectionLost: when the connection breaks for good, after all have been yielded
+    """
+    left = list(meant.values())
+    while left:
+        sweep = Sweep(visit.connection, left, via=via, deadline=visit.deadline, link=visit.link)
+        try:
+            yield from sweep
+            return
+        except ConnectionLost as lost:
+            visit.deadline = sweep.deadline
+            try:
+                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
+            except VirtballoonError:
+                yield from sweep.give_up(lost)
+                raise
+            for uuid in list(meant):
+                if uuid in there:
+                    meant[uuid] = there[uuid]
+                else:
+                    del meant[uuid]
+            left = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]
 
 
 def host_report(visit: Visit, rows: Iterable[DomainReport]) -> HostReport:

@@ -27,7 +27,7 @@ from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, U
 from virtballoon.selection import Selected
 from virtballoon.source import Source
 from virtballoon.sweep import Configs, locate, read_configs
-from virtballoon.waiting import Awaited, Note, answers, read_last_update
+from virtballoon.waiting import Awaited, Onlooker, answers, read_last_update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def set_intervals(
     dry_run: bool = False,
     wait: float | None = None,
     timeout: float = DEFAULT_TIMEOUT,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> HostChanges:
     """Set the polling interval of a host's domains.
 

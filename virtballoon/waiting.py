@@ -16,12 +16,12 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from virtballoon.connection import Domain, Target
-from virtballoon.errors import ConnectionLost, VirtballoonError
+from virtballoon.errors import VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
+from virtballoon.reading import selected, swept
 from virtballoon.report import DomainReport, DomainWait, HostWait, Unheard, Waited
 from virtballoon.source import Source
-from virtballoon.sweep import Sweep
 from virtballoon.verdict import GRACE_SECONDS, Verdict
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -40,7 +40,7 @@ _SILENT: Final = {
 
 #: What is told who is awaited: a host's URI and the names of its domains. It may be called in any
 #: thread.
-Note: TypeAlias = Callable[[str, Sequence[str]], object]
+Onlooker: TypeAlias = Callable[[str, Sequence[str]], object]
 
 
 def patience(interval: int) -> float:
@@ -93,7 +93,7 @@ def wait_for_update(
     seconds: float | None = None,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> HostWait:
     """Wait until each of a host's domains has given other figures than it has now.
 
@@ -140,7 +140,7 @@ def answers(
     seconds: float | None,
     via: Source,
     timeout: float,
-    note: Note | None = None,
+    note: Onlooker | None = None,
 ) -> Iterator[list[DomainWait]]:
     """Read them again and again, and yield after each reading what has become known.
 
@@ -210,43 +210,3 @@ def _missed(one: Awaited, reason: Unheard, row: DomainReport | None) -> DomainWa
     waited = Waited(answered=False, seconds=time.monotonic() - one.since, reason=reason)
     name = row.name if row is not None else one.domain.name
     return DomainWait(name=name, uuid=one.domain.uuid, waited=waited, report=row)
-
-
-def selected(visit: Visit, *, inactive: bool) -> dict[str, Domain]:
-    """The domains that a caller means, by UUID.
-
-    :param inactive: whether "all" and patterns mean the domains that do not run, too
-    """
-    return {
-        one.domain.uuid: one.domain
-        for one in visit.selection.domains
-        if one.exact or one.domain.active or inactive
-    }
-
-
-def swept(visit: Visit, meant: dict[str, Domain], *, via: Source) -> Iterator[DomainReport]:
-    """Read these domains of a visited host once, and yield each as soon as it is read.
-
-    :param meant: the domains by UUID. Where the connection breaks and is opened again, they are
-        exchanged for those of the new one, and those that are gone leave.
-    :raise ConnectionLost: when the connection breaks for good, after all have been yielded
-    """
-    left = list(meant.values())
-    while left:
-        sweep = Sweep(visit.connection, left, via=via, deadline=visit.deadline, link=visit.link)
-        try:
-            yield from sweep
-            return
-        except ConnectionLost as lost:
-            visit.deadline = sweep.deadline
-            try:
-                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
-            except VirtballoonError:
-                yield from sweep.give_up(lost)
-                raise
-            for uuid in list(meant):
-                if uuid in there:
-                    meant[uuid] = there[uuid]
-                else:
-                    del meant[uuid]
-            left = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]

@@ -137,7 +137,7 @@ def _threshold_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002
 @_threshold_option(
     "--oom-warning",
     help="Warn of so many processes killed for want of memory since the last run; needs --via "
-    "qom, QEMU 10 and Linux 6.12.",
+    "qom, QEMU 9.2 and Linux 6.12.",
 )
 @_threshold_option("--oom-critical", help="The number of killed processes that is critical.")
 @click.option(

@@ -203,7 +203,7 @@ _NOT_GIVEN: Final[Mapping[Measure, str]] = {
     Measure.AGE: "the age of its figures is unknown",
     Measure.SWAP: "its swap activity is unknown",
     Measure.FAULTS: "its major faults are unknown",
-    Measure.OOM: "its OOM kills are unknown (--via qom, QEMU 10, Linux 6.12)",
+    Measure.OOM: "its OOM kills are unknown (--via qom, QEMU 9.2, Linux 6.12)",
 }
 
 
