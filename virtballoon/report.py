@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.memory import Figures, MemoryStats, Usage, notes_on
 from virtballoon.note import Note
-from virtballoon.rates import NoRate, Rates, Sample
 from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict, is_in_future, judge
+
+if TYPE_CHECKING:
+    from virtballoon.rates import Rates, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,9 @@ class DomainReport:
     @property
     def sample(self) -> Sample:
         """What a later reading can be compared with."""
+        # Not before it is needed: a list does without.
+        from virtballoon.rates import Sample
+
         update = self.figures.last_update
         return Sample(uuid=self.uuid, id=self.id, last_update=update, stats=self.stats)
 
@@ -142,6 +147,8 @@ class DomainReport:
 
         :param earlier: that reading of the same domain; None if there was none
         """
+        from virtballoon.rates import NoRate, Rates
+
         if earlier is None:
             return replace(self, rates=Rates(reason=NoRate.NO_FIGURES))
         return replace(self, rates=Rates.between(earlier, self.sample))

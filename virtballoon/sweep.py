@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from virtballoon.balloon import Balloon, BalloonConfig
 from virtballoon.calls import Answer, Calls
@@ -37,10 +37,12 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.memory import Figures
-from virtballoon.qmp import Monitor
 from virtballoon.report import DomainReport, Interval
 from virtballoon.source import Source
 from virtballoon.verdict import State
+
+if TYPE_CHECKING:
+    from virtballoon.qmp import Monitor
 
 #: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
 IN_FLIGHT: Final = 4

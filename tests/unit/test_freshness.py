@@ -13,7 +13,7 @@ from virtballoon.cli import quiet
 from virtballoon.errors import ReadOnly
 from virtballoon.log import log_host
 from virtballoon.memory import Figures, MemoryStats
-from virtballoon.render import columns, documents, text
+from virtballoon.render import columns, documents, phrases
 from virtballoon.report import DomainReport, Interval, Refresh, Unheard
 from virtballoon.verdict import State
 
@@ -83,7 +83,7 @@ def test_documents_with_refresh() -> None:
     assert [key for key in flat if key.startswith("refresh.")] == list(columns.REFRESH)
     reasons = SCHEMA["$defs"]["refresh"]["properties"]["reason"]["enum"]
     assert set(reasons) == {*Unheard, None} - {Unheard.NOT_SET}
-    assert [text.refreshed(refresh) for refresh in REFRESHES] == [
+    assert [phrases.refreshed(refresh) for refresh in REFRESHES] == [
         "fresh enough",
         "asked, and answered after 0.3 s",
         "not fresh: no answer (10 s)",

@@ -14,7 +14,7 @@ from virtballoon.cli import quiet
 from virtballoon.connection import Domain
 from virtballoon.errors import Busy
 from virtballoon.memory import Figures
-from virtballoon.render import text
+from virtballoon.render import phrases
 from virtballoon.report import DomainReport, Interval, Unheard, Waited
 from virtballoon.verdict import State
 
@@ -109,7 +109,7 @@ def test_a_change_that_was_waited_for() -> None:
         {"answered": None, "seconds": None, "reason": "suspended"},
     ]
     assert "waited" not in document(CHANGES)["hosts"][0]["domains"][0]
-    assert [text.waiting(waited) for waited in waits] == [
+    assert [phrases.waiting(waited) for waited in waits] == [
         "after 0.4 s",
         "no answer (25 s)",
         "suspended",

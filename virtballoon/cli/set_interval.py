@@ -186,10 +186,10 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
 
 
 def _complain_of_silence(hosts: Sequence[HostChanges]) -> None:
-    from virtballoon.render import text
+    from virtballoon.render import phrases
 
     for host in hosts:
         for change in host.changes:
             if change.waited is not None and change.waited.answered is False:
-                why = text.waiting(change.waited)
+                why = phrases.waiting(change.waited)
                 complain(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

@@ -128,7 +128,7 @@ def _say_what_only_qemu_has(hosts: Sequence[HostReport]) -> None:
 
 
 def _complain_of_age(hosts: Sequence[HostReport]) -> None:
-    from virtballoon.render import text
+    from virtballoon.render import phrases
 
     for host in hosts:
         for row in host.domains:
@@ -136,5 +136,5 @@ def _complain_of_age(hosts: Sequence[HostReport]) -> None:
             was_read = row.error is None or (row.refresh and row.refresh.error)
             if row.refresh is None or row.refresh.is_well or not was_read:
                 continue
-            why = str(row.refresh.error or text.refreshed(row.refresh))
+            why = str(row.refresh.error or phrases.refreshed(row.refresh))
             complain(f"domain {row.name!r} on {host.uri}: {why}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
-from virtballoon.rates import Rates
 from virtballoon.report import (
     DomainReport,
     HostChanges,
@@ -23,6 +22,7 @@ from virtballoon.report import (
 
 if TYPE_CHECKING:
     from virtballoon.doctor import Diagnosis, PossibleCause
+    from virtballoon.rates import Rates
 
 SCHEMA: Final = 1
 

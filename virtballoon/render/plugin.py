@@ -15,7 +15,7 @@ from virtballoon.checking import (
     Perfdatum,
     used_percent,
 )
-from virtballoon.render import text
+from virtballoon.render import phrases, text
 from virtballoon.report import DomainReport
 from virtballoon.source import Source
 from virtballoon.thresholds import Range, number
@@ -156,7 +156,7 @@ def details(row: CheckedDomain) -> list[str]:
                 said.append(_measured(m))
     said += [note.text for note in report.notes]
     if report.rates is not None and report.verdict is Verdict.FRESH:
-        said.append(text.rated(report.rates))
+        said.append(phrases.rated(report.rates))
     if report.age_seconds is not None and report.verdict in {
         Verdict.FRESH,
         Verdict.STALE,

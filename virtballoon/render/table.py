@@ -11,7 +11,7 @@ from rich.text import Text
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.rates import Rates
-from virtballoon.render import text
+from virtballoon.render import phrases, text
 from virtballoon.render.columns import Column, column
 from virtballoon.report import (
     DomainReport,
@@ -84,9 +84,9 @@ def stats_blocks(
         if row.age_seconds is not None:
             facts.append(f"{text.duration(row.age_seconds)} old")
         if row.refresh is not None:
-            facts.append(text.refreshed(row.refresh))
+            facts.append(phrases.refreshed(row.refresh))
         if row.rates is not None:
-            facts.append(text.rated(row.rates))
+            facts.append(phrases.rated(row.rates))
         heading = Text(text.printable(row.name), style="bold")
         if with_host:
             facts.append(text.printable(host.uri))
@@ -140,7 +140,7 @@ def changes_table(
                     Text(text.printable(change.name)),
                     verdict_text(change.outcome.value, is_verdict=True),
                     *cells[: 2 + with_qemu],
-                    *[Text(text.waiting(change.waited or Waited(answered=None)))] * with_wait,
+                    *[Text(phrases.waiting(change.waited or Waited(answered=None)))] * with_wait,
                     *[Text(text.printable(host.uri))] * with_host,
                 ]
             )
