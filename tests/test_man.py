@@ -20,8 +20,9 @@ import virtballoon
 from virtballoon import configuration
 from virtballoon.cli import cli, hosts
 from virtballoon.memory import STATISTICS, UsedFormula
+from virtballoon.outcome import Outcome
 from virtballoon.render.columns import RECORD
-from virtballoon.report import HostStatus, Outcome
+from virtballoon.report import HostStatus
 from virtballoon.source import Source
 from virtballoon.statistics import STATISTIC_BY_NAME
 from virtballoon.verdict import State, Verdict

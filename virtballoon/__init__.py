@@ -87,8 +87,17 @@ if TYPE_CHECKING:
     from virtballoon.freshness import read_fresh
     from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.note import Note
+    from virtballoon.outcome import (
+        DomainWait,
+        HostChanges,
+        HostProbe,
+        HostWait,
+        IntervalChange,
+        Outcome,
+        Waited,
+    )
     from virtballoon.qmp import Monitor, QomChild, VirtioStatus
-    from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
+    from virtballoon.rates import NoRate, Rates, Sample
     from virtballoon.reading import (
         QomPath,
         find_qom_path,
@@ -97,25 +106,11 @@ if TYPE_CHECKING:
         read_domain,
         read_host,
     )
-    from virtballoon.report import (
-        DomainReport,
-        DomainWait,
-        HostChanges,
-        HostProbe,
-        HostReport,
-        HostStatus,
-        HostWait,
-        Interval,
-        IntervalChange,
-        Outcome,
-        Refresh,
-        Unheard,
-        Waited,
-    )
+    from virtballoon.report import DomainReport, HostReport, HostStatus, Interval, Refresh, Unheard
     from virtballoon.rounds import Round, Rounds
     from virtballoon.setting import check_interval, set_interval, set_intervals
     from virtballoon.source import Source
-    from virtballoon.statistics import STATISTIC_BY_NAME, Kind, Statistic, Unit
+    from virtballoon.statistics import COUNTERS, STATISTIC_BY_NAME, Kind, Statistic, Unit
     from virtballoon.thresholds import Range
     from virtballoon.verdict import State, Verdict, judge
     from virtballoon.waiting import patience, wait_for_update
@@ -189,28 +184,23 @@ _HOMES = {
     "freshness": ("read_fresh",),
     "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "note": ("Note",),
-    "qmp": ("Monitor", "QomChild", "VirtioStatus"),
-    "rates": ("COUNTERS", "NoRate", "Rates", "Sample"),
-    "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
-    "report": (
-        "DomainReport",
+    "outcome": (
         "DomainWait",
         "HostChanges",
         "HostProbe",
-        "HostReport",
-        "HostStatus",
         "HostWait",
-        "Interval",
         "IntervalChange",
         "Outcome",
-        "Refresh",
-        "Unheard",
         "Waited",
     ),
+    "qmp": ("Monitor", "QomChild", "VirtioStatus"),
+    "rates": ("NoRate", "Rates", "Sample"),
+    "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
+    "report": ("DomainReport", "HostReport", "HostStatus", "Interval", "Refresh", "Unheard"),
     "rounds": ("Round", "Rounds"),
     "setting": ("check_interval", "set_interval", "set_intervals"),
     "source": ("Source",),
-    "statistics": ("STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
+    "statistics": ("COUNTERS", "STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
     "thresholds": ("Range",),
     "verdict": ("State", "Verdict", "judge"),
     "waiting": ("patience", "wait_for_update"),

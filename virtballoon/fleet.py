@@ -22,8 +22,9 @@ from virtballoon.source import Source
 
 if TYPE_CHECKING:
     from virtballoon.doctor import HostDiagnosis, Way
+    from virtballoon.outcome import HostChanges, HostProbe
     from virtballoon.reading import QomPath
-    from virtballoon.report import HostChanges, HostProbe, HostReport
+    from virtballoon.report import HostReport
     from virtballoon.waiting import Onlooker
 
 #: So many hosts are visited at a time. Each has its own time, which begins with its visit.
@@ -358,7 +359,7 @@ def set_intervals_on_hosts(
 def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChanges:
     """Only find out which of the domains a host has."""
     from virtballoon.log import log_host
-    from virtballoon.report import HostChanges
+    from virtballoon.outcome import HostChanges
 
     with Visit(target, words, readonly=True, timeout=timeout) as visit:
         pass
@@ -401,7 +402,7 @@ def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> N
 
 def _probe(target: Target, timeout: float) -> HostProbe:
     from virtballoon.log import log_host
-    from virtballoon.report import HostProbe
+    from virtballoon.outcome import HostProbe
 
     with Visit(target, None, readonly=True, timeout=timeout) as visit:
         pass

@@ -32,8 +32,9 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_pleas
+from virtballoon.outcome import DomainWait
 from virtballoon.reading import host_report, selected, swept
-from virtballoon.report import DomainReport, DomainWait, HostReport, Refresh, Unheard
+from virtballoon.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.source import Source
 from virtballoon.sweep import read_configs
 from virtballoon.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, Verdict

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from virtballoon.errors import VirtballoonError
-from virtballoon.report import (
-    DomainReport,
-    HostChanges,
-    HostReport,
-    HostResult,
-    IntervalChange,
-    Outcome,
-)
+from virtballoon.report import DomainReport, HostReport, HostResult
 from virtballoon.verdict import Verdict
+
+if TYPE_CHECKING:
+    from virtballoon.outcome import IntervalChange
 
 FIELDS: Final = tuple(
     f"virtballoon_{name}"
@@ -45,11 +41,7 @@ def log_host(host: H, *, domains: int | None = None) -> H:
 
     :param domains: how many domains it concerned, where the result does not say
     """
-    rows: tuple[DomainReport | IntervalChange, ...] = ()
-    if isinstance(host, HostReport):
-        rows = host.domains
-    elif isinstance(host, HostChanges):
-        rows = host.changes
+    rows = host.domains if isinstance(host, HostReport) else _changes(host)
     if host.error is not None:
         _warn(host, host.error, domain=host.error.domain, status=host.status.value)
     # A connection that broke is one failure, not one of each domain behind it.
@@ -84,16 +76,25 @@ def log_pleas(pleas: Iterable[str]) -> None:
         _log.warning("%s", plea, extra=_fields())
 
 
+def _changes(host: HostResult) -> tuple[IntervalChange, ...]:
+    # Not before it is needed: a list does without.
+    from virtballoon.outcome import HostChanges
+
+    return host.changes if isinstance(host, HostChanges) else ()
+
+
 def _has_failed(row: DomainReport | IntervalChange) -> bool:
     if isinstance(row, DomainReport):
         return row.verdict in {Verdict.BUSY, Verdict.FAILED}
+    from virtballoon.outcome import Outcome
+
     return row.outcome is Outcome.FAILED
 
 
 def _silence(host: HostResult, row: DomainReport | IntervalChange) -> VirtballoonError | None:
     """What a guest has not given that was waited for, or is owed to it; None where all is well or
     has been said."""
-    if isinstance(row, IntervalChange):
+    if not isinstance(row, DomainReport):
         if row.waited is None or row.waited.answered is not False:
             return None
         text = f"it has not answered since its interval was set: {row.waited.reason}"

@@ -14,15 +14,7 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from virtballoon.memory import MemoryStats, figure
-from virtballoon.statistics import STATISTIC_BY_NAME, Kind
-
-#: The statistics that only ever grow while a guest runs, save ``oom_kills``, which are too few to
-#: have a rate.
-COUNTERS: Final = tuple(
-    name
-    for name, statistic in STATISTIC_BY_NAME.items()
-    if statistic.kind is Kind.COUNTER and name != "oom_kills"
-)
+from virtballoon.statistics import COUNTERS
 
 #: How far the time between two updates can be off, either way.
 UNCERTAINTY_SECONDS: Final = 1

@@ -15,8 +15,9 @@ from virtballoon.errors import ConnectError, VirtballoonError
 from virtballoon.fleet import DEFAULT_JOBS, as_they_end
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
+from virtballoon.outcome import HostChanges
 from virtballoon.reading import read_visited
-from virtballoon.report import HostChanges, HostReport, HostStatus
+from virtballoon.report import HostReport, HostStatus
 from virtballoon.setting import check_interval, set_intervals
 from virtballoon.source import Source
 from virtballoon.verdict import Verdict

@@ -23,7 +23,8 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
-from virtballoon.report import HostChanges, Interval, IntervalChange, Outcome, Unheard, Waited
+from virtballoon.outcome import HostChanges, IntervalChange, Outcome, Waited
+from virtballoon.report import Interval, Unheard
 from virtballoon.selection import Selected
 from virtballoon.source import Source
 from virtballoon.sweep import Configs, locate, read_configs

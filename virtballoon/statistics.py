@@ -249,3 +249,11 @@ _TABLE: Final = (
 STATISTIC_BY_NAME: Final[Mapping[str, Statistic]] = MappingProxyType(
     {statistic.name: statistic for statistic in _TABLE}
 )
+
+#: The statistics that only ever grow while a guest runs, save ``oom_kills``, which are too few to
+#: have a rate.
+COUNTERS: Final = tuple(
+    name
+    for name, statistic in STATISTIC_BY_NAME.items()
+    if statistic.kind is Kind.COUNTER and name != "oom_kills"
+)

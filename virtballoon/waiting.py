@@ -19,8 +19,9 @@ from virtballoon.connection import Domain, Target
 from virtballoon.errors import VirtballoonError
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
+from virtballoon.outcome import DomainWait, HostWait, Waited
 from virtballoon.reading import selected, swept
-from virtballoon.report import DomainReport, DomainWait, HostWait, Unheard, Waited
+from virtballoon.report import DomainReport, Unheard
 from virtballoon.source import Source
 from virtballoon.verdict import GRACE_SECONDS, Verdict
 

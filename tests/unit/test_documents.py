@@ -22,18 +22,10 @@ from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.memory import STATISTICS, Figures, MemoryStats
 from virtballoon.note import Note
+from virtballoon.outcome import HostChanges, HostProbe, IntervalChange, Outcome
 from virtballoon.reading import QomPath
 from virtballoon.render import columns, documents
-from virtballoon.report import (
-    DomainReport,
-    HostChanges,
-    HostProbe,
-    HostReport,
-    HostStatus,
-    Interval,
-    IntervalChange,
-    Outcome,
-)
+from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
 from virtballoon.source import Source
 from virtballoon.verdict import State, Verdict
 

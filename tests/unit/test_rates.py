@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tests.unit.test_documents import READ, SCHEMA, UUID, VALIDATOR, document, report
 from virtballoon.memory import STATISTICS, Figures, MemoryStats
-from virtballoon.rates import COUNTERS, NoRate, Rates, Sample
+from virtballoon.rates import NoRate, Rates, Sample
 from virtballoon.render import columns, documents, table
 from virtballoon.report import DomainReport
+from virtballoon.statistics import COUNTERS
 
 NOW = 1_700_000_000
 

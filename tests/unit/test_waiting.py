@@ -14,8 +14,9 @@ from virtballoon.cli import quiet
 from virtballoon.connection import Domain
 from virtballoon.errors import Busy
 from virtballoon.memory import Figures
+from virtballoon.outcome import Waited
 from virtballoon.render import phrases
-from virtballoon.report import DomainReport, Interval, Unheard, Waited
+from virtballoon.report import DomainReport, Interval, Unheard
 from virtballoon.verdict import State
 
 WEB1 = cast("Domain", report())

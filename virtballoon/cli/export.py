@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
-    from virtballoon.report import HostChanges
+    from virtballoon.outcome import HostChanges
     from virtballoon.rounds import Rounds
 
 _SYSTEMD: Final = "systemd"

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.errors import VirtballoonError
+    from virtballoon.outcome import HostChanges
     from virtballoon.render.progress import Done, Progress
-    from virtballoon.report import HostChanges, HostReport, HostResult
+    from virtballoon.report import HostReport, HostResult
     from virtballoon.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from virtballoon.cli.options import Settings, complain
 from virtballoon.render import text
-from virtballoon.report import DomainReport, HostChanges, HostReport
+from virtballoon.report import DomainReport, HostReport
 
-H = TypeVar("H", bound=HostReport | HostChanges)
+if TYPE_CHECKING:
+    from virtballoon.outcome import HostChanges
+
+H = TypeVar("H", bound="HostReport | HostChanges")
 
 
 def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:

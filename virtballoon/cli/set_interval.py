@@ -25,7 +25,7 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from virtballoon.report import HostChanges
+    from virtballoon.outcome import HostChanges
 
 _COLUMNS = (
     "name",
@@ -162,7 +162,8 @@ def command(
 
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    from virtballoon.report import Outcome, unmatched_everywhere
+    from virtballoon.outcome import Outcome
+    from virtballoon.report import unmatched_everywhere
 
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:

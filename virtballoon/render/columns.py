@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.memory import STATISTICS
-from virtballoon.rates import COUNTERS
 from virtballoon.render import text
 from virtballoon.render.documents import domain_record, flattened
 from virtballoon.report import DomainReport
-from virtballoon.statistics import STATISTIC_BY_NAME, Unit
+from virtballoon.statistics import COUNTERS, STATISTIC_BY_NAME, Unit
 
 #: Every column of a record, in the record's order.
 RECORD: Final = (

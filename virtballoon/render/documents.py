@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
-from virtballoon.report import (
-    DomainReport,
-    HostChanges,
-    HostProbe,
-    HostReport,
-    Interval,
-    IntervalChange,
-    Refresh,
-    Waited,
-)
+from virtballoon.report import DomainReport, HostReport, Interval
 
 if TYPE_CHECKING:
     from virtballoon.doctor import Diagnosis, PossibleCause
+    from virtballoon.outcome import HostChanges, HostProbe, IntervalChange, Waited
     from virtballoon.rates import Rates
+    from virtballoon.report import Refresh
 
 SCHEMA: Final = 1
 

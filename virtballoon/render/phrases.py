@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from virtballoon.outcome import Waited
 from virtballoon.rates import UNCERTAINTY_SECONDS, NoRate, Rates
 from virtballoon.render.text import ABSENT
-from virtballoon.report import Refresh, Unheard, Waited
+from virtballoon.report import Refresh, Unheard
 
 _UNHEARD: Final[Mapping[Unheard | None, str]] = {
     Unheard.NO_ANSWER: "no answer",

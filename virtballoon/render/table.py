@@ -10,19 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from virtballoon.configuration import ConfiguredHost
+from virtballoon.outcome import HostChanges, HostProbe, Outcome, Waited
 from virtballoon.rates import Rates
 from virtballoon.render import phrases, text
 from virtballoon.render.columns import Column, column
-from virtballoon.report import (
-    DomainReport,
-    HostChanges,
-    HostProbe,
-    HostReport,
-    HostStatus,
-    Interval,
-    Outcome,
-    Waited,
-)
+from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
 from virtballoon.source import Source
 from virtballoon.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.verdict import Verdict
