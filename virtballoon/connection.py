@@ -193,10 +193,10 @@ class Connection:
         ``no_tty=0``.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
-        loop, which is started for it, in a thread, for as long as the process lives. It also
-        takes custom resolvers from lxml, see :func:`virtballoon.domainxml.leave_files_to_libvirt`.
-        A program with an event loop of its own registers that first, opens the connection itself
-        and hands it over.
+        loop, which is started for it, in a thread, for as long as the process lives. A program
+        with an event loop of its own registers that first, opens the connection itself and hands
+        it over. Both this driver and ``test://`` with a file take custom resolvers from lxml, see
+        :func:`virtballoon.domainxml.leave_files_to_libvirt`.
 
         :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
@@ -208,8 +208,10 @@ class Connection:
         :raise ConnectError: when there is no connection for any other reason
         """
         started = time.monotonic()
-        if _is_embedded(uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")):
+        asked = uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")
+        if _is_embedded(asked) or _is_file(asked):
             domainxml.leave_files_to_libvirt()
+        if _is_embedded(asked):
             _run_event_loop()
         opener = libvirt.openReadOnly if readonly else libvirt.open
         try:
@@ -632,6 +634,11 @@ def _no_connection(error: libvirt.libvirtError, uri: str | None) -> ConnectError
 
 def _is_embedded(uri: str) -> bool:
     return re.match(r"[^/?#]*:(//[^/?#]*)?/embed([?#]|$)", uri) is not None
+
+
+def _is_file(uri: str) -> bool:
+    """Whether it is libvirt's test driver, which runs inside this process, with a file to read."""
+    return re.match(r"test:///(?!default([?#]|$))", uri) is not None
 
 
 _event_loop = threading.Lock()

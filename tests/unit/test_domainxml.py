@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
+import lxml.etree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +20,6 @@ from hypothesis import strategies as st
 from virtballoon.balloon import Balloon, BalloonConfig
 from virtballoon.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.errors import DomainXMLError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
 CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"
@@ -375,3 +375,27 @@ def test_any_tree(elements: list[tuple[int, str, str, str, str]]) -> None:
     assert_read_or_refused(ET.tostring(root, encoding="unicode"))
     if len(root) > 1:
         assert_read_or_refused(ET.tostring(root[-1], encoding="unicode"))
+
+
+LOADER = """
+import ctypes, sys
+import lxml.etree
+from virtballoon import Connection
+libxml2 = ctypes.CDLL("libxml2.so.2")
+libxml2.xmlGetExternalEntityLoader.restype = ctypes.c_void_p
+own = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p).value
+print(libxml2.xmlGetExternalEntityLoader() == own)
+Connection.open(sys.argv[1])
+print(libxml2.xmlGetExternalEntityLoader() == own)
+"""
+
+
+@pytest.mark.parametrize(("uri", "is_left"), [("test:///default", False), (None, True)])
+def test_whether_libvirt_reads_its_files_itself(node: str, uri: str | None, is_left: bool) -> None:
+    """A driver in this process that reads a file through lxml's loader ends the process now and
+    then, where both have the same libxml2: who loads is asked in place of waiting for that."""
+    if not Path(str(lxml.etree.__file__)).is_relative_to("/usr/lib"):
+        pytest.skip("PyPI's lxml has a libxml2 of its own")
+    command = [sys.executable, "-c", LOADER, uri or node]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.stdout.split(), result.stderr) == (["False", str(is_left)], "")
