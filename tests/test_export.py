@@ -7,12 +7,14 @@ import base64
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -198,6 +201,20 @@ def test_dashboard(scraped: tuple[Exporter, Prometheus]) -> None:
         # Of what is counted in time there must be two scrapes.
         query = substituted(expression, variables)
         wait_until(partial(prometheus.query, query), 30, f"data for {query}")
+
+
+def test_the_picture_of_the_dashboard_can_be_drawn(scraped: tuple[Exporter, Prometheus]) -> None:
+    _, prometheus = scraped
+    script = EXAMPLES / "pictures" / "dashboard.py"
+    picture = runpy.run_path(str(script))
+    dashboard = json.loads((EXAMPLES / "grafana" / "virtballoon.json").read_text())
+    now = time.time()
+    source = picture["Source"](prometheus, now - 30, now)
+    drawn = ElementTree.fromstring(picture["drawn"](dashboard, source))
+    words = {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {panel["title"] for panel in dashboard["panels"]} <= words
+    # A guest in the table of those that are not well.
+    assert {"unpolled", "polling-off"} <= words
 
 
 def substituted(expression: str, variables: dict[str, str]) -> str:
