@@ -177,8 +177,6 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     if False in waited:
         if settings.log is None:
             _complain_of_silence(hosts)
-        if True not in waited:
-            return NOTHING
     elif not wrong:
         return OK
     done = {Outcome.CHANGED, Outcome.UNCHANGED}
