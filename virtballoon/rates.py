@@ -145,8 +145,10 @@ def _obstacle(earlier: Sample, later: Sample, grown: Mapping[str, int]) -> NoRat
         return NoRate.NOT_UPDATED
     if not grown:
         return NoRate.NO_FIGURES
-    if grown.get("minor_faults", 0) < 0:
-        # Every guest has these all the time, so that a boot is the only honest way to have fewer.
+    # Every guest has minor faults all the time, so that fewer of them mean a boot; of a guest that
+    # does not give them, that nothing has grown. (Old Windows drivers gave figures per second.)
+    faults = grown.get("minor_faults", max(grown.values()))
+    if faults < 0 or (faults == 0 and "minor_faults" not in grown and min(grown.values()) < 0):
         return NoRate.RESET
     if min(grown.values()) < 0:
         # It has gone on, and one counter has not: whoever lies in one is not believed in another.
