@@ -218,10 +218,10 @@ DRAWERS = {"stat": _stat, "bargauge": _bars, "table": _table, "timeseries": _cur
 def _amount(value: float, unit: str) -> str:
     if unit == "percentunit":
         return f"{value:.0%}"
-    if unit in {"bytes", "Bps"}:
+    if unit in {"bytes", "binBps"}:
         for name in ("B", "KiB", "MiB", "GiB"):
             if abs(value) < 1024 or name == "GiB":
-                return f"{value:.0f} {name}" + "/s" * (unit == "Bps")
+                return f"{value:.0f} {name}" + "/s" * (unit == "binBps")
             value /= 1024
     return f"{value:.2g}" + {"s": " s", "ops": "/s"}.get(unit, "")
 
