@@ -164,6 +164,7 @@ def test_a_name_that_somebody_chose(
         expression = f'virtballoon_domain_info{{uuid="{guest.uuid}"}}'
         ((labels, _),) = wait_until(lambda: prometheus.query(expression), 60, "the guest")
         assert labels["domain"] == HOSTILE
+        assert labels["machine"].startswith("pc-i440fx-")
     finally:
         hypervisor.remove(guest)
 

@@ -536,6 +536,7 @@ class _Patient:
             uuid=row.uuid,
             id=row.id,
             state=look.state,
+            machine=row.machine,
             balloon=row.balloon,
             interval=row.interval,
             source=row.source,

@@ -27,11 +27,13 @@ class DomainXML:
     :ivar name: the domain's name in it
     :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
     :ivar balloon: the balloon device and its period
+    :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
     """
 
     name: str
     id: int | None
     balloon: BalloonConfig
+    machine: str | None = None
 
     def is_of(self, name: str) -> bool:
         """Whether it can be the XML of a domain with this name. libvirt writes a carriage return
@@ -125,12 +127,14 @@ def parse(xml: str) -> DomainXML:
     number = root.get("id")
     domain_id = int(number) if _is_number(number) else None
     element = root.find("./devices/memballoon")
+    kind = root.find("./os/type")
     return DomainXML(
         name=root.findtext("./name") or "",
         id=domain_id,
         balloon=_balloon(element, running=domain_id is not None)
         if element is not None
         else BalloonConfig(balloon=None, period=0),
+        machine=(kind.get("machine") or None) if kind is not None else None,
     )
 
 

@@ -360,6 +360,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
         info.add_metric(
             labels,
             {
+                "machine": _text(row.machine or ""),
                 "model": _text((balloon and balloon.model) or ""),
                 "alias": _text((balloon and balloon.alias) or ""),
                 "qom_path": _text((balloon and balloon.qom_path) or ""),

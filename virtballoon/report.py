@@ -90,6 +90,7 @@ class DomainReport:
     :ivar uuid: its UUID, in the canonical form
     :ivar id: libvirt's number of the running domain, or None
     :ivar state: its state
+    :ivar machine: QEMU's machine type by the XML, such as ``pc-i440fx-7.2``, or None
     :ivar balloon: its balloon device, or None if it has none
     :ivar interval: the polling interval
     :ivar verdict: what the figures are worth
@@ -119,6 +120,7 @@ class DomainReport:
     usage: Usage
     notes: tuple[Note, ...] = ()
     error: VirtballoonError | None = None
+    machine: str | None = None
     rates: Rates | None = None
     refresh: Refresh | None = None
 
@@ -167,6 +169,7 @@ class DomainReport:
         figures: Figures,
         host: str,
         now: float,
+        machine: str | None = None,
         error: VirtballoonError | None = None,
     ) -> Self:
         """Put together what was read, and judge it.
@@ -193,6 +196,7 @@ class DomainReport:
             uuid=uuid,
             id=id,
             state=state,
+            machine=machine,
             balloon=balloon,
             interval=interval,
             verdict=verdict,

@@ -99,12 +99,14 @@ class Configs:
     :ivar id: libvirt's number of the running domain, or None
     :ivar live: the balloon of the running domain, or None if it does not run
     :ivar config: the balloon of the persistent configuration, or None for a transient domain
+    :ivar machine: QEMU's machine type, or None where it has none
     """
 
     name: str
     id: int | None
     live: BalloonConfig | None
     config: BalloonConfig | None
+    machine: str | None = None
 
     @property
     def balloon(self) -> Balloon | None:
@@ -123,10 +125,14 @@ def read_configs(domain: Domain) -> Configs:
     # It can have been given another since it was listed.
     name = domain.name if now.is_of(domain.name) else now.name or domain.name
     if now.id is None:
-        return Configs(name=name, id=None, live=None, config=now.balloon)
+        return Configs(name=name, id=None, live=None, config=now.balloon, machine=now.machine)
     config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
     return Configs(
-        name=name, id=now.id, live=now.balloon, config=config.balloon if config else None
+        name=name,
+        id=now.id,
+        live=now.balloon,
+        config=config.balloon if config else None,
+        machine=now.machine,
     )
 
 
@@ -589,6 +595,7 @@ class Sweep:
             uuid=row.domain.uuid,
             id=configs.id if live is not None else None,
             state=state,
+            machine=configs.machine,
             balloon=balloon,
             interval=Interval(
                 live=live.period if live is not None else None,

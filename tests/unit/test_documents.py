@@ -55,6 +55,7 @@ def report(**facts: Any) -> DomainReport:
         "uuid": UUID,
         "id": 7,
         "state": State.RUNNING,
+        "machine": "pc-q35-8.2",
         "balloon": Balloon(
             model="virtio", alias="balloon0", qom_path="/machine/peripheral/balloon0"
         ),
@@ -145,6 +146,7 @@ def test_the_keys_of_a_reading_and_their_order() -> None:
             "uuid",
             "id",
             "state",
+            "machine",
             "balloon",
             "interval",
             "verdict",
@@ -179,6 +181,7 @@ def test_a_reading() -> None:
         "uuid": UUID,
         "id": 7,
         "state": "running",
+        "machine": "pc-q35-8.2",
         "balloon": {
             "model": "virtio",
             "alias": "balloon0",
@@ -212,7 +215,9 @@ def test_what_is_absent_is_null() -> None:
 
     assert domain["interval"] == {"live": None, "config": 0, "qemu": None, "in_force": None}
     given = {key for key, value in domain.items() if value is not None}
-    assert given == {"name", "uuid", "state", "interval", "verdict", "source", "stats", "notes"}
+    assert given == {
+        *("name", "uuid", "state", "machine", "interval", "verdict", "source", "stats", "notes"),
+    }
     assert domain["notes"] == []
     assert set(domain["stats"].values()) == {None}
 
@@ -505,7 +510,7 @@ def validator_of(kind: str) -> jsonschema.Draft202012Validator:
 
 
 # Any text will do for these.
-FREE_TEXT = {"uri", "hostname", "name", "model", "alias", "message", "hint"}
+FREE_TEXT = {"uri", "hostname", "name", "machine", "model", "alias", "message", "hint"}
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -399,3 +399,16 @@ def test_whether_libvirt_reads_its_files_itself(node: str, uri: str | None, is_l
     command = [sys.executable, "-c", LOADER, uri or node]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.stdout.split(), result.stderr) == (["False", str(is_left)], "")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine"),
+    [
+        ("<os><type arch='x86_64' machine='pc-q35-8.2'>hvm</type></os>", "pc-q35-8.2"),
+        ("<os><type machine=''>hvm</type></os>", None),
+        ("<os><type>hvm</type></os>", None),
+        ("", None),
+    ],
+)
+def test_the_machine(system: str, machine: str | None) -> None:
+    assert parse(f"<domain type='kvm'><name>web1</name>{system}</domain>").machine == machine

@@ -22,6 +22,7 @@ RECORD: Final = (
     "uuid",
     "id",
     "state",
+    "machine",
     "balloon.model",
     "balloon.alias",
     "balloon.qom_path",
@@ -137,7 +138,10 @@ class Column:
 def column(key: str) -> Column:
     """The column with this key."""
     title = _TITLES.get(key, key.rpartition(".")[2].upper().replace("_", " "))
-    words = {"name", "uuid", "state", "verdict", "source", "last_update", "used_formula", "notes"}
+    words = {
+        *("name", "uuid", "state", "machine", "verdict", "source"),
+        *("last_update", "used_formula", "notes"),
+    }
     is_text = key in words or key.startswith(("balloon.", "error."))
     return Column(key, title, not is_text)
 

@@ -33,6 +33,7 @@ def domain_record(row: DomainReport) -> Record:
         "uuid": row.uuid,
         "id": row.id,
         "state": row.state.value,
+        "machine": row.machine,
         "balloon": {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
         if balloon is not None
         else None,
