@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, Self
 from virtballoon.connection import Connection, Target
 from virtballoon.fleet import DEFAULT_JOBS
 from virtballoon.host import DEFAULT_TIMEOUT, Visit, leave
-from virtballoon.reading import read_visited
+from virtballoon.log import log_host
+from virtballoon.reading import read_visited, unread
 from virtballoon.report import DomainReport, HostReport, HostStatus
 from virtballoon.source import Source
 from virtballoon.verdict import Verdict
@@ -55,7 +56,8 @@ class Following:
     holds up no other, and is not asked again while it has not answered; of one that takes its
     time, the domains that answer are known before. A connection stays open
     until something goes wrong on it, so that nobody logs in every two seconds, and a host that was
-    not reached is tried again after longer and longer.
+    not reached is tried again after longer and longer. One whose connecting did not return is not
+    connected to again before it does.
 
     :param targets: connections, URIs, or None for libvirt's default
     :param domains: names, UUIDs and shell patterns; None for all
@@ -89,6 +91,7 @@ class Following:
         self._jobs = threading.BoundedSemaphore(jobs)
         self._changed = threading.Condition()
         self._open: dict[int, Connection] = {}
+        self._still_out: dict[int, Visit] = {}
         self._readings: list[Reading] = []
         self._failure: BaseException | None = None
         self._is_paused = False
@@ -166,6 +169,11 @@ class Following:
         return False
 
     def _read(self, index: int, target: Target) -> HostReport:
+        last = self._still_out.get(index)
+        # Not waited for: others may need the job.
+        if last is not None and (error := last.still_connecting(0)) is not None:
+            return log_host(unread(error, last.uri, elapsed_seconds=0.0))
+        self._still_out.pop(index, None)
         with self._changed:
             connection = self._open.pop(index, None)
         visit = Visit(
@@ -186,6 +194,8 @@ class Following:
         finally:
             with self._changed:
                 is_done.set()
+        if visit.still_connecting(0) is not None:
+            self._still_out[index] = visit
         if visit.left_open is not None:
             with self._changed:
                 # Calls that are stuck on a connection are in the way of others.

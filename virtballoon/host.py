@@ -37,6 +37,8 @@ _RECONNECT_SECONDS: Final = 0.2
 
 _LEAVING: Final = "virtballoon-leaving"
 
+_HANGS: Final = "the host, its libvirtd or the way there hangs"
+
 T = TypeVar("T")
 
 
@@ -127,13 +129,16 @@ class Visit:
         """How long the visit has taken so far."""
         return time.monotonic() - self._started
 
-    def has_arrived(self, seconds: float) -> bool:
-        """Whether connecting has returned, in vain or not; that of a visit that is over may never
-        do.
+    def still_connecting(self, seconds: float) -> ConnectError | None:
+        """Why the host is not to be visited again: connecting has not returned, which that of a
+        visit that is over may never do. None once it has, in vain or not.
 
         :param seconds: how long to wait for it
         """
-        return self._arriving.ended.wait(seconds)
+        if self._arriving.ended.wait(seconds):
+            return None
+        message = f"no answer for {self.elapsed_seconds:.0f} s"
+        return ConnectError(message, host=self.uri, hint=_HANGS)
 
     def status(self, *, complete: bool) -> HostStatus:
         """How much of the host was reached.
@@ -188,7 +193,7 @@ class Visit:
             raise ConnectError(
                 f"no answer within {round(self._timeout, 1):g} s",
                 host=self.uri,
-                hint="the host, its libvirtd or the way there hangs",
+                hint=_HANGS,
             )
         return answer[0]
 

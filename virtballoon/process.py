@@ -49,6 +49,11 @@ ending: Final = _thread.allocate_lock()
 #: So long the process lives on to settle what is owed, unless it is told to end once more.
 SETTLE_SECONDS: Final = 5.0
 
+#: So long a terminal may take what is said at the end: one that is stopped, or whose other side is
+#: away, never does.
+_SAYING_SECONDS: Final = 1.0
+_NAP_SECONDS: Final = 0.02
+
 #: Terminals, by file descriptor, whose last line must not outlast it either.
 unfinished_lines: Final[set[int]] = set()
 
@@ -95,6 +100,32 @@ def settle_at_the_end() -> list[str]:
     return [plea for debt in list(owed) for plea in debt.pleas()]
 
 
+def say_in_time(file: int, data: bytes) -> None:
+    """Write, but wait for no reader longer than a moment: the rest is lost then.
+
+    Looking whether it can be written to would not do: that says nothing of how much.
+
+    :raise OSError: when it is gone, say
+    """
+    deadline = time.monotonic() + _SAYING_SECONDS
+    while data := data[_write_at_once(file, data) :]:
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(_NAP_SECONDS)
+
+
+def _write_at_once(file: int, data: bytes) -> int:
+    blocks = os.get_blocking(file)
+    # Others, a shell for one, write to the same terminal: not longer than need be.
+    os.set_blocking(file, False)
+    try:
+        return os.write(file, data)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.set_blocking(file, blocks)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
     for path in unfinished:
         with contextlib.suppress(OSError):
@@ -104,15 +135,15 @@ def _end(number: int, _frame: FrameType | None) -> None:
     line = f"virtballoon: {_SIGNALS[signal.Signals(number)]}\n"
     with contextlib.suppress(OSError):
         for terminal in unfinished_lines:
-            os.write(terminal, b"\r\x1b[2K")
+            say_in_time(terminal, b"\r\x1b[2K")
         # A terminal has just shown "^C".
         below = os.isatty(2) and not (unfinished_lines or unfinished_screens)
-        os.write(2, (f"\n{line}" if below else line).encode())
+        say_in_time(2, (f"\n{line}" if below else line).encode())
     # Nobody is to draw on them any more.
     unfinished_lines.clear()
     for plea in settle_at_the_end():
         with contextlib.suppress(OSError):
-            os.write(2, f"virtballoon: {plea}\n".encode(errors="backslashreplace"))
+            say_in_time(2, f"virtballoon: {plea}\n".encode(errors="backslashreplace"))
     if number == signal.SIGINT:
         os._exit(_INTERRUPTED)
     signal.signal(number, signal.SIG_DFL)

@@ -19,7 +19,7 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
-from virtballoon.report import DomainReport, HostReport
+from virtballoon.report import DomainReport, HostReport, HostStatus
 from virtballoon.source import Source
 from virtballoon.sweep import Sweep, locate, read_configs
 
@@ -122,6 +122,17 @@ def host_report(visit: Visit, rows: Iterable[DomainReport]) -> HostReport:
         unmatched=visit.selection.unmatched,
     )
     return log_host(report)
+
+
+def unread(error: VirtballoonError, uri: str, *, elapsed_seconds: float) -> HostReport:
+    """The report of a host that was not visited, not logged."""
+    return HostReport(
+        uri=uri,
+        hostname=None,
+        status=HostStatus.UNREACHABLE,
+        error=error,
+        elapsed_seconds=elapsed_seconds,
+    )
 
 
 def iter_domains(

@@ -11,12 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from virtballoon.errors import ConnectError, VirtballoonError
+from virtballoon.errors import ConnectError
 from virtballoon.fleet import DEFAULT_JOBS, as_they_end
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_host
 from virtballoon.outcome import HostChanges
-from virtballoon.reading import read_visited
+from virtballoon.reading import read_visited, unread
 from virtballoon.report import HostReport, HostStatus
 from virtballoon.setting import check_interval, set_intervals
 from virtballoon.source import Source
@@ -211,9 +211,9 @@ class Rounds:
         target = running.targets[name]
         begun = time.monotonic()
         last = self._visits.get(name)
-        if last is not None and not last.has_arrived(max(0.0, running.deadline - begun)):
-            message = f"no answer for {last.elapsed_seconds:.0f} s"
-            hint: str | None = "the host, its libvirtd or the way there hangs"
+        left = max(0.0, running.deadline - begun)
+        if last is not None and (error := last.still_connecting(left)) is not None:
+            report = unread(error, last.uri, elapsed_seconds=time.monotonic() - begun)
         elif (seconds := running.deadline - time.monotonic()) > 0:
             visit = Visit(
                 target, None, via=self._via, readonly=self._via is Source.LIBVIRT, timeout=seconds
@@ -221,9 +221,10 @@ class Rounds:
             self._visits[name] = visit
             return read_visited(visit, inactive=self._inactive, via=self._via)
         else:
-            message, hint = "not visited, since others took all the time", "raise --jobs"
-        waited = time.monotonic() - begun
-        return log_host(_unread(target, message, hint, elapsed_seconds=waited))
+            waited = time.monotonic() - begun
+            message = "not visited, since others took all the time"
+            report = _unread(target, message, "raise --jobs", elapsed_seconds=waited)
+        return log_host(report)
 
     def _ensure(self, running: _Running, seconds: int) -> None:
         # The next round may come while this one's guests are being attended to.
@@ -265,14 +266,8 @@ class Rounds:
 
 
 def _unread(
-    target: Target, message: str, hint: str | None = None, *, elapsed_seconds: float = 0.0
+    target: Target, message: str, hint: str | None = None, *, elapsed_seconds: float
 ) -> HostReport:
     uri = target if isinstance(target, str) else "libvirt's default host"
-    error: VirtballoonError = ConnectError(message, host=uri, hint=hint)
-    return HostReport(
-        uri=uri,
-        hostname=None,
-        status=HostStatus.UNREACHABLE,
-        error=error,
-        elapsed_seconds=elapsed_seconds,
-    )
+    error = ConnectError(message, host=uri, hint=hint)
+    return unread(error, uri, elapsed_seconds=elapsed_seconds)

@@ -14,7 +14,7 @@ import termios
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from virtballoon.process import unfinished_screens
+from virtballoon.process import say_in_time, unfinished_screens
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -251,12 +251,13 @@ class Terminal:
         self._write(_ENTER)
 
     def leave(self) -> None:
-        """Give the terminal back as it was; also when it is gone, or was given back already."""
+        """Give the terminal back as it was; also when it is gone, or was given back already. One
+        that takes no output, as after Ctrl-S, is not waited for longer than a moment."""
         if self._before is None:
             return
         before, self._before = self._before, None
         with contextlib.suppress(OSError):
-            self._write(_LEAVE)
+            say_in_time(self._screen, _LEAVE.encode())
         with contextlib.suppress(termios.error):
             # Not what waits until all is shown, which it never is after Ctrl-S.
             termios.tcsetattr(self._keyboard, termios.TCSANOW, before)

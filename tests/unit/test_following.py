@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.waiting import wait_until
-from tests.unit.silence import SilentHost
+from tests.unit.silence import SilentHost, held
 from tests.unit.test_fleet import LONG, NOBODY_LISTENS, TEST
 from virtballoon import Following, HostReport, HostStatus, Reading, Target, following
 from virtballoon.connection import keep_stderr_quiet
@@ -65,6 +65,32 @@ def test_a_silent_host_holds_up_no_other_and_is_not_asked_again(tmp_path: Path) 
         collect(hosts, seen, 5)
         assert {(reading.index, reading.is_complete) for reading in seen} == {(1, True)}
         assert begun.count(0) == 1
+
+
+def test_a_silent_host_is_not_visited_again_before_it_answers(tmp_path: Path) -> None:
+    before = held()
+    seen: list[Reading] = []
+    with (
+        SilentHost(tmp_path / "socket") as silent,
+        Following([silent.uri], every=0.01, timeout=0.3) as hosts,
+    ):
+        collect(hosts, seen, 2)
+        after_two = held()
+        collect(hosts, seen, 6)
+        threads, files = held()
+        assert threads <= after_two[0]
+        assert files <= after_two[1]
+        first, *others = (str(reading.report.error) for reading in seen)
+        assert "no answer within 0.3 s" in first
+        assert all("no answer for" in error for error in others)
+        assert {reading.report.status for reading in seen} == {HostStatus.UNREACHABLE}
+        silent.close()
+        wait_until(
+            lambda: any("no answer" not in str(r.report.error) for r in hosts.take()),
+            LONG,
+            "another visit",
+        )
+    wait_until(lambda: held()[0] <= before[0], LONG, "the threads to end")
 
 
 def test_a_host_that_is_not_reached_is_tried_later_and_later(

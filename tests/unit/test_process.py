@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.command import clean_environment
+from tests.unit.test_terminal import fill
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +72,25 @@ def test_what_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
     result = run(tmp_path, "click", str(int(number)), "--version", ignored=number)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_terminated_on_a_terminal_that_takes_no_output(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    fill(theirs)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", AT_AN_IMPORT, "click", str(int(signal.SIGTERM)), "--version"],
+            env=clean_environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert result.returncode == -signal.SIGTERM
 
 
 OWING = """

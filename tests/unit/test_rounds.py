@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.lab.waiting import wait_until
-from tests.unit.silence import SilentHost
+from tests.unit.silence import SilentHost, held
 from virtballoon import ConfigurationError, HostStatus, InvalidInterval, Rounds
 
 if TYPE_CHECKING:
@@ -96,11 +94,6 @@ def test_hosts_that_cannot_be_given(node: str) -> None:
     with pytest.raises(ConfigurationError):
         rounds.read()
     assert list(rounds.read().hosts) == ["one"]
-
-
-def held() -> tuple[int, int]:
-    """The threads and the file descriptors of this process."""
-    return threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def test_a_silent_host_is_not_visited_again_before_it_answers(

@@ -3,14 +3,26 @@ on a real one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import termios
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from virtballoon.terminal import GONE, Keys, Terminal
+
+
+def fill(terminal: int) -> None:
+    """Write until it takes no more."""
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(terminal, b"." * 100)
+    os.set_blocking(terminal, True)
 
 
 def keys(*parts: bytes) -> list[str]:
@@ -66,6 +78,23 @@ def test_a_terminal_that_is_gone_says_so_and_is_given_back_all_the_same() -> Non
         os.close(theirs)
         if ours >= 0:
             os.close(ours)
+
+
+def test_a_terminal_that_takes_no_output_is_given_back_all_the_same() -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    try:
+        with Terminal(theirs, theirs) as terminal:
+            fill(theirs)
+            leaving = threading.Thread(target=terminal.leave, daemon=True)
+            leaving.start()
+            leaving.join(60)
+            assert not leaving.is_alive()
+        assert termios.tcgetattr(theirs) == before
+        assert os.get_blocking(theirs), "others write there, too"
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_only_what_changed_is_drawn() -> None:
