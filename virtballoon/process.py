@@ -73,7 +73,8 @@ def settle(debts: list[Debt], seconds: float) -> list[str]:
     """Settle all these at the same time, and tell what could not be.
 
     A signal may have interrupted anything, a thread being started with :mod:`threading`, say; so
-    nothing is used here that takes a lock.
+    nothing is used here that takes a lock. A debt may take one; where that is held by what was
+    interrupted, the debt is not settled in time, and that is told.
     """
     deadline = time.monotonic() + seconds
     running = [_thread.allocate_lock() for _ in debts]
