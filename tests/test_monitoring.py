@@ -22,7 +22,7 @@ import pytest
 
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.test_examples import EXAMPLES, program, run
+from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program, run
 from tests.unit.test_plugin import parsed
 from virtballoon import Verdict, read_domain
 
@@ -177,12 +177,20 @@ def test_zabbix(guests: dict[str, Guest], tmp_path: Path) -> None:
         f"Include={EXAMPLES}/zabbix/virtballoon.conf\n"
     )
 
-    def item(key: str) -> Any:
-        result = run(guests["watched"].hypervisor, agent, "-c", main, "-t", key)
+    hosts = tmp_path / "hosts.toml"
+
+    def said(key: str) -> str:
+        result = run(guests["watched"].hypervisor, agent, "-c", main, "-t", key, configuration=hosts)
         found = re.search(r"\[t\|(.*)\]$", result.stdout.strip(), re.DOTALL)
         assert found, result.stdout + result.stderr
-        return json.loads(found[1])
+        return found[1]
 
+    def item(key: str) -> Any:
+        return json.loads(said(key))
+
+    # A host that does not answer is beside the one that does, and takes nothing away.
+    alive, dead = guests["watched"].hypervisor.uri, NOBODY_LISTENS
+    hosts.write_text(f"[hosts.dead]\nuri = '{dead}'\n[hosts.alive]\nuri = '{alive}'\n")
     discovered = {row["{#DOMAIN}"]: row for row in item("virtballoon.discovery")}
     assert set(guests) <= set(discovered)
     for name, guest in guests.items():
@@ -197,6 +205,10 @@ def test_zabbix(guests: dict[str, Guest], tmp_path: Path) -> None:
     rows = [row for host in item("virtballoon.guests")["hosts"] for row in host["domains"]]
     (row,) = (row for row in rows if row["uuid"] == discovered["watched"]["{#UUID}"])
     assert all(row[key] is not None for key in paths)
+    # Where none answers no guest is lost.
+    hosts.write_text(f"[hosts.dead]\nuri = '{dead}'\n")
+    assert said("virtballoon.discovery") == ""
+    assert [host["status"] for host in item("virtballoon.guests")["hosts"]] == ["unreachable"]
 
 
 def test_telegraf(guests: dict[str, Guest]) -> None:
