@@ -3,8 +3,6 @@ and what it would run run on real guests."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import pwd
@@ -14,15 +12,17 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import GuestFactory
-from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.test_examples import EXAMPLES, program, run
+from tests.lab import Guest, GuestSpec, wait_until
+from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program, run
 from tests.unit.test_plugin import parsed
 from virtballoon import Verdict, read_domain
 
@@ -177,12 +177,22 @@ def test_zabbix(guests: dict[str, Guest], tmp_path: Path) -> None:
         f"Include={EXAMPLES}/zabbix/virtballoon.conf\n"
     )
 
-    def item(key: str) -> Any:
-        result = run(guests["watched"].hypervisor, agent, "-c", main, "-t", key)
+    hosts = tmp_path / "hosts.toml"
+
+    def said(key: str) -> str:
+        result = run(
+            guests["watched"].hypervisor, agent, "-c", main, "-t", key, configuration=hosts
+        )
         found = re.search(r"\[t\|(.*)\]$", result.stdout.strip(), re.DOTALL)
         assert found, result.stdout + result.stderr
-        return json.loads(found[1])
+        return found[1]
 
+    def item(key: str) -> Any:
+        return json.loads(said(key))
+
+    # A host that does not answer is beside the one that does, and takes nothing away.
+    alive, dead = guests["watched"].hypervisor.uri, NOBODY_LISTENS
+    hosts.write_text(f"[hosts.dead]\nuri = '{dead}'\n[hosts.alive]\nuri = '{alive}'\n")
     discovered = {row["{#DOMAIN}"]: row for row in item("virtballoon.discovery")}
     assert set(guests) <= set(discovered)
     for name, guest in guests.items():
@@ -197,39 +207,51 @@ def test_zabbix(guests: dict[str, Guest], tmp_path: Path) -> None:
     rows = [row for host in item("virtballoon.guests")["hosts"] for row in host["domains"]]
     (row,) = (row for row in rows if row["uuid"] == discovered["watched"]["{#UUID}"])
     assert all(row[key] is not None for key in paths)
+    # Where none answers no guest is lost.
+    hosts.write_text(f"[hosts.dead]\nuri = '{dead}'\n")
+    assert said("virtballoon.discovery") == ""
+    assert [host["status"] for host in item("virtballoon.guests")["hosts"]] == ["unreachable"]
 
 
 def test_telegraf(guests: dict[str, Guest]) -> None:
     # Debian has no Telegraf: its file is TOML, and what it would parse is parsed here.
     text = (EXAMPLES / "telegraf" / "virtballoon.conf").read_text()
     (source,) = tomllib.loads(text)["inputs"]["exec"]
+    assert source["data_format"] == "prometheus"
     (command,) = source["commands"]
-    result = run(guests["watched"].hypervisor, *shlex.split(command))
-    assert result.returncode == 0
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    by_name = {row["name"]: row for row in rows}
-    assert set(guests) <= set(by_name)
-    assert source["data_format"] == "csv"
-    assert source["csv_header_row_count"] == 1
-    tags = set(source["csv_tag_columns"])
-    assert tags < set(rows[0])
-    # All that is no tag is a number, or skipped.
-    skipped = source["csv_skip_values"]
-    for row in rows:
-        fields = [v for key, v in row.items() if key not in tags and v not in skipped]
-        assert all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in fields), row
-    # That some guest does not answer takes nothing away; that nothing answers is an error.
+
+    def read(options: str = "") -> dict[str, dict[str, float]]:
+        """What it is given, of each metric by the guest or, where it is of none, the host; of
+        the verdicts, whether it is busy."""
+        words = [word.replace("export", f"export {options}") for word in shlex.split(command)]
+        result = run(guests["watched"].hypervisor, *words)
+        assert result.returncode == 0, result.stderr
+        metrics: dict[str, dict[str, float]] = {}
+        for family in text_string_to_metric_families(result.stdout):
+            for sample in family.samples:
+                if sample.labels.get("verdict", "busy") == "busy":
+                    whose = sample.labels.get("domain", sample.labels.get("host", ""))
+                    metrics.setdefault(sample.name, {})[whose] = sample.value
+        return metrics
+
+    metrics = read()
+    assert set(guests) <= set(metrics["virtballoon_domain_info"])
+    used = metrics["virtballoon_domain_used_bytes"]
+    assert 0 < used["watched"] < guests["watched"].meminfo()["MemTotal"]
+    # That some guest or host does not answer takes nothing away.
     stopped = guests["paused"]
     stopped.stop_process()
     try:
-        quick = [word.replace("list ", "list --timeout 3 ") for word in shlex.split(command)]
-        result = run(stopped.hypervisor, *quick)
+        metrics = read("--timeout 3")
     finally:
         stopped.cont_process()
-    assert result.returncode == 0
-    assert ",busy," in result.stdout
-    nowhere = [word.replace("list ", "list -c qemu:///session?socket=/no ") for word in quick]
-    assert run(stopped.hypervisor, *nowhere).returncode == 1
+    assert metrics["virtballoon_domain_verdict"]["paused"] == 1
+    assert metrics["virtballoon_domain_used_bytes"].keys() >= {"watched", HOSTILE}
+    assert read(f"-c {NOBODY_LISTENS}")["virtballoon_up"] == {NOBODY_LISTENS: 0}
+    # A command that says nothing is an error.
+    wrong = [word.replace("export", "export --no-such-option") for word in shlex.split(command)]
+    result = run(stopped.hypervisor, *wrong)
+    assert (result.returncode, result.stdout) == (1, "")
 
 
 def test_pcp(guests: dict[str, Guest]) -> None:
@@ -263,7 +285,8 @@ def test_collectd(guests: dict[str, Guest], tmp_path: Path) -> None:
         for kind in ("gauge-age", "memory-used", "percent-used")
     }
     script = folder / "collectd_exec.py"
-    lines = _handed_over(guests["watched"].hypervisor, script, wanted, tmp_path / "lines")
+    uri = guests["watched"].hypervisor.uri
+    lines = _handed_over([uri], script, wanted, tmp_path / "lines")
     values = {}
     for line in lines:
         found = re.fullmatch(r'PUTVAL "hv1/([^"]+)" interval=1\.000 N:([\d.]+)\n', line)
@@ -291,7 +314,15 @@ def test_collectd(guests: dict[str, Guest], tmp_path: Path) -> None:
         process.wait(60)
 
 
-def _handed_over(hypervisor: Hypervisor, script: Path, wanted: set[str], output: Path) -> list[str]:
+def test_collectd_with_several_hosts(tmp_path: Path) -> None:
+    # Libvirt's driver for tests, by two URIs: two hosts of one name with a guest of one name.
+    wanted = {f"virtballoon-test_{name}-test/gauge-age" for name in ("default", "default_second_1")}
+    script = EXAMPLES / "collectd" / "collectd_exec.py"
+    uris = ["test:///default", "test:///default?second=1"]
+    _handed_over(uris, script, wanted, tmp_path / "lines")
+
+
+def _handed_over(uris: Sequence[str], script: Path, wanted: set[str], output: Path) -> list[str]:
     """What a script of collectd's exec plugin says, until it has said what is wanted."""
 
     def lines() -> list[str]:
@@ -299,7 +330,7 @@ def _handed_over(hypervisor: Hypervisor, script: Path, wanted: set[str], output:
 
     with output.open("w") as stdout:
         process = subprocess.Popen(
-            [sys.executable, script, hypervisor.uri],
+            [sys.executable, script, *uris],
             env=os.environ | {"COLLECTD_HOSTNAME": "hv1", "COLLECTD_INTERVAL": "1"},
             stdin=subprocess.DEVNULL,
             stdout=stdout,

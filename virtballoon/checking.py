@@ -117,6 +117,11 @@ class Thresholds:
     warning: Range | None = None
     critical: Range | None = None
 
+    @property
+    def can_alarm(self) -> bool:
+        """Whether there is any figure that comes to something else than ok."""
+        return any(r is not None and r.can_alarm for r in (self.warning, self.critical))
+
     def judge(self, value: float) -> CheckStatus:
         """What this figure comes to."""
         if self.critical is not None and self.critical.alarms(value):
@@ -342,6 +347,9 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
         if not (row.verdict in _AGED if measure is Measure.AGE else fresh):
             continue
         value, is_given = _measured(row, measure)
+        if value is None and not thresholds.can_alarm:
+            # Nobody asked for it to be judged: that it is missing is no trouble.
+            continue
         if value is not None:
             status = thresholds.judge(value)
         else:

@@ -32,6 +32,9 @@ _log: Final = logging.getLogger(__name__)
 #: What has come in by its deadline still has to be put together.
 _SLACK_SECONDS: Final = 0.25
 
+#: How long a host is left alone that could not be written to.
+_REST_SECONDS: Final = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
@@ -119,7 +122,9 @@ class Rounds:
     :param max_age: how old a round may be to be handed out again, in seconds
     :param ensure: a polling interval in seconds, which running domains that are not polled are
         given, through libvirt and until they stop; each once in its run, whatever comes of it.
-        None leaves every interval alone. It needs write access.
+        Where the host itself fails, libvirt being restarted, say, no domain counts as tried, and
+        the host is left alone for a minute. None leaves every interval alone. It needs write
+        access.
     :param ensured: called, in some thread, with what became of it on one host
     :raise InvalidInterval: when QEMU takes no such interval
     """
@@ -149,6 +154,7 @@ class Rounds:
         self._visits: dict[str, Visit] = {}
         self._ensuring = threading.Lock()
         self._tried: set[tuple[str, str, int | None]] = set()
+        self._resting: dict[str, float] = {}
 
     def read(self, timeout: float | None = None) -> Round:
         """A round: the last one if it is young enough, the one that is being made, or a new one.
@@ -242,6 +248,8 @@ class Rounds:
         if report.error is None:
             there = {row.uuid for row in report.domains}
             self._tried = {run for run in self._tried if run[0] != name or run[1] in there}
+        if time.monotonic() < self._resting.get(name, 0.0):
+            return
         unpolled = {
             # Each run of a domain has a number of its own.
             (name, row.uuid, row.id)
@@ -259,6 +267,9 @@ class Rounds:
             host = set_intervals(
                 target, seconds, uuids, live=True, where_off=True, timeout=self._timeout
             )
+            if host.error is not None and not host.changes:
+                self._tried -= {run for run in wanted if run[1] in uuids}
+                self._resting[name] = time.monotonic() + _REST_SECONDS
             if self._ensured is not None:
                 self._ensured(host)
             # One that has gone meanwhile keeps nobody else from being set.

@@ -68,6 +68,11 @@ class Range:
         """Whether this figure is a cause for alarm."""
         return (self.start <= value <= self.end) is self.inverted
 
+    @property
+    def can_alarm(self) -> bool:
+        """Whether there is any figure that alarms; with ``~:`` there is none."""
+        return self.inverted or self.start > -math.inf or self.end < math.inf
+
     def __str__(self) -> str:
         """As the guidelines write it, and performance data has it: without units."""
         start = "" if self.start == 0 else f"{_bare(self.start)}:"

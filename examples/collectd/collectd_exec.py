@@ -2,6 +2,9 @@
 """What the guests of this host use, for collectd's exec plugin; virtballoon.conf installs it.
 
 usage: collectd_exec.py [URI...]
+
+With several URIs each guest is called by its host's and its own name: two hosts can have guests of
+the same name, and be of the same name themselves.
 """
 
 import os
@@ -23,10 +26,13 @@ def put(guest: str, kind: str, value: float) -> None:
 
 def report() -> None:
     """Hand over every guest's fresh figures; of the others, how old they are."""
-    for host in virtballoon.read_hosts(sys.argv[1:] or [None], timeout=INTERVAL):
+    targets = sys.argv[1:] or [None]
+    for host in virtballoon.read_hosts(targets, timeout=INTERVAL):
+        prefix = re.sub(r"[^\w.@-]+", "_", host.uri) + "-" if len(targets) > 1 else ""
         for row in host.domains:
             # A name can be anything, a line of this protocol included.
             guest = row.name if re.fullmatch(r"[\w.@-]{1,48}", row.name) else row.uuid
+            guest = prefix + guest
             if row.age_seconds is not None:
                 put(guest, "gauge-age", round(row.age_seconds, 1))
             if row.verdict is virtballoon.Verdict.FRESH and row.usage.used_bytes is not None:

@@ -291,6 +291,23 @@ def test_a_figure_that_the_guest_does_not_give_is_unknown() -> None:
     assert after(guest(), guest(update=UPDATE + 10, oom_kills=5), OOM).status is OK
 
 
+def test_a_figure_that_never_alarms_may_be_missing() -> None:
+    first, second = (
+        replace(row, usage=replace(row.usage, used_bytes=None, ratio=None))
+        for row in (guest(update=UPDATE + s, swap_in=0, swap_out=0) for s in (0, 10))
+    )
+    never = judged(Measure.USED, "~:", "~:").thresholds
+    policy = Policy(thresholds={**never, **SWAP.thresholds})
+    (checked,) = after(first, second, policy).hosts[0].domains
+    assert checked.status is OK
+    assert [m.measure for m in checked.measurements] == [Measure.SWAP]
+    # One that is there is judged, and in the performance data with its range.
+    (checked,) = check_hosts([host(guest())], Policy(thresholds=never)).hosts[0].domains
+    assert [m.value for m in checked.measurements] == [10]
+    # One range that can alarm is enough to miss it.
+    assert check_hosts([host(first)], judged(Measure.USED, "~:", "95")).status is UNKNOWN
+
+
 def kept(samples: Samples) -> dict[str, int | None]:
     return {uuid: s.last_update for rows in samples.values() for uuid, s in rows.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,21 @@ import pytest
 
 from tests.lab.waiting import wait_until
 from tests.unit.silence import SilentHost, held
-from virtballoon import ConfigurationError, HostStatus, InvalidInterval, Rounds
+from tests.unit.test_report import report
+from virtballoon import (
+    ConfigurationError,
+    ConnectError,
+    HostChanges,
+    HostReport,
+    HostStatus,
+    Interval,
+    IntervalChange,
+    InvalidInterval,
+    LibvirtFailure,
+    Outcome,
+    Rounds,
+    VirtballoonError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,3 +142,73 @@ def test_a_host_for_which_no_time_is_left(node: str, silent: SilentHost) -> None
 def test_an_interval_that_there_is_not() -> None:
     with pytest.raises(InvalidInterval):
         Rounds({}, ensure=-1)
+
+
+class Ensuring:
+    """Rounds of a host with one guest that is not polled. No real libvirtd fails to be written to
+    and can be read, and at a word, so both are made up here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, node: str) -> None:
+        self.failure: VirtballoonError | None = None
+        self.is_reached = True
+        self.tries = 0
+        monkeypatch.setattr("virtballoon.rounds.read_visited", self._read)
+        monkeypatch.setattr("virtballoon.rounds.set_intervals", self._set)
+        self._rounds = Rounds({"one": node}, ensure=5)
+
+    def scrape(self) -> int:
+        """How often it has been tried after another round."""
+        before = threading.active_count()
+        self._rounds.read()
+        wait_until(lambda: threading.active_count() <= before, 30, "the round's thread to end")
+        return self.tries
+
+    def _read(self, *_visit: object, **_how: object) -> HostReport:
+        row = report(uuid="uuid-off", interval=Interval(live=0))
+        return HostReport(
+            uri="test:///default",
+            hostname="hv1",
+            status=HostStatus.OK,
+            error=None,
+            elapsed_seconds=0.0,
+            domains=(row,),
+        )
+
+    def _set(self, *_what: object, **_how: object) -> HostChanges:
+        self.tries += 1
+        change = IntervalChange(
+            name="web1",
+            uuid="uuid-off",
+            outcome=Outcome.FAILED,
+            changed=False,
+            before=Interval(live=0),
+            after=Interval(live=0),
+            error=self.failure,
+        )
+        return HostChanges(
+            uri="test:///default",
+            hostname=None,
+            status=HostStatus.PARTIAL if self.is_reached else HostStatus.UNREACHABLE,
+            error=None if self.is_reached else self.failure,
+            elapsed_seconds=0.0,
+            changes=(change,) if self.is_reached else (),
+        )
+
+
+def test_a_guest_is_tried_again_once_its_host_can_be_written_to(
+    node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensuring = Ensuring(monkeypatch, node)
+    ensuring.failure = ConnectError("libvirtd is being restarted", host="hv1")
+    ensuring.is_reached = False
+    # Not at each scrape.
+    assert [ensuring.scrape() for _ in range(3)] == [1, 1, 1]
+    monkeypatch.setattr("virtballoon.rounds._REST_SECONDS", 0.0)
+    ensuring = Ensuring(monkeypatch, node)
+    ensuring.failure = ConnectError("libvirtd is being restarted", host="hv1")
+    ensuring.is_reached = False
+    assert [ensuring.scrape() for _ in range(3)] == [1, 2, 3]
+    # What comes of the guest itself is for its whole run.
+    ensuring.failure = LibvirtFailure("no")
+    ensuring.is_reached = True
+    assert [ensuring.scrape() for _ in range(3)] == [4, 4, 4]
