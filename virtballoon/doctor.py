@@ -37,6 +37,9 @@ _READING_SHARE: Final = 0.6
 _LOOK_SECONDS: Final = 1.0
 #: An answer that is due comes within this time after its interval.
 _LATE_SECONDS: Final = 1.0
+#: A guest that libvirt knows to be unpolled is watched for so long where its last update is no
+#: older than that: a QEMU that polls it all the same, as often as most are polled, is found out.
+_UNPOLLED_SECONDS: Final = 5.0
 _WANTED_INTERVAL: Final = 10
 
 _WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
@@ -106,8 +109,8 @@ class Diagnosis(DomainReport):
     :ivar possible_causes: what fits, the likelier first; one where there is a cause
     :ivar findings: what else is to be mended
     :ivar evidence: what was asked and what was answered, in this order
-    :ivar remedy: the command or the advice that mends it; for each cause where several fit; None
-        where nothing is to be mended
+    :ivar remedy: the command or the advice that mends it; for each cause where several fit that
+        are not mended alike; None where nothing is to be mended
     :ivar to_tell_apart: what would tell the possible causes apart, or None for one
     :ivar unasked: what QEMU could tell and was not asked, so as not to mark the guest
     :ivar seen: the signs that the answers show
@@ -183,7 +186,8 @@ def diagnose_host(
     The domains are read as :func:`virtballoon.read_host` does, in the first 60 % of the time.
     Then those that are not well are asked more, and those that are stale or have never answered
     are looked at once more after a second; where that can decide and the time allows, not before
-    another answer is due.
+    another answer is due. One that is not polled by libvirt's word, and yet has answered in the
+    last seconds, is watched for some more, since its QEMU may poll it.
 
     Arguments are those of :func:`virtballoon.read_host`. Through libvirt no guest is marked, and
     the diagnosis says what only QEMU could tell. QOM marks each running guest as tainted.
@@ -331,7 +335,19 @@ class _Patient:
 
     @property
     def is_watched(self) -> bool:
-        return self.row.verdict in _WATCHED and self.domain is not None
+        can_answer = self.row.verdict in _WATCHED or self._may_be_polled
+        return can_answer and self.domain is not None
+
+    @property
+    def _may_be_polled(self) -> bool:
+        """Whether the XML has no interval, and a QEMU that has one would soon show it."""
+        age = self.row.age_seconds
+        causes = {row.cause for row in self.fitting}
+        return (
+            {Cause.POLLING_OFF, Cause.INTERVAL_DIFFERS} == causes
+            and age is not None
+            and age <= _UNPOLLED_SECONDS
+        )
 
     @property
     def fitting(self) -> tuple[Row, ...]:
@@ -521,6 +537,8 @@ class _Patient:
         causes = {row.cause for row in self.fitting}
         if Cause.NOT_DUE in causes and len(causes) > 1:
             return (self.row.interval.in_force or 0) + _LATE_SECONDS
+        if self._may_be_polled:
+            return _UNPOLLED_SECONDS + _LATE_SECONDS
         return _LOOK_SECONDS
 
     def take_look(self, look: _Look, host: str) -> bool:
@@ -556,7 +574,8 @@ class _Patient:
             return
         elapsed = last.at - self.begun
         answered = self.signs[Sign.AWAITED]
-        if not answered and elapsed >= (self.row.interval.in_force or 0) + _LATE_SECONDS:
+        interval = self.row.interval.in_force
+        if not answered and interval != 0 and elapsed >= (interval or 0) + _LATE_SECONDS:
             self.signs[Sign.OVERDUE] = True
         told = _told(self.row) if answered else "no new answer"
         self.note(f"statistics, watched for {elapsed:.1f} s", self.row.source, told)
@@ -587,7 +606,7 @@ class _Patient:
             findings=tuple(_possible(cause, words) for cause in others),
             evidence=tuple(self.evidence),
             remedy="; ".join(f"if {cause.value}: {remedy}" for cause, remedy in remedies.items())
-            if several and remedies
+            if len(set(remedies.values())) > 1 or len(remedies) not in {0, len(possible)}
             else possible[0].remedy,
             to_tell_apart="; ".join(ways) if several and ways else None,
             unasked=tuple(
@@ -746,7 +765,6 @@ def _words(row: DomainReport, reach: Reach, version: tuple[int, int] | None) -> 
         "name": shlex.join(words_for([row])),
         "domain": shlex.quote(row.name if _is_plain(row.name) else row.uuid),
         "interval": str(interval.in_force or 0),
-        "xml_interval": str(interval.live or _WANTED_INTERVAL),
         "wanted": str(interval.live or interval.config or _WANTED_INTERVAL),
         "lacks": f"QEMU {_dotted(version)} lacks {'; and '.join(lacks)}"
         if version is not None and lacks

@@ -74,7 +74,7 @@ def test_every_word_has_its_meaning_and_its_use() -> None:
     assert set(SIGNS) == set(Sign) == {sign for row in (*TABLE, *BESIDE) for sign in row.signs}
     assert set(diagnosis.QEMU_QUESTIONS.values()) == set(diagnosis.WOULD_TELL)
     known = {"virtballoon", "set_interval", "virsh", "name", "domain"}
-    known |= {"interval", "xml_interval", "wanted", "lacks"}
+    known |= {"interval", "wanted", "lacks"}
     for cause, wording in WORDINGS.items():
         for text in (wording.meaning, wording.remedy or "", wording.tell):
             assert {field for _, field, *_ in Formatter().parse(text) if field} <= known, cause
@@ -82,7 +82,9 @@ def test_every_word_has_its_meaning_and_its_use() -> None:
         # Of causes that may stand side by side, each says by what it is told from the others.
         fits = fitting(verdict, {})
         told = [row.cause for row in fits if WORDINGS[row.cause].tell]
-        if verdict in {Verdict.STALE, Verdict.UNANSWERED, Verdict.NO_DEVICE}:
+        if verdict in {
+            *(Verdict.STALE, Verdict.UNANSWERED, Verdict.NO_DEVICE, Verdict.POLLING_OFF),
+        }:
             assert told == [row.cause for row in fits]
 
 
@@ -131,6 +133,15 @@ READY = {Sign.DRIVER_OK: True, Sign.STATISTICS: True}
             Verdict.STALE,
             READY | {Sign.BUFFER_HELD: True, Sign.OVERDUE: True, Sign.QEMU_INTERVAL: True},
             [],
+        ),
+        # An interval that somebody may have set behind libvirt's back.
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: True}, ["interval-differs"]),
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: False, Sign.QEMU_INTERVAL: True}, ["polling-off"]),
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: False, Sign.AWAITED: True}, ["interval-differs"]),
+        (
+            Verdict.POLLING_OFF,
+            {Sign.XML_POLLS: False, Sign.AWAITED: False},
+            ["polling-off", "interval-differs"],
         ),
         # What stops a guest.
         (Verdict.SUSPENDED, dict.fromkeys((Sign.STOPPED, *diagnosis.STOPPERS), False), []),
@@ -244,7 +255,9 @@ def test_a_driver_of_libvirts_that_has_no_monitor(command: Command, node: str) -
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, SCHEMA | {"anyOf": [{"$ref": "#/$defs/readings"}]})
     rows = document["hosts"][0]["domains"]
-    assert [row["cause"] for row in rows] == ["no-device", "shutoff", "polling-off"]
+    assert [row["cause"] for row in rows] == ["no-device", "shutoff", None]
+    causes = [each["cause"] for each in rows[2]["possible_causes"]]
+    assert causes == ["polling-off", "interval-differs"]
 
 
 def test_the_schema_knows_every_cause_and_every_sign() -> None:
@@ -271,7 +284,7 @@ def test_quiet_names_the_causes_where_data_is_in_a_file(
     assert heads == ["passing: polling-off, " + heads[0].partition(", ")[2]]
     (line,) = filed.complaints
     assert "polling-off" in line
-    assert line.endswith("(polling-off)")
+    assert line.endswith("(polling-off, interval-differs)")
 
 
 def test_the_library_gives_what_the_command_prints(node: str) -> None:
