@@ -29,7 +29,13 @@ from virtballoon.report import DomainReport, HostReport
 from virtballoon.selection import words_for
 from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, read_configs
-from virtballoon.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict
+from virtballoon.verdict import (
+    CLOCK_SKEW_SECONDS,
+    STOPPED_STATES,
+    UNPOLLED_SECONDS,
+    State,
+    Verdict,
+)
 
 #: What of its time a visit has for reading; the rest is for questions and a second look.
 _READING_SHARE: Final = 0.6
@@ -37,9 +43,6 @@ _READING_SHARE: Final = 0.6
 _LOOK_SECONDS: Final = 1.0
 #: An answer that is due comes within this time after its interval.
 _LATE_SECONDS: Final = 1.0
-#: A guest that libvirt knows to be unpolled is watched for so long where its last update is no
-#: older than that: a QEMU that polls it all the same, as often as most are polled, is found out.
-_UNPOLLED_SECONDS: Final = 5.0
 _WANTED_INTERVAL: Final = 10
 
 _WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
@@ -346,7 +349,7 @@ class _Patient:
         return (
             {Cause.POLLING_OFF, Cause.INTERVAL_DIFFERS} == causes
             and age is not None
-            and age <= _UNPOLLED_SECONDS
+            and age <= UNPOLLED_SECONDS
         )
 
     @property
@@ -538,7 +541,7 @@ class _Patient:
         if Cause.NOT_DUE in causes and len(causes) > 1:
             return (self.row.interval.in_force or 0) + _LATE_SECONDS
         if self._may_be_polled:
-            return _UNPOLLED_SECONDS + _LATE_SECONDS
+            return UNPOLLED_SECONDS + _LATE_SECONDS
         return _LOOK_SECONDS
 
     def take_look(self, look: _Look, host: str) -> bool:
