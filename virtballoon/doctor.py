@@ -46,6 +46,8 @@ _LATE_SECONDS: Final = 1.0
 _WANTED_INTERVAL: Final = 10
 
 _WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
+#: What is known of a guest only until it is reset.
+_UNTIL_RESET: Final = (Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD, Sign.AGENT_CONNECTED)
 #: Nobody asks more about these.
 _CLEAR: Final = frozenset({Verdict.FRESH, Verdict.SHUTOFF})
 
@@ -313,6 +315,7 @@ class _Patient:
     processor: _Processor | None = None
     begun: float = 0.0
     last: _Look | None = None
+    has_moved: bool = False
 
     def note(self, asked: str, by: Source, answer: str) -> None:
         self.evidence.append(Evidence(asked=asked, by=by, answer=answer))
@@ -545,11 +548,13 @@ class _Patient:
         return _LOOK_SECONDS
 
     def take_look(self, look: _Look, host: str) -> bool:
-        """Take in a second look, and say whether it saw another answer."""
+        """Take in a second look, and say whether it saw another last update: a later one, or an
+        earlier one where the host's clock was set back; none any more where a reset has cleared
+        it."""
         row, self.last = self.row, look
-        moved = (look.figures.last_update or 0) > (row.last_update or 0)
-        if not moved:
+        if look.figures.last_update in {None, row.last_update or 0}:
             return False
+        self.has_moved = True
         names = {f.name for f in fields(Figures)} - {"stats", "last_update"}
         sizes = {name: getattr(row.figures, name) for name in names}
         self.row = DomainReport.of(
@@ -566,7 +571,11 @@ class _Patient:
             host=host,
             now=look.read_at,
         )
-        self.signs[Sign.AWAITED] = True
+        if look.figures.last_update:
+            self.signs[Sign.AWAITED] = True
+        else:
+            for sign in _UNTIL_RESET:
+                self.signs.pop(sign, None)
         return True
 
     def tell_of_watching(self) -> None:
@@ -576,11 +585,10 @@ class _Patient:
             self.note("statistics, once more", self.row.source, "no answer in time")
             return
         elapsed = last.at - self.begun
-        answered = self.signs[Sign.AWAITED]
         interval = self.row.interval.in_force
-        if not answered and interval != 0 and elapsed >= (interval or 0) + _LATE_SECONDS:
+        if not self.has_moved and interval != 0 and elapsed >= (interval or 0) + _LATE_SECONDS:
             self.signs[Sign.OVERDUE] = True
-        told = _told(self.row) if answered else "no new answer"
+        told = _told(self.row) if self.has_moved else "no new answer"
         self.note(f"statistics, watched for {elapsed:.1f} s", self.row.source, told)
         if self.processor is not None and last.processor is not None:
             asked, answer = last.processor.told_since(self.processor)
