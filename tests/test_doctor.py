@@ -206,11 +206,16 @@ def test_through_qemu(
     elif name in {"unloaded", "driverless"}:
         assert told[status].startswith("ACKNOWLEDGE, so a kernel has found it")
     elif name == "behind":
-        assert [each.cause for each in found.findings] == [Cause.UNKNOWN_TO_LIBVIRT]
+        assert found.findings[0].cause is Cause.UNKNOWN_TO_LIBVIRT
         assert "set-interval --via qom 10 behind" in (found.remedy or "")
     elif name == "well":
         assert Cause.INTERVAL_DIFFERS in {each.cause for each in found.findings}
         assert (told["interval of live XML"], told["interval of QEMU"]) == ("2 s", "3 s")
+        # What its QEMU lacks is told of one that is well, too.
+        version = tuple(map(int, told["query-version"].split(".")))
+        lacking = [each.meaning for each in found.findings if each.cause is Cause.TOO_OLD]
+        assert bool(lacking) == (version < (9, 2))
+        assert all("oom_kills" in meaning for meaning in lacking)
 
 
 def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(

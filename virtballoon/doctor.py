@@ -48,7 +48,7 @@ _WANTED_INTERVAL: Final = 10
 _WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
 #: What is known of a guest only until it is reset.
 _UNTIL_RESET: Final = (Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD, Sign.AGENT_CONNECTED)
-#: Nobody asks more about these.
+#: Nobody asks libvirt more about these; of QEMU, how old it is counts for a fresh one, too.
 _CLEAR: Final = frozenset({Verdict.FRESH, Verdict.SHUTOFF})
 
 _TRANSIT: Final = frozenset(
@@ -419,7 +419,8 @@ class _Patient:
         """
         assert self.domain is not None
         verdict = self.row.verdict
-        self.ask("reason of its state", Source.LIBVIRT, partial(self._reason, self.domain))
+        if verdict is not Verdict.FRESH:
+            self.ask("reason of its state", Source.LIBVIRT, partial(self._reason, self.domain))
         if verdict is Verdict.BUSY:
             self.ask("who holds its monitor", Source.LIBVIRT, partial(self._held, self.domain))
             return True
@@ -427,15 +428,19 @@ class _Patient:
             self.ask("version of libvirt", Source.LIBVIRT, partial(self._libvirt, self.domain))
         if verdict in _WATCHED:
             self.processor = self.processor or _Processor.of(self.domain)
-        if verdict not in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}:
+        is_unclear = verdict in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}
+        path = self.row.balloon.qom_path if self.row.balloon and via is Source.QOM else None
+        if not is_unclear and path is None:
             return True
         # Newer libvirt has the XML wait for whoever holds a domain, too.
         if hold := hold_of(self.domain):
             return hold
-        self._question_xml(self.domain)
-        path = self.row.balloon.qom_path if self.row.balloon is not None else None
-        if via is Source.QOM and path is not None:
-            self._question_qemu(self.domain, path)
+        if is_unclear:
+            self._question_xml(self.domain)
+        if path is not None:
+            self.ask("query-version", Source.QOM, partial(self._version, self.domain))
+            if is_unclear:
+                self._question_qemu(self.domain, path)
         return True
 
     def _reason(self, domain: Domain) -> str:
@@ -490,15 +495,15 @@ class _Patient:
         self.signs[Sign.AGENT_CONNECTED] = connected
         return "connected" if connected else "not connected"
 
+    def _version(self, domain: Domain) -> str:
+        self.version = found = domain.monitor().version()
+        if found >= diagnosis.CLEARS_FROM or found < diagnosis.KEEPS_UP_TO:
+            self.signs[Sign.RESET_CLEARS] = found >= diagnosis.CLEARS_FROM
+        self.signs[Sign.OLD_QEMU] = bool(diagnosis.lacking(found))
+        return _dotted(found)
+
     def _question_qemu(self, domain: Domain, path: str) -> None:
         monitor = domain.monitor()
-
-        def version() -> str:
-            self.version = found = monitor.version()
-            if found >= diagnosis.CLEARS_FROM or found < diagnosis.KEEPS_UP_TO:
-                self.signs[Sign.RESET_CLEARS] = found >= diagnosis.CLEARS_FROM
-            self.signs[Sign.OLD_QEMU] = bool(diagnosis.lacking(found))
-            return _dotted(found)
 
         def status() -> str:
             found = monitor.virtio_status(path)
@@ -514,7 +519,6 @@ class _Patient:
             self.signs[Sign.BUFFER_HELD] = held > 0
             return f"inuse {held}"
 
-        self.ask("query-version", Source.QOM, version)
         self.ask("x-query-virtio-status", Source.QOM, status)
         self.ask("x-query-virtio-queue-status, queue 2", Source.QOM, queue)
 
@@ -674,7 +678,8 @@ class _Examination:
         for patient in self._patients:
             patient.begun = begun
             patient.take_row()
-        unclear = [p for p in self._patients if p.row.verdict not in _CLEAR and p.domain]
+        clear = _CLEAR if self._via is Source.LIBVIRT else _CLEAR - {Verdict.FRESH}
+        unclear = [p for p in self._patients if p.row.verdict not in clear and p.domain]
         # The other half is for watching.
         half = (begun + self._deadline) / 2
         asked = self._run({p: partial(p.question, self._via) for p in unclear}, half)
