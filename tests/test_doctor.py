@@ -121,6 +121,7 @@ def by_qemu(
 
 
 STALE = [Cause.DRIVER_UNLOADED, Cause.GUEST_HUNG, Cause.JUST_RESET, Cause.INTERVAL_DIFFERS]
+UNPOLLED = [Cause.POLLING_OFF, Cause.INTERVAL_DIFFERS]
 SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
 
 
@@ -133,7 +134,7 @@ SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
         ("driverless", SILENT),
         ("bare", [Cause.NO_DEVICE]),
         ("behind", [Cause.UNKNOWN_TO_LIBVIRT]),
-        ("unpolled", [Cause.POLLING_OFF]),
+        ("unpolled", UNPOLLED),
         ("well", [Cause.WELL]),
         ("paused", [Cause.PAUSED]),
         ("off", [Cause.SHUTOFF]),
@@ -156,9 +157,16 @@ def test_through_libvirt(
         # Only QEMU could tell these apart; and what would is said.
         assert found.to_tell_apart is not None
         assert "doctor --via qom" in found.to_tell_apart
-        assert {"x-query-virtio-status"} <= {each.asked for each in found.unasked}
-        for cause in expected:
-            assert f"if {cause.value}: " in (found.remedy or "")
+        decisive = "x-query-virtio-status"
+        if name == "unpolled":
+            decisive = "qom-get guest-stats-polling-interval"
+            # Either is mended by the same.
+            assert "set-interval 10 unpolled" in (found.remedy or "")
+            assert "if " not in (found.remedy or "")
+        else:
+            for cause in expected:
+                assert f"if {cause.value}: " in (found.remedy or "")
+        assert decisive in {each.asked for each in found.unasked}
     else:
         assert (found.unasked, found.to_tell_apart) == ((), None)
         assert (found.remedy is None) == (expected[0] in {Cause.WELL, Cause.SHUTOFF})
@@ -198,11 +206,16 @@ def test_through_qemu(
     elif name in {"unloaded", "driverless"}:
         assert told[status].startswith("ACKNOWLEDGE, so a kernel has found it")
     elif name == "behind":
-        assert [each.cause for each in found.findings] == [Cause.UNKNOWN_TO_LIBVIRT]
+        assert found.findings[0].cause is Cause.UNKNOWN_TO_LIBVIRT
         assert "set-interval --via qom 10 behind" in (found.remedy or "")
     elif name == "well":
         assert Cause.INTERVAL_DIFFERS in {each.cause for each in found.findings}
         assert (told["interval of live XML"], told["interval of QEMU"]) == ("2 s", "3 s")
+        # What its QEMU lacks is told of one that is well, too.
+        version = tuple(map(int, told["query-version"].split(".")))
+        lacking = [each.meaning for each in found.findings if each.cause is Cause.TOO_OLD]
+        assert bool(lacking) == (version < (9, 2))
+        assert all("oom_kills" in meaning for meaning in lacking)
 
 
 def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
@@ -291,6 +304,25 @@ def test_polling_that_was_turned_off_behind_libvirts_back(
     assert found.remedy is not None
     shell(found.remedy)
     assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 2
+
+
+def test_polling_that_was_turned_on_behind_libvirts_back(
+    by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
+) -> None:
+    guest = ward["unpolled"]
+    arguments = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
+    guest.qmp({"execute": "qom-set", "arguments": arguments | {"value": 2}})
+    try:
+        before = int(guest.domain.memoryStats()["last_update"])
+        wait_until(lambda: int(guest.domain.memoryStats()["last_update"]) > before, 60, "an answer")
+        # Its answers show it, and nothing else has to be asked.
+        found = diagnosed(guest)
+        assert (found.verdict, found.cause) == (Verdict.POLLING_OFF, Cause.INTERVAL_DIFFERS)
+        assert found.unasked == ()
+        shell(found.remedy or "")
+        assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 10
+    finally:
+        virtballoon.set_interval(guest.domain, 0)
 
 
 def shell(command: str) -> None:
@@ -420,7 +452,7 @@ def test_a_qemu_that_hangs_costs_its_own_row(
     held = answers(hung)["who holds its monitor"]
     assert "a call that waits for QEMU, for " in held
     assert ", since " in held
-    assert rows["unpolled"].cause is Cause.POLLING_OFF
+    assert causes(rows["unpolled"]) == (UNPOLLED if via is Source.LIBVIRT else UNPOLLED[:1])
     if via is Source.QOM:
         assert rows["panicked"].cause is Cause.GUEST_HUNG
     else:
@@ -465,7 +497,7 @@ def test_a_daemon_that_dies_while_a_guest_is_watched(
 def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
     with virtballoon.Connection.open(alone.uri, readonly=True) as connection:
         host = diagnose_host(connection, ["unpolled"])
-        assert [row.cause for row in host.domains] == [Cause.POLLING_OFF]
+        assert [causes(row) for row in host.domains] == [UNPOLLED]
         host = diagnose_host(connection, ["unpolled"], via=Source.QOM)
         assert isinstance(host.error, virtballoon.ReadOnly)
 
@@ -481,7 +513,7 @@ def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
     document = json.loads(run(alone, "doctor", *words, "--format", "json").stdout)
     jsonschema.validate(document, SCHEMA)
     rows = {row["name"]: row for row in document["hosts"][0]["domains"]}
-    assert rows["unpolled"]["cause"] == "polling-off"
+    assert rows["unpolled"]["possible_causes"][0]["cause"] == "polling-off"
     assert rows["unpolled"]["remedy"] == "virtballoon set-interval 10 unpolled"
     assert rows["panicked"]["cause"] is None
     assert {"asked", "by", "answer"} == set(rows["panicked"]["evidence"][0])

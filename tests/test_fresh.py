@@ -88,6 +88,28 @@ def test_a_guest_that_would_not_answer_is_asked(
     assert is_as_it_was(guest)
 
 
+def test_a_guest_that_is_polled_behind_libvirts_back_is_left_alone(kinds: dict[str, Guest]) -> None:
+    guest = kinds["old-off"]
+    path = "/machine/peripheral/balloon0"
+    interval = {"path": path, "property": "guest-stats-polling-interval"}
+    before = last_update(guest)
+    guest.qmp({"execute": "qom-set", "arguments": interval | {"value": 2}})
+    try:
+        wait_until(lambda: last_update(guest) > before, 60, "an answer")
+        before = last_update(guest)
+        row = fresh(kinds, "old-off", max_age=0)["old-off"]
+        assert (refresh(row).fresh, refresh(row).asked, refresh(row).restored) == (
+            True,
+            False,
+            None,
+        )
+        assert (row.last_update or 0) > before
+        assert (in_xml(guest), in_qemu(guest)) == (0, 2)
+    finally:
+        guest.qmp({"execute": "qom-set", "arguments": interval | {"value": 0}})
+    assert is_as_it_was(guest)
+
+
 def test_only_who_needs_it_is_touched(kinds: dict[str, Guest]) -> None:
     # One that has no figures at all has to be asked in any case.
     names = [name for name in kinds if name != "old-mute"]

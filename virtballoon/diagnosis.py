@@ -100,7 +100,8 @@ class Sign(StrEnum):
 
 #: What each sign means.
 SIGNS: Final[Mapping[Sign, str]] = {
-    Sign.AWAITED: "the first look found it stale or unanswered; this was another one",
+    Sign.AWAITED: "the first look found it stale, unanswered or not polled, and a later one saw "
+    "another answer",
     Sign.OVERDUE: "it was watched for longer than the interval, and no answer came",
     Sign.AGENT_CONNECTED: "a guest agent holds its channel open, so the guest has booted",
     Sign.XML_POLLS: "the live XML has an interval above 0",
@@ -206,7 +207,9 @@ TABLE: Final = (
         Verdict.UNANSWERED,
         seen=(Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD),
     ),
-    Row(Cause.POLLING_OFF, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS,)),
+    Row(Cause.POLLING_OFF, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.AWAITED)),
+    # A QEMU whose interval was set behind libvirt's back polls, whatever the XML says.
+    Row(Cause.INTERVAL_DIFFERS, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.QEMU_INTERVAL)),
     Row(Cause.INTERVAL_DIFFERS, Verdict.POLLING_OFF, has=(Sign.XML_POLLS,)),
     Row(Cause.NO_STATISTICS, Verdict.EMPTY),
     Row(Cause.PAUSED, Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=STOPPERS),
@@ -249,9 +252,8 @@ BESIDE: Final = (
 class Wording:
     """What is said of a cause. In braces stands what differs from guest to guest: ``virtballoon``,
     ``set_interval`` and ``virsh`` are these commands up to the host's URI, ``name`` and ``domain``
-    the domain as virtballoon and virsh take it; ``interval`` is the interval in force,
-    ``xml_interval`` the live XML's and ``wanted`` the one to set, in seconds; ``lacks`` is what is
-    too old and what it lacks.
+    the domain as virtballoon and virsh take it; ``interval`` is the interval in force
+    and ``wanted`` the one to set, in seconds; ``lacks`` is what is too old and what it lacks.
 
     :ivar meaning: what is the matter
     :ivar remedy: the command or the advice that mends it; None where there is nothing to mend
@@ -296,12 +298,13 @@ WORDINGS: Final[Mapping[Cause, Wording]] = {
     ),
     Cause.INTERVAL_DIFFERS: Wording(
         "QEMU has another interval than libvirt's XML says",
-        "{set_interval} {xml_interval} {name}",
+        "{set_interval} {wanted} {name}",
         "{virtballoon} list --via qom {name} shows QEMU's own interval",
     ),
     Cause.POLLING_OFF: Wording(
         "its interval is 0, so nobody asks it",
         "{set_interval} {wanted} {name}",
+        "its last update stays the same",
     ),
     Cause.BOOTING: Wording(
         "it was started or reset, has not answered since, and is still booting or stuck there",

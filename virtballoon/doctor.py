@@ -29,7 +29,13 @@ from virtballoon.report import DomainReport, HostReport
 from virtballoon.selection import words_for
 from virtballoon.source import Source
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD, read_configs
-from virtballoon.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict
+from virtballoon.verdict import (
+    CLOCK_SKEW_SECONDS,
+    STOPPED_STATES,
+    UNPOLLED_SECONDS,
+    State,
+    Verdict,
+)
 
 #: What of its time a visit has for reading; the rest is for questions and a second look.
 _READING_SHARE: Final = 0.6
@@ -40,7 +46,9 @@ _LATE_SECONDS: Final = 1.0
 _WANTED_INTERVAL: Final = 10
 
 _WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
-#: Nobody asks more about these.
+#: What is known of a guest only until it is reset.
+_UNTIL_RESET: Final = (Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD, Sign.AGENT_CONNECTED)
+#: Nobody asks libvirt more about these; of QEMU, how old it is counts for a fresh one, too.
 _CLEAR: Final = frozenset({Verdict.FRESH, Verdict.SHUTOFF})
 
 _TRANSIT: Final = frozenset(
@@ -106,8 +114,8 @@ class Diagnosis(DomainReport):
     :ivar possible_causes: what fits, the likelier first; one where there is a cause
     :ivar findings: what else is to be mended
     :ivar evidence: what was asked and what was answered, in this order
-    :ivar remedy: the command or the advice that mends it; for each cause where several fit; None
-        where nothing is to be mended
+    :ivar remedy: the command or the advice that mends it; for each cause where several fit that
+        are not mended alike; None where nothing is to be mended
     :ivar to_tell_apart: what would tell the possible causes apart, or None for one
     :ivar unasked: what QEMU could tell and was not asked, so as not to mark the guest
     :ivar seen: the signs that the answers show
@@ -183,7 +191,8 @@ def diagnose_host(
     The domains are read as :func:`virtballoon.read_host` does, in the first 60 % of the time.
     Then those that are not well are asked more, and those that are stale or have never answered
     are looked at once more after a second; where that can decide and the time allows, not before
-    another answer is due.
+    another answer is due. One that is not polled by libvirt's word, and yet has answered in the
+    last seconds, is watched for some more, since its QEMU may poll it.
 
     Arguments are those of :func:`virtballoon.read_host`. Through libvirt no guest is marked, and
     the diagnosis says what only QEMU could tell. QOM marks each running guest as tainted.
@@ -306,6 +315,7 @@ class _Patient:
     processor: _Processor | None = None
     begun: float = 0.0
     last: _Look | None = None
+    has_moved: bool = False
 
     def note(self, asked: str, by: Source, answer: str) -> None:
         self.evidence.append(Evidence(asked=asked, by=by, answer=answer))
@@ -331,7 +341,19 @@ class _Patient:
 
     @property
     def is_watched(self) -> bool:
-        return self.row.verdict in _WATCHED and self.domain is not None
+        can_answer = self.row.verdict in _WATCHED or self._may_be_polled
+        return can_answer and self.domain is not None
+
+    @property
+    def _may_be_polled(self) -> bool:
+        """Whether the XML has no interval, and a QEMU that has one would soon show it."""
+        age = self.row.age_seconds
+        causes = {row.cause for row in self.fitting}
+        return (
+            {Cause.POLLING_OFF, Cause.INTERVAL_DIFFERS} == causes
+            and age is not None
+            and age <= UNPOLLED_SECONDS
+        )
 
     @property
     def fitting(self) -> tuple[Row, ...]:
@@ -397,7 +419,8 @@ class _Patient:
         """
         assert self.domain is not None
         verdict = self.row.verdict
-        self.ask("reason of its state", Source.LIBVIRT, partial(self._reason, self.domain))
+        if verdict is not Verdict.FRESH:
+            self.ask("reason of its state", Source.LIBVIRT, partial(self._reason, self.domain))
         if verdict is Verdict.BUSY:
             self.ask("who holds its monitor", Source.LIBVIRT, partial(self._held, self.domain))
             return True
@@ -405,15 +428,19 @@ class _Patient:
             self.ask("version of libvirt", Source.LIBVIRT, partial(self._libvirt, self.domain))
         if verdict in _WATCHED:
             self.processor = self.processor or _Processor.of(self.domain)
-        if verdict not in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}:
+        is_unclear = verdict in {*_WATCHED, Verdict.NO_DEVICE, Verdict.EMPTY}
+        path = self.row.balloon.qom_path if self.row.balloon and via is Source.QOM else None
+        if not is_unclear and path is None:
             return True
         # Newer libvirt has the XML wait for whoever holds a domain, too.
         if hold := hold_of(self.domain):
             return hold
-        self._question_xml(self.domain)
-        path = self.row.balloon.qom_path if self.row.balloon is not None else None
-        if via is Source.QOM and path is not None:
-            self._question_qemu(self.domain, path)
+        if is_unclear:
+            self._question_xml(self.domain)
+        if path is not None:
+            self.ask("query-version", Source.QOM, partial(self._version, self.domain))
+            if is_unclear:
+                self._question_qemu(self.domain, path)
         return True
 
     def _reason(self, domain: Domain) -> str:
@@ -468,15 +495,15 @@ class _Patient:
         self.signs[Sign.AGENT_CONNECTED] = connected
         return "connected" if connected else "not connected"
 
+    def _version(self, domain: Domain) -> str:
+        self.version = found = domain.monitor().version()
+        if found >= diagnosis.CLEARS_FROM or found < diagnosis.KEEPS_UP_TO:
+            self.signs[Sign.RESET_CLEARS] = found >= diagnosis.CLEARS_FROM
+        self.signs[Sign.OLD_QEMU] = bool(diagnosis.lacking(found))
+        return _dotted(found)
+
     def _question_qemu(self, domain: Domain, path: str) -> None:
         monitor = domain.monitor()
-
-        def version() -> str:
-            self.version = found = monitor.version()
-            if found >= diagnosis.CLEARS_FROM or found < diagnosis.KEEPS_UP_TO:
-                self.signs[Sign.RESET_CLEARS] = found >= diagnosis.CLEARS_FROM
-            self.signs[Sign.OLD_QEMU] = bool(diagnosis.lacking(found))
-            return _dotted(found)
 
         def status() -> str:
             found = monitor.virtio_status(path)
@@ -492,7 +519,6 @@ class _Patient:
             self.signs[Sign.BUFFER_HELD] = held > 0
             return f"inuse {held}"
 
-        self.ask("query-version", Source.QOM, version)
         self.ask("x-query-virtio-status", Source.QOM, status)
         self.ask("x-query-virtio-queue-status, queue 2", Source.QOM, queue)
 
@@ -521,14 +547,18 @@ class _Patient:
         causes = {row.cause for row in self.fitting}
         if Cause.NOT_DUE in causes and len(causes) > 1:
             return (self.row.interval.in_force or 0) + _LATE_SECONDS
+        if self._may_be_polled:
+            return UNPOLLED_SECONDS + _LATE_SECONDS
         return _LOOK_SECONDS
 
     def take_look(self, look: _Look, host: str) -> bool:
-        """Take in a second look, and say whether it saw another answer."""
+        """Take in a second look, and say whether it saw another last update: a later one, or an
+        earlier one where the host's clock was set back; none any more where a reset has cleared
+        it."""
         row, self.last = self.row, look
-        moved = (look.figures.last_update or 0) > (row.last_update or 0)
-        if not moved:
+        if look.figures.last_update in {None, row.last_update or 0}:
             return False
+        self.has_moved = True
         names = {f.name for f in fields(Figures)} - {"stats", "last_update"}
         sizes = {name: getattr(row.figures, name) for name in names}
         self.row = DomainReport.of(
@@ -546,7 +576,11 @@ class _Patient:
             host=host,
             now=look.read_at,
         )
-        self.signs[Sign.AWAITED] = True
+        if look.figures.last_update:
+            self.signs[Sign.AWAITED] = True
+        else:
+            for sign in _UNTIL_RESET:
+                self.signs.pop(sign, None)
         return True
 
     def tell_of_watching(self) -> None:
@@ -556,10 +590,10 @@ class _Patient:
             self.note("statistics, once more", self.row.source, "no answer in time")
             return
         elapsed = last.at - self.begun
-        answered = self.signs[Sign.AWAITED]
-        if not answered and elapsed >= (self.row.interval.in_force or 0) + _LATE_SECONDS:
+        interval = self.row.interval.in_force
+        if not self.has_moved and interval != 0 and elapsed >= (interval or 0) + _LATE_SECONDS:
             self.signs[Sign.OVERDUE] = True
-        told = _told(self.row) if answered else "no new answer"
+        told = _told(self.row) if self.has_moved else "no new answer"
         self.note(f"statistics, watched for {elapsed:.1f} s", self.row.source, told)
         if self.processor is not None and last.processor is not None:
             asked, answer = last.processor.told_since(self.processor)
@@ -588,7 +622,7 @@ class _Patient:
             findings=tuple(_possible(cause, words) for cause in others),
             evidence=tuple(self.evidence),
             remedy="; ".join(f"if {cause.value}: {remedy}" for cause, remedy in remedies.items())
-            if several and remedies
+            if len(set(remedies.values())) > 1 or len(remedies) not in {0, len(possible)}
             else possible[0].remedy,
             to_tell_apart="; ".join(ways) if several and ways else None,
             unasked=tuple(
@@ -645,7 +679,8 @@ class _Examination:
         for patient in self._patients:
             patient.begun = begun
             patient.take_row()
-        unclear = [p for p in self._patients if p.row.verdict not in _CLEAR and p.domain]
+        clear = _CLEAR if self._via is Source.LIBVIRT else _CLEAR - {Verdict.FRESH}
+        unclear = [p for p in self._patients if p.row.verdict not in clear and p.domain]
         # The other half is for watching.
         half = (begun + self._deadline) / 2
         asked = self._run({p: partial(p.question, self._via) for p in unclear}, half)
@@ -747,7 +782,6 @@ def _words(row: DomainReport, reach: Reach, version: tuple[int, int] | None) -> 
         "name": shlex.join(words_for([row])),
         "domain": shlex.quote(row.name if _is_plain(row.name) else row.uuid),
         "interval": str(interval.in_force or 0),
-        "xml_interval": str(interval.live or _WANTED_INTERVAL),
         "wanted": str(interval.live or interval.config or _WANTED_INTERVAL),
         "lacks": f"QEMU {_dotted(version)} lacks {'; and '.join(lacks)}"
         if version is not None and lacks

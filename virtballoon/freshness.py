@@ -32,12 +32,12 @@ from virtballoon.errors import (
 )
 from virtballoon.host import DEFAULT_TIMEOUT, Visit
 from virtballoon.log import log_pleas
-from virtballoon.outcome import DomainWait
+from virtballoon.outcome import DomainWait, Waited
 from virtballoon.reading import host_report, selected, swept
 from virtballoon.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.source import Source
 from virtballoon.sweep import read_configs
-from virtballoon.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, Verdict
+from virtballoon.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, UNPOLLED_SECONDS, Verdict
 from virtballoon.waiting import Awaited, Onlooker, answers
 
 #: What an interval of 0 becomes for a while. Short, so that whoever sees it meanwhile, another run
@@ -47,6 +47,11 @@ _LENT: Final = 1
 #: An answer in the same second as the one before cannot be told from it, and a guest that is polled
 #: seldom gives no other soon; so it is asked once more, in another second.
 _AGAIN_SECONDS: Final = 1.2
+
+#: Between two looks at guests that may be polled behind libvirt's back there is a second, or so
+#: many times what the look took.
+_LOOK_SECONDS: Final = 1.0
+_LOOK_TIMES: Final = 8
 
 #: Of these there are no figures, and of the next no newer ones.
 _NONE: Final = frozenset({Verdict.SHUTOFF, Verdict.NO_DEVICE})
@@ -68,9 +73,11 @@ def read_fresh(
     """Read a host's domains as :func:`read_host` does, with figures that are no older than wanted.
 
     Whatever is that new already is only read, and so is a guest that will answer by itself while
-    it is waited for. Another one is asked by changing its live interval for a while, never its
-    configuration. ``refresh`` of each domain's report says what came of it; its interval and its
-    verdict are as they are when all has been put back.
+    it is waited for. One that is not polled by libvirt's word, and yet has answered in the last
+    seconds, is watched for some seconds first, since its QEMU may poll it. Another one is asked by
+    changing its live interval for a while, never its configuration. ``refresh`` of each domain's
+    report says what came of it; its interval and its verdict are as they are when all has been put
+    back.
 
     :param target: a read-write connection, which stays open; or a URI, or None for libvirt's
         default. With a read-only one, guests that would have to be asked have an error.
@@ -78,7 +85,8 @@ def read_fresh(
     :param max_age: the greatest age, in seconds; 0 asks every guest
     :param inactive: whether "all" and patterns mean the domains that do not run, too
     :param via: where the figures come from, and which way a guest is asked. Through libvirt its
-        XML stays true; QOM marks each running guest as tainted.
+        XML stays true, and the interval that is put back is the one that libvirt knows; QOM puts
+        back QEMU's own, and marks each running guest as tainted.
     :param timeout: seconds for reading, from connecting on, and as long once more for waiting
     :param note: called, in this thread, with the host's URI and the names of those still awaited
     """
@@ -112,6 +120,12 @@ def read_visited_fresh(
             for row in swept(visit, selected(visit, inactive=inactive), via=via):
                 rows[row.uuid] = row
             old = [row for row in rows.values() if _may_be_newer(row, max_age)]
+            doubtful = [row for row in old if _may_be_polled(row)]
+            for answer in _unasked_answers(
+                visit, doubtful, via=via, timeout=timeout, note=note, abandoned=abandoned
+            ):
+                heard[answer.uuid] = answer
+            old = [row for row in old if row.uuid not in heard]
             now = time.monotonic()
             loans.open([row for row in old if _has_to_be_asked(row, timeout)])
             if debts is not None:
@@ -173,6 +187,49 @@ def _has_to_be_asked(row: DomainReport, seconds: float) -> bool:
     to_go = interval - row.age_seconds
     # One that is long overdue may be polled by libvirt's word alone, and else is none the worse.
     return to_go > seconds or to_go < -(interval + GRACE_SECONDS)
+
+
+def _may_be_polled(row: DomainReport) -> bool:
+    """Whether libvirt says that nobody polls a guest, and a QEMU that does would soon show it."""
+    age, interval = row.age_seconds, row.interval
+    unsure = interval.in_force == 0 and interval.qemu is None
+    return unsure and age is not None and age <= UNPOLLED_SECONDS
+
+
+def _unasked_answers(
+    visit: Visit,
+    rows: Iterable[DomainReport],
+    *,
+    via: Source,
+    timeout: float,
+    note: Onlooker | None,
+    abandoned: threading.Event | None,
+) -> Iterator[DomainWait]:
+    """The answers that these give by themselves. Their QEMU polls them by an interval that libvirt
+    does not know, and that lending them another would lose."""
+    left = {row.uuid: row for row in rows}
+    began = now = time.monotonic()
+    # A last update is in whole seconds.
+    until = began + max(
+        (UNPOLLED_SECONDS + 1 - (r.age_seconds or 0) for r in left.values()), default=0
+    )
+    pause = _LOOK_SECONDS
+    while left and now < until:
+        if process.ending.locked() or (abandoned is not None and abandoned.is_set()):
+            return
+        if note is not None:
+            note(visit.uri, sorted(row.name for row in left.values()))
+        time.sleep(min(pause, until - now))
+        reading = time.monotonic()
+        visit.deadline = reading + timeout
+        meant = {uuid: visit.domains[uuid] for uuid in left if uuid in visit.domains}
+        for row in swept(visit, meant, via=via):
+            if row.last_update not in {None, left[row.uuid].last_update}:
+                del left[row.uuid]
+                waited = Waited(answered=True, seconds=time.monotonic() - began)
+                yield DomainWait(name=row.name, uuid=row.uuid, waited=waited, report=row)
+        now = time.monotonic()
+        pause = max(_LOOK_SECONDS, (now - reading) * _LOOK_TIMES)
 
 
 def _report(

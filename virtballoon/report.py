@@ -65,7 +65,9 @@ class Refresh:
     :ivar asked: whether the guest was asked, by changing its polling interval for a while
     :ivar seconds: how long its answer was waited for; None if it was not
     :ivar reason: why they are not; None if they are
-    :ivar restored: whether its interval is again what it was; None where it was not changed
+    :ivar restored: whether its interval is again what it was; None where it was not changed.
+        Through libvirt that is the interval that libvirt knows: another one that only QEMU had is
+        lost.
     :ivar error: what went wrong with asking or restoring, or None
     """
 

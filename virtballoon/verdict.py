@@ -7,6 +7,10 @@ from typing import Final
 
 #: An update may be as late as two intervals and this many seconds before it counts as stale.
 GRACE_SECONDS: Final = 5
+#: Of a guest that is not polled by libvirt's word, and whose last update is no older than this, the
+#: next is waited for: one that comes by itself shows that QEMU polls it all the same. Of one that
+#: QEMU polls less often than that, nothing shows it soon.
+UNPOLLED_SECONDS: Final = 5.0
 
 #: A clock that is up to this far ahead of ours is taken for equal; last-update has whole seconds.
 CLOCK_SKEW_SECONDS: Final = 5

@@ -20,9 +20,10 @@ from tests.test_man import sections, tags
 from tests.unit.test_cli import EVIL
 from tests.unit.test_documents import SCHEMA
 from tests.unit.test_domainxml import domain
-from virtballoon import diagnosis, domainxml
+from virtballoon import Source, diagnosis, doctor, domainxml
 from virtballoon.diagnosis import BESIDE, SIGNS, TABLE, WORDINGS, Cause, Row, Sign, fitting
-from virtballoon.verdict import Verdict
+from virtballoon.memory import Figures, MemoryStats
+from virtballoon.verdict import State, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,7 @@ def test_every_word_has_its_meaning_and_its_use() -> None:
     assert set(SIGNS) == set(Sign) == {sign for row in (*TABLE, *BESIDE) for sign in row.signs}
     assert set(diagnosis.QEMU_QUESTIONS.values()) == set(diagnosis.WOULD_TELL)
     known = {"virtballoon", "set_interval", "virsh", "name", "domain"}
-    known |= {"interval", "xml_interval", "wanted", "lacks"}
+    known |= {"interval", "wanted", "lacks"}
     for cause, wording in WORDINGS.items():
         for text in (wording.meaning, wording.remedy or "", wording.tell):
             assert {field for _, field, *_ in Formatter().parse(text) if field} <= known, cause
@@ -82,10 +83,13 @@ def test_every_word_has_its_meaning_and_its_use() -> None:
         # Of causes that may stand side by side, each says by what it is told from the others.
         fits = fitting(verdict, {})
         told = [row.cause for row in fits if WORDINGS[row.cause].tell]
-        if verdict in {Verdict.STALE, Verdict.UNANSWERED, Verdict.NO_DEVICE}:
+        if verdict in {
+            *(Verdict.STALE, Verdict.UNANSWERED, Verdict.NO_DEVICE, Verdict.POLLING_OFF),
+        }:
             assert told == [row.cause for row in fits]
 
 
+SOME = MemoryStats(total_memory=2**27, free_memory=2**26)
 READY = {Sign.DRIVER_OK: True, Sign.STATISTICS: True}
 
 
@@ -131,6 +135,15 @@ READY = {Sign.DRIVER_OK: True, Sign.STATISTICS: True}
             Verdict.STALE,
             READY | {Sign.BUFFER_HELD: True, Sign.OVERDUE: True, Sign.QEMU_INTERVAL: True},
             [],
+        ),
+        # An interval that somebody may have set behind libvirt's back.
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: True}, ["interval-differs"]),
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: False, Sign.QEMU_INTERVAL: True}, ["polling-off"]),
+        (Verdict.POLLING_OFF, {Sign.XML_POLLS: False, Sign.AWAITED: True}, ["interval-differs"]),
+        (
+            Verdict.POLLING_OFF,
+            {Sign.XML_POLLS: False, Sign.AWAITED: False},
+            ["polling-off", "interval-differs"],
         ),
         # What stops a guest.
         (Verdict.SUSPENDED, dict.fromkeys((Sign.STOPPED, *diagnosis.STOPPERS), False), []),
@@ -244,7 +257,9 @@ def test_a_driver_of_libvirts_that_has_no_monitor(command: Command, node: str) -
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(document, SCHEMA | {"anyOf": [{"$ref": "#/$defs/readings"}]})
     rows = document["hosts"][0]["domains"]
-    assert [row["cause"] for row in rows] == ["no-device", "shutoff", "polling-off"]
+    assert [row["cause"] for row in rows] == ["no-device", "shutoff", None]
+    causes = [each["cause"] for each in rows[2]["possible_causes"]]
+    assert causes == ["polling-off", "interval-differs"]
 
 
 def test_the_schema_knows_every_cause_and_every_sign() -> None:
@@ -271,7 +286,7 @@ def test_quiet_names_the_causes_where_data_is_in_a_file(
     assert heads == ["passing: polling-off, " + heads[0].partition(", ")[2]]
     (line,) = filed.complaints
     assert "polling-off" in line
-    assert line.endswith("(polling-off)")
+    assert line.endswith("(polling-off, interval-differs)")
 
 
 def test_the_library_gives_what_the_command_prints(node: str) -> None:
@@ -285,6 +300,61 @@ def test_the_library_gives_what_the_command_prints(node: str) -> None:
     assert [each.error is None for each in hosts] == [True, False]
     assert hosts[0].domains[0].is_well
     assert hosts[1].domains == ()
+
+
+# A second look.
+
+NOW = 1_700_000_000
+
+
+def watched(last_update: int | None, read_at: int = NOW) -> tuple[virtballoon.Diagnosis, bool]:
+    """A guest that was stale at the first look, and has this last update at a second one."""
+    row = virtballoon.DomainReport.of(
+        name="looked-at",
+        uuid="00000000-0000-0000-0000-000000000001",
+        id=1,
+        state=State.RUNNING,
+        balloon=virtballoon.Balloon(model="virtio", alias="balloon0"),
+        interval=virtballoon.Interval(live=1, config=1),
+        source=Source.LIBVIRT,
+        figures=Figures(stats=SOME, last_update=NOW - 60),
+        host="test:///default",
+        now=NOW,
+    )
+    assert row.verdict is Verdict.STALE
+    patient = doctor._Patient(row, None)
+    patient.take_row()
+    patient.signs |= READY
+    figures = Figures(stats=SOME if last_update else MemoryStats(), last_update=last_update)
+    moved = patient.take_look(doctor._Look(figures, State.RUNNING, read_at, 3.0, None), "test:///")
+    patient.tell_of_watching()
+    return patient.diagnosis(Source.QOM, doctor.Reach.by_uri("test:///")), moved
+
+
+@pytest.mark.parametrize("last_update", [None, NOW - 60])
+def test_a_second_look_that_sees_nothing_new(last_update: int | None) -> None:
+    found, moved = watched(last_update)
+    assert (moved, found.verdict) == (False, Verdict.STALE)
+    assert Sign.OVERDUE in found.seen
+    assert found.evidence[-1].answer == "no new answer"
+
+
+@pytest.mark.parametrize("back", [0, 3600])
+def test_a_second_look_that_sees_an_answer(back: int) -> None:
+    """Also an earlier one, as the host's clock was set back meanwhile."""
+    found, moved = watched(NOW - back - 1, NOW - back)
+    assert (moved, found.cause) == (True, Cause.JUST_ANSWERED)
+    assert Sign.OVERDUE not in found.seen
+
+
+def test_a_second_look_that_sees_a_reset() -> None:
+    """As QEMU 10 tells of it, which forgets the last update."""
+    found, moved = watched(0)
+    assert (moved, found.verdict) == (True, Verdict.UNANSWERED)
+    # What the driver had set up before is gone.
+    assert {Sign.AWAITED, Sign.OVERDUE, *READY}.isdisjoint(found.seen)
+    assert found.possible_causes[0].cause is Cause.BOOTING
+    assert found.evidence[-1].answer.startswith("no update since")
 
 
 # The man page.
