@@ -16,7 +16,7 @@ from virtballoon.cli.options import (
     complain_of_all,
     domain_argument,
     print_records,
-    progress,
+    read_meant,
     through_libvirt,
     units_option,
     with_settings,
@@ -65,22 +65,11 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern; a domain that is named is shown even if it does
     not run. Reading is read-only and marks no guest, unless --via qom is given.
     """
-    from virtballoon.fleet import read_hosts
-
     named = _named_columns(columns, settings)
     reverse = sort is not None and sort.startswith("-")
     sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else None
     started = time.time()
-    with progress(settings) as each:
-        read = read_hosts(
-            settings.targets,
-            domains or None,
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            each=each,
-        )
+    read = read_meant(settings, domains, inactive=inactive)
     # The library has sorted them by name.
     hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read] if sorted_by else read
     from virtballoon.cli import quiet

@@ -364,6 +364,27 @@ def progress_line(settings: Settings, *, guests: bool = False) -> Iterator[Progr
         yield line
 
 
+def read_meant(
+    settings: Settings, domains: Sequence[str], *, inactive: bool
+) -> tuple[HostReport, ...]:
+    """Read the hosts that are meant, and show on a terminal which of several are awaited.
+
+    :param domains: the words for domains; none for all
+    """
+    from virtballoon.fleet import read_hosts
+
+    with progress(settings) as each:
+        return read_hosts(
+            settings.targets,
+            domains or None,
+            inactive=inactive,
+            via=settings.via,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
+            each=each,
+        )
+
+
 def units_option(function: F) -> F:
     """Add ``--units``."""
     option = click.option(

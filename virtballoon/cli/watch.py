@@ -18,7 +18,7 @@ from virtballoon.cli.options import (
     complain,
     domain_argument,
     positive,
-    progress,
+    read_meant,
     with_settings,
 )
 
@@ -137,18 +137,7 @@ def _unmatched(view: View) -> Sequence[str]:
 def _read_once(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool
 ) -> Sequence[HostReport]:
-    from virtballoon.fleet import read_hosts
-
-    with progress(settings) as each:
-        hosts = read_hosts(
-            settings.targets,
-            domains or None,
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            each=each,
-        )
+    hosts = read_meant(settings, domains, inactive=inactive)
     from virtballoon.render import live
     from virtballoon.render.table import console, terminal_width
 
