@@ -23,6 +23,7 @@ import libvirt
 from virtballoon import domainxml, transport
 from virtballoon.calls import together
 from virtballoon.errors import (
+    MONITOR_HELD,
     AccessDenied,
     AuthError,
     Busy,
@@ -76,7 +77,7 @@ _IN_USE: Final[Mapping[int, type[VirtballoonError]]] = {
 }
 _HINTS: Final[Mapping[type[VirtballoonError], str]] = {
     ReadOnly: "open the connection for writing",
-    Busy: "its QEMU hangs, or a job holds its monitor",
+    Busy: MONITOR_HELD,
     AccessDenied: "ask for the right to it in the host's polkit rules",
 }
 

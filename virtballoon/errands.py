@@ -8,7 +8,7 @@ from typing import Final
 
 from virtballoon.calls import Calls
 from virtballoon.connection import Control, Domain
-from virtballoon.errors import Busy, NotRunning, NotSupported
+from virtballoon.errors import MONITOR_HELD, Busy, NotRunning, NotSupported
 from virtballoon.sweep import IN_FLIGHT, MOST_HELD
 
 _RETRY_SECONDS: Final = 0.2
@@ -98,5 +98,5 @@ def unanswered_error(domain: Domain, why: object) -> Busy:
         "no answer in time" + ("; what was sent may still take effect" if why is SENT else ""),
         host=host,
         domain=domain.name,
-        hint="its QEMU hangs, or a job holds its monitor",
+        hint=MONITOR_HELD,
     )

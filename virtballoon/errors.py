@@ -30,7 +30,10 @@ these, never as a foreign exception, and never with an empty message::
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+#: What keeps everyone out of a guest's monitor.
+MONITOR_HELD: Final = "its QEMU hangs, or a job holds its monitor"
 
 
 class VirtballoonError(Exception):

@@ -27,6 +27,7 @@ from virtballoon.calls import Answer, Calls
 from virtballoon.connection import Connection, Control, Domain, DomainStatistics, Link
 from virtballoon.domainxml import DomainXML
 from virtballoon.errors import (
+    MONITOR_HELD,
     Busy,
     ConnectionLost,
     DomainNotFound,
@@ -556,7 +557,7 @@ class Sweep:
 
     def _given_up(self, row: _Row) -> DomainReport:
         now = time.monotonic()
-        hint: str | None = "its QEMU hangs, or a job holds its monitor"
+        hint: str | None = MONITOR_HELD
         if row.held_since is not None and row.held_longer:
             message = f"a job has kept libvirt out for {now - row.held_since:.0f} s or more"
             hint = "it is being migrated to this host, say; it is read when that has ended"

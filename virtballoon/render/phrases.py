@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from virtballoon.errors import MONITOR_HELD
 from virtballoon.outcome import Waited
 from virtballoon.rates import UNCERTAINTY_SECONDS, NoRate, Rates
 from virtballoon.render.text import ABSENT
@@ -12,7 +13,7 @@ from virtballoon.report import Refresh, Unheard
 
 _UNHEARD: Final[Mapping[Unheard | None, str]] = {
     Unheard.NO_ANSWER: "no answer",
-    Unheard.BUSY: "its QEMU hangs, or a job holds its monitor",
+    Unheard.BUSY: MONITOR_HELD,
     Unheard.FAILED: "it could not be read",
     Unheard.RESTARTED: "it was started anew",
     Unheard.VANISHED: "it vanished",
