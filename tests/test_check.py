@@ -11,7 +11,12 @@ from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
 from tests.test_command import run
 from tests.unit.test_plugin import parsed
-from virtballoon import DomainReport, Source, Verdict, read_domain
+from virtballoon import (
+    DomainReport,
+    Source,
+    Verdict,
+    read_domain,
+)
 
 NOBODY_LISTENS = "qemu:///session?socket=/no/such/sock"
 

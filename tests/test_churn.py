@@ -13,7 +13,14 @@ import virtballoon
 from tests.conftest import started
 from tests.lab import GuestSpec, Hypervisor
 from tests.lab.keeper import lab_processes, signal_process
-from virtballoon import DomainReport, HostStatus, Source, Verdict, iter_domains, read_host
+from virtballoon import (
+    DomainReport,
+    HostStatus,
+    Source,
+    Verdict,
+    iter_domains,
+    read_host,
+)
 
 #: Time enough for a daemon to start again and to find its guests, on a machine that is busy.
 TIMEOUT = 60.0

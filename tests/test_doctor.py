@@ -25,7 +25,15 @@ from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.test_command import COMMAND, run
 from tests.unit.test_documents import SCHEMA
-from virtballoon import Cause, Diagnosis, Sign, Source, Verdict, diagnose_domain, diagnose_host
+from virtballoon import (
+    Cause,
+    Diagnosis,
+    Sign,
+    Source,
+    Verdict,
+    diagnose_domain,
+    diagnose_host,
+)
 
 #: A crash that the kernel neither survives nor reboots from.
 PANIC = "(sleep 0.2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &"

@@ -33,7 +33,7 @@ from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.lab.keeper import signal_process
 from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program
 from tests.test_hung import hanging
-from virtballoon.statistics import STATISTIC_BY_NAME
+from virtballoon.model.statistics import STATISTIC_BY_NAME
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
 HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'

@@ -19,8 +19,16 @@ from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
 from tests.unit.silence import SilentHost
-from virtballoon import Cause, Outcome, Source, Verdict, read_domain, read_host, set_intervals
-from virtballoon.host import Visit
+from virtballoon import (
+    Cause,
+    Outcome,
+    Source,
+    Verdict,
+    read_domain,
+    read_host,
+    set_intervals,
+)
+from virtballoon.engine.session import Visit
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 3.0
@@ -302,7 +310,7 @@ def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]
 def test_a_daemon_that_answers_when_the_visit_is_over(alone: Hypervisor, thirty: list[str]) -> None:
     script = f"""
 import os, signal, virtballoon
-from virtballoon.connection import Connection
+from virtballoon.hypervisor.connection import Connection
 opened = Connection.open.__func__
 def open_and_freeze(cls, *args, **kwargs):
     connection = opened(cls, *args, **kwargs)

@@ -11,7 +11,15 @@ import pytest
 
 from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from virtballoon import Busy, DomainReport, Outcome, State, Verdict, read_host, set_intervals
+from virtballoon import (
+    Busy,
+    DomainReport,
+    Outcome,
+    State,
+    Verdict,
+    read_host,
+    set_intervals,
+)
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 1.5

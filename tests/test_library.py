@@ -22,7 +22,12 @@ from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.kernel import CACHE, CHECKOUT
 from tests.test_man import OTHER_PAGES, PAGES, sections, tool, words
-from virtballoon import Busy, HostStatus, Verdict, VirtballoonError
+from virtballoon import (
+    Busy,
+    HostStatus,
+    Verdict,
+    VirtballoonError,
+)
 
 PAGE: Final = "virtballoon.3"
 CALLERS: Final = CACHE / "caller" / os.environ.get("VIRTBALLOON_STACK", "newest")

@@ -15,7 +15,15 @@ from tests.lab import Guest, GuestSpec, wait_until
 from tests.lab.guest import TAGS
 from tests.test_command import COMMAND, run
 from tests.unit.test_documents import VALIDATOR
-from virtballoon import DomainReport, Note, Source, Usage, UsedFormula, Verdict, read_host
+from virtballoon import (
+    DomainReport,
+    Note,
+    Source,
+    Usage,
+    UsedFormula,
+    Verdict,
+    read_host,
+)
 from virtballoon.render.columns import RECORD, column
 from virtballoon.render.documents import document, domain_record, host_record, to_json
 

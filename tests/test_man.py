@@ -19,14 +19,14 @@ import pytest
 import virtballoon
 from virtballoon import configuration
 from virtballoon.cli import cli, hosts
-from virtballoon.memory import STATISTICS, UsedFormula
-from virtballoon.outcome import Outcome
+from virtballoon.model.memory import STATISTICS, UsedFormula
+from virtballoon.model.outcome import Outcome
+from virtballoon.model.report import HostStatus
+from virtballoon.model.source import Source
+from virtballoon.model.statistics import STATISTIC_BY_NAME
+from virtballoon.model.verdict import State, Verdict
 from virtballoon.render.columns import RECORD
-from virtballoon.report import HostStatus
-from virtballoon.source import Source
-from virtballoon.statistics import STATISTIC_BY_NAME
-from virtballoon.verdict import State, Verdict
-from virtballoon.view import BINDINGS
+from virtballoon.watch.view import BINDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,12 @@ from tests.lab import Hypervisor
 from tests.test_command import COMMAND, take_advice
 from tests.unit.test_documents import VALIDATOR
 from tests.unit.test_log import fields
-from virtballoon import Outcome, find_qom_path, read_host, set_intervals
+from virtballoon import (
+    Outcome,
+    find_qom_path,
+    read_host,
+    set_intervals,
+)
 
 #: A name of one domain, the UUID of another.
 NAMESAKE = str(uuid4())

@@ -11,7 +11,13 @@ import pytest
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
 from tests.test_command import run
-from virtballoon import DomainReport, NoRate, Sample, Source, read_domain
+from virtballoon import (
+    DomainReport,
+    NoRate,
+    Sample,
+    Source,
+    read_domain,
+)
 
 
 @pytest.fixture(scope="module")

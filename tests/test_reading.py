@@ -21,7 +21,7 @@ from virtballoon import (
     read_domain,
     read_host,
 )
-from virtballoon.sweep import Sweep
+from virtballoon.engine.reader import Sweep
 
 MIB = 1024**2
 

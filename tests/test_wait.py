@@ -13,7 +13,12 @@ import pytest
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.test_command import COMMAND, on_a_terminal, run
-from virtballoon import Source, Unheard, set_intervals, wait_for_update
+from virtballoon import (
+    Source,
+    Unheard,
+    set_intervals,
+    wait_for_update,
+)
 
 #: More than anything here takes: where it is waited for that long, something is wrong.
 LONG = 300.0

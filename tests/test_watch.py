@@ -216,7 +216,7 @@ def test_a_crash_leaves_the_terminal_as_it_was(window: Window) -> None:
     # A mistake that nobody has made yet.
     program = window.folder / "program.py"
     program.write_text(
-        "from virtballoon import view\n"
+        "from virtballoon.watch import view\n"
         "view.View.press = lambda self, key: 1 / 0\n"
         "from virtballoon.__main__ import main\n"
         "main()\n"

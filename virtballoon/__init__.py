@@ -14,8 +14,7 @@ from __future__ import annotations
 # Not typing's, whose import takes longer than all that the command does before it minds Ctrl-C.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from virtballoon.balloon import Balloon, BalloonConfig
-    from virtballoon.checking import (
+    from virtballoon.check.judging import (
         CheckedDomain,
         CheckedHost,
         CheckResult,
@@ -29,17 +28,10 @@ if TYPE_CHECKING:
         Trouble,
         check_hosts,
     )
+    from virtballoon.check.ranges import Range
     from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration
-    from virtballoon.connection import (
-        AnyDomain,
-        Connection,
-        Control,
-        Domain,
-        DomainStatistics,
-        Target,
-    )
-    from virtballoon.diagnosis import Cause, Sign
-    from virtballoon.doctor import (
+    from virtballoon.doctor.causes import Cause, Sign
+    from virtballoon.doctor.examination import (
         Diagnosis,
         Evidence,
         HostDiagnosis,
@@ -74,20 +66,20 @@ if TYPE_CHECKING:
         TransientDomain,
         VirtballoonError,
     )
-    from virtballoon.fleet import (
-        diagnose_hosts,
-        find_qom_paths,
-        iter_hosts,
-        probe_hosts,
-        read_hosts,
-        read_rates,
-        set_intervals_on_hosts,
+    from virtballoon.exporter.snapshots import Round, Rounds
+    from virtballoon.hypervisor.connection import (
+        AnyDomain,
+        Connection,
+        Control,
+        Domain,
+        DomainStatistics,
+        Target,
     )
-    from virtballoon.following import Following, Reading
-    from virtballoon.freshness import read_fresh
-    from virtballoon.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
-    from virtballoon.note import Note
-    from virtballoon.outcome import (
+    from virtballoon.hypervisor.qmp import Monitor, QomChild, VirtioStatus
+    from virtballoon.model.balloon import Balloon, BalloonConfig
+    from virtballoon.model.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
+    from virtballoon.model.note import Note
+    from virtballoon.model.outcome import (
         DomainWait,
         HostChanges,
         HostProbe,
@@ -96,9 +88,28 @@ if TYPE_CHECKING:
         Outcome,
         Waited,
     )
-    from virtballoon.qmp import Monitor, QomChild, VirtioStatus
-    from virtballoon.rates import NoRate, Rates, Sample
-    from virtballoon.reading import (
+    from virtballoon.model.rates import NoRate, Rates, Sample
+    from virtballoon.model.report import (
+        DomainReport,
+        HostReport,
+        HostStatus,
+        Interval,
+        Refresh,
+        Unheard,
+    )
+    from virtballoon.model.source import Source
+    from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, Kind, Statistic, Unit
+    from virtballoon.model.verdict import State, Verdict, judge
+    from virtballoon.operations.fleet import (
+        diagnose_hosts,
+        find_qom_paths,
+        iter_hosts,
+        probe_hosts,
+        read_hosts,
+        read_rates,
+        set_intervals_on_hosts,
+    )
+    from virtballoon.operations.reading import (
         QomPath,
         find_qom_path,
         iter_domains,
@@ -106,20 +117,16 @@ if TYPE_CHECKING:
         read_domain,
         read_host,
     )
-    from virtballoon.report import DomainReport, HostReport, HostStatus, Interval, Refresh, Unheard
-    from virtballoon.rounds import Round, Rounds
-    from virtballoon.setting import check_interval, set_interval, set_intervals
-    from virtballoon.source import Source
-    from virtballoon.statistics import COUNTERS, STATISTIC_BY_NAME, Kind, Statistic, Unit
-    from virtballoon.thresholds import Range
-    from virtballoon.verdict import State, Verdict, judge
-    from virtballoon.waiting import patience, wait_for_update
+    from virtballoon.operations.refreshing import read_fresh
+    from virtballoon.operations.setting import check_interval, set_interval, set_intervals
+    from virtballoon.operations.waiting import patience, wait_for_update
+    from virtballoon.watch.poller import Following, Reading
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "balloon": ("Balloon", "BalloonConfig"),
-    "checking": (
+    "model.balloon": ("Balloon", "BalloonConfig"),
+    "check.judging": (
         "CheckResult",
         "CheckStatus",
         "CheckedDomain",
@@ -134,9 +141,16 @@ _HOMES = {
         "check_hosts",
     ),
     "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
-    "connection": ("AnyDomain", "Connection", "Control", "Domain", "DomainStatistics", "Target"),
-    "diagnosis": ("Cause", "Sign"),
-    "doctor": (
+    "hypervisor.connection": (
+        "AnyDomain",
+        "Connection",
+        "Control",
+        "Domain",
+        "DomainStatistics",
+        "Target",
+    ),
+    "doctor.causes": ("Cause", "Sign"),
+    "doctor.examination": (
         "Diagnosis",
         "Evidence",
         "HostDiagnosis",
@@ -171,7 +185,7 @@ _HOMES = {
         "TransientDomain",
         "VirtballoonError",
     ),
-    "fleet": (
+    "operations.fleet": (
         "diagnose_hosts",
         "find_qom_paths",
         "iter_hosts",
@@ -180,11 +194,11 @@ _HOMES = {
         "read_rates",
         "set_intervals_on_hosts",
     ),
-    "following": ("Following", "Reading"),
-    "freshness": ("read_fresh",),
-    "memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
-    "note": ("Note",),
-    "outcome": (
+    "watch.poller": ("Following", "Reading"),
+    "operations.refreshing": ("read_fresh",),
+    "model.memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
+    "model.note": ("Note",),
+    "model.outcome": (
         "DomainWait",
         "HostChanges",
         "HostProbe",
@@ -193,17 +207,24 @@ _HOMES = {
         "Outcome",
         "Waited",
     ),
-    "qmp": ("Monitor", "QomChild", "VirtioStatus"),
-    "rates": ("NoRate", "Rates", "Sample"),
-    "reading": ("QomPath", "find_qom_path", "iter_domains", "qom_path", "read_domain", "read_host"),
-    "report": ("DomainReport", "HostReport", "HostStatus", "Interval", "Refresh", "Unheard"),
-    "rounds": ("Round", "Rounds"),
-    "setting": ("check_interval", "set_interval", "set_intervals"),
-    "source": ("Source",),
-    "statistics": ("COUNTERS", "STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
-    "thresholds": ("Range",),
-    "verdict": ("State", "Verdict", "judge"),
-    "waiting": ("patience", "wait_for_update"),
+    "hypervisor.qmp": ("Monitor", "QomChild", "VirtioStatus"),
+    "model.rates": ("NoRate", "Rates", "Sample"),
+    "operations.reading": (
+        "QomPath",
+        "find_qom_path",
+        "iter_domains",
+        "qom_path",
+        "read_domain",
+        "read_host",
+    ),
+    "model.report": ("DomainReport", "HostReport", "HostStatus", "Interval", "Refresh", "Unheard"),
+    "exporter.snapshots": ("Round", "Rounds"),
+    "operations.setting": ("check_interval", "set_interval", "set_intervals"),
+    "model.source": ("Source",),
+    "model.statistics": ("COUNTERS", "STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
+    "check.ranges": ("Range",),
+    "model.verdict": ("State", "Verdict", "judge"),
+    "operations.waiting": ("patience", "wait_for_update"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

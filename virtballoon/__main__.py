@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virtballoon.process import end_on_signals
+from virtballoon.system.cleanup import end_on_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.errors import ConfigurationError
-from virtballoon.source import Source
+from virtballoon.model.source import Source
 
 #: The file for all users.
 SYSTEM_FILE: Final = "/etc/virtballoon/config.toml"

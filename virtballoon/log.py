@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from virtballoon.errors import VirtballoonError
-from virtballoon.report import DomainReport, HostReport, HostResult
-from virtballoon.verdict import Verdict
+from virtballoon.model.report import DomainReport, HostReport, HostResult
+from virtballoon.model.verdict import Verdict
 
 if TYPE_CHECKING:
-    from virtballoon.outcome import IntervalChange
+    from virtballoon.model.outcome import IntervalChange
 
 FIELDS: Final = tuple(
     f"virtballoon_{name}"
@@ -78,7 +78,7 @@ def log_pleas(pleas: Iterable[str]) -> None:
 
 def _changes(host: HostResult) -> tuple[IntervalChange, ...]:
     # Not before it is needed: a list does without.
-    from virtballoon.outcome import HostChanges
+    from virtballoon.model.outcome import HostChanges
 
     return host.changes if isinstance(host, HostChanges) else ()
 
@@ -86,7 +86,7 @@ def _changes(host: HostResult) -> tuple[IntervalChange, ...]:
 def _has_failed(row: DomainReport | IntervalChange) -> bool:
     if isinstance(row, DomainReport):
         return row.verdict in {Verdict.BUSY, Verdict.FAILED}
-    from virtballoon.outcome import Outcome
+    from virtballoon.model.outcome import Outcome
 
     return row.outcome is Outcome.FAILED
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 _SERVER = """
 import gc, json, os, sys
 import libvirt, rich.console
-import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.fleet
-import virtballoon.cli.hosts, virtballoon.cli.lock, virtballoon.cli.log, virtballoon.cli.output
+import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.operations.fleet
+import virtballoon.cli.hosts, virtballoon.cli.log
+import virtballoon.system.lockfile, virtballoon.system.atomicfile
 import virtballoon.cli.quiet, virtballoon.configuration, virtballoon.render.table
-import virtballoon.cli.export, virtballoon.exposition, virtballoon.serving
+import virtballoon.cli.export, virtballoon.exporter.metrics, virtballoon.exporter.http
 from virtballoon.cli import main
 
 gc.collect()

@@ -105,7 +105,7 @@ def test_a_status_line_that_cannot_be_written_is_unknown(command: Command, node:
 
 
 def test_an_error_of_our_own_is_unknown(command: Command, node: str) -> None:
-    broken = "import virtballoon.fleet; virtballoon.fleet.read_hosts = None"
+    broken = "import virtballoon.operations.fleet; virtballoon.operations.fleet.read_hosts = None"
     quiet, verbose = (
         command("-c", node, "check", *words, before=broken) for words in ((), ("-v",))
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_report import report
-from virtballoon.checking import (
+from virtballoon.check.judging import (
     DEFAULT_STATES,
     CheckResult,
     CheckStatus,
@@ -21,11 +21,11 @@ from virtballoon.checking import (
     Trouble,
     check_hosts,
 )
+from virtballoon.check.ranges import Range
 from virtballoon.errors import Busy, ConnectError, LibvirtFailure
-from virtballoon.memory import Figures, MemoryStats
-from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.thresholds import Range
-from virtballoon.verdict import State, Verdict
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.verdict import State, Verdict
 
 OK, WARNING, CRITICAL, UNKNOWN = CheckStatus
 UPDATE = 1_700_000_000
@@ -312,7 +312,7 @@ def kept(samples: Samples) -> dict[str, int | None]:
     return {uuid: s.last_update for rows in samples.values() for uuid, s in rows.items()}
 
 
-@pytest.mark.parametrize("verdict", set(FULL) - {Verdict.SHUTOFF, Verdict.SUSPENDED})
+@pytest.mark.parametrize("verdict", sorted(set(FULL) - {Verdict.SHUTOFF, Verdict.SUSPENDED}))
 def test_a_reading_that_cannot_be_trusted_does_not_replace_one_that_could(verdict: Verdict) -> None:
     first = guest(swap_in=0, swap_out=0)
     between = replace(report(**FULL[verdict]), uuid=first.uuid)

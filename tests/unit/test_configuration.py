@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from virtballoon import Configuration, ConfigurationError, ConfiguredHost, Source
+from virtballoon import (
+    Configuration,
+    ConfigurationError,
+    ConfiguredHost,
+    Source,
+)
 from virtballoon import configuration as module
 from virtballoon import load_configuration as load
 

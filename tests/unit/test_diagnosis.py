@@ -20,10 +20,12 @@ from tests.test_man import sections, tags
 from tests.unit.test_cli import EVIL
 from tests.unit.test_documents import SCHEMA
 from tests.unit.test_domainxml import domain
-from virtballoon import Source, diagnosis, doctor, domainxml
-from virtballoon.diagnosis import BESIDE, SIGNS, TABLE, WORDINGS, Cause, Row, Sign, fitting
-from virtballoon.memory import Figures, MemoryStats
-from virtballoon.verdict import State, Verdict
+from virtballoon import Source
+from virtballoon.doctor import causes, examination
+from virtballoon.doctor.causes import BESIDE, SIGNS, TABLE, WORDINGS, Cause, Row, Sign, fitting
+from virtballoon.hypervisor import domainxml
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.verdict import State, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +75,7 @@ def test_every_word_has_its_meaning_and_its_use() -> None:
     assert used | {Cause.CONTRADICTORY} == set(Cause)
     assert set(WORDINGS) == set(Cause)
     assert set(SIGNS) == set(Sign) == {sign for row in (*TABLE, *BESIDE) for sign in row.signs}
-    assert set(diagnosis.QEMU_QUESTIONS.values()) == set(diagnosis.WOULD_TELL)
+    assert set(causes.QEMU_QUESTIONS.values()) == set(causes.WOULD_TELL)
     known = {"virtballoon", "set_interval", "virsh", "name", "domain"}
     known |= {"interval", "wanted", "lacks"}
     for cause, wording in WORDINGS.items():
@@ -146,14 +148,14 @@ READY = {Sign.DRIVER_OK: True, Sign.STATISTICS: True}
             ["polling-off", "interval-differs"],
         ),
         # What stops a guest.
-        (Verdict.SUSPENDED, dict.fromkeys((Sign.STOPPED, *diagnosis.STOPPERS), False), []),
+        (Verdict.SUSPENDED, dict.fromkeys((Sign.STOPPED, *causes.STOPPERS), False), []),
         *(
             (
                 Verdict.SUSPENDED,
-                {Sign.STOPPED: True} | {sign: sign is stopper for sign in diagnosis.STOPPERS},
+                {Sign.STOPPED: True} | {sign: sign is stopper for sign in causes.STOPPERS},
                 [stopper.value],
             )
-            for stopper in diagnosis.STOPPERS
+            for stopper in causes.STOPPERS
         ),
         # A daemon that many hung guests would use up; a monitor that is free again; a job.
         (
@@ -192,16 +194,16 @@ def test_what_fits(verdict: Verdict, signs: Mapping[Sign, bool], causes: list[st
 
 def test_what_only_qemu_could_tell() -> None:
     rows = fitting(Verdict.UNANSWERED, {})
-    assert diagnosis.unasked(rows, {}) == ("x-query-virtio-status",)
-    assert diagnosis.unasked(rows, READY) == ()
-    assert diagnosis.unasked(fitting(Verdict.EMPTY, {}), {}) == ()
-    assert diagnosis.unasked(fitting(Verdict.NO_DEVICE, {}), {}) == ("qom-list",)
+    assert causes.unasked(rows, {}) == ("x-query-virtio-status",)
+    assert causes.unasked(rows, READY) == ()
+    assert causes.unasked(fitting(Verdict.EMPTY, {}), {}) == ()
+    assert causes.unasked(fitting(Verdict.NO_DEVICE, {}), {}) == ("qom-list",)
 
 
 def test_what_an_old_qemu_lacks() -> None:
-    assert len(diagnosis.lacking((7, 1))) == 2
-    assert [text.partition(",")[0] for text in diagnosis.lacking((9, 1))] == ["oom_kills"]
-    assert diagnosis.lacking((9, 2)) == ()
+    assert len(causes.lacking((7, 1))) == 2
+    assert [text.partition(",")[0] for text in causes.lacking((9, 1))] == ["oom_kills"]
+    assert causes.lacking((9, 2)) == ()
 
 
 def commandline(*arguments: str) -> str:
@@ -322,13 +324,15 @@ def watched(last_update: int | None, read_at: int = NOW) -> tuple[virtballoon.Di
         now=NOW,
     )
     assert row.verdict is Verdict.STALE
-    patient = doctor._Patient(row, None)
+    patient = examination._Patient(row, None)
     patient.take_row()
     patient.signs |= READY
     figures = Figures(stats=SOME if last_update else MemoryStats(), last_update=last_update)
-    moved = patient.take_look(doctor._Look(figures, State.RUNNING, read_at, 3.0, None), "test:///")
+    moved = patient.take_look(
+        examination._Look(figures, State.RUNNING, read_at, 3.0, None), "test:///"
+    )
     patient.tell_of_watching()
-    return patient.diagnosis(Source.QOM, doctor.Reach.by_uri("test:///")), moved
+    return patient.diagnosis(Source.QOM, examination.Reach.by_uri("test:///")), moved
 
 
 @pytest.mark.parametrize("last_update", [None, NOW - 60])

@@ -16,18 +16,18 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virtballoon.balloon import Balloon
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
-from virtballoon.memory import STATISTICS, Figures, MemoryStats
-from virtballoon.note import Note
-from virtballoon.outcome import HostChanges, HostProbe, IntervalChange, Outcome
-from virtballoon.reading import QomPath
+from virtballoon.model.balloon import Balloon
+from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.model.note import Note
+from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Outcome
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import State, Verdict
+from virtballoon.operations.reading import QomPath
 from virtballoon.render import columns, documents
-from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.source import Source
-from virtballoon.verdict import State, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -649,9 +649,11 @@ def test_what_the_command_prints_holds_to_the_schema(
 def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     # A path is QEMU's, and here is no QEMU: the finding is stood in for.
     found = QomPath(uri=HOST, hostname="hv1", name="we\nb", uuid=UUID, qom_path="/machine/x")
-    monkeypatch.setattr("virtballoon.reading.find_qom_path", lambda *_args, **_kwargs: found)
+    monkeypatch.setattr(
+        "virtballoon.operations.reading.find_qom_path", lambda *_args, **_kwargs: found
+    )
     # A test run's stderr stays as noisy as it is.
-    monkeypatch.setattr("virtballoon.connection.keep_stderr_quiet", lambda: None)
+    monkeypatch.setattr("virtballoon.hypervisor.connection.keep_stderr_quiet", lambda: None)
 
     result = CliRunner().invoke(
         cli, ["--format", "json", "qom-path", "web1"], standalone_mode=False

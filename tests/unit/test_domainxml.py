@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.balloon import Balloon, BalloonConfig
-from virtballoon.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.errors import DomainXMLError
+from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
+from virtballoon.model.balloon import Balloon, BalloonConfig
 
 PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
 CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"

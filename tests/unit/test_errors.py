@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 import virtballoon
 from virtballoon import errors
-from virtballoon.connection import Connection, Domain
 from virtballoon.errors import (
     AccessDenied,
     AmbiguousDomain,
@@ -44,7 +43,8 @@ from virtballoon.errors import (
     TransientDomain,
     VirtballoonError,
 )
-from virtballoon.verdict import State
+from virtballoon.hypervisor.connection import Connection, Domain
+from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,9 +20,16 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.unit.test_documents import BARE, HELD, NOW, UNREACHED, report
 from tests.unit.test_documents import READ as READ_HOST
-from virtballoon import Figures, MemoryStats, Round, Rounds, Source, Verdict
-from virtballoon.exposition import Collector, exposition
-from virtballoon.memory import STATISTICS
+from virtballoon import (
+    Figures,
+    MemoryStats,
+    Round,
+    Rounds,
+    Source,
+    Verdict,
+)
+from virtballoon.exporter.metrics import Collector, exposition
+from virtballoon.model.memory import STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

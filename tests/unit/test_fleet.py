@@ -10,8 +10,9 @@ import pytest
 
 import virtballoon
 from tests.unit.silence import SilentHost
-from virtballoon import HostStatus, fleet
-from virtballoon.connection import keep_stderr_quiet
+from virtballoon import HostStatus
+from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.operations import fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

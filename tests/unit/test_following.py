@@ -12,8 +12,15 @@ import pytest
 from tests.lab.waiting import wait_until
 from tests.unit.silence import SilentHost, held
 from tests.unit.test_fleet import LONG, NOBODY_LISTENS, TEST
-from virtballoon import Following, HostReport, HostStatus, Reading, Target, following
-from virtballoon.connection import keep_stderr_quiet
+from virtballoon import (
+    Following,
+    HostReport,
+    HostStatus,
+    Reading,
+    Target,
+)
+from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.watch import poller
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +44,7 @@ def collect(hosts: Following, seen: list[Reading], number: int) -> None:
 def test_a_host_is_read_again_and_again_on_one_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "virtballoon.connection")
+    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor.connection")
     told = threading.Event()
     seen: list[Reading] = []
     with Following([TEST], ["test"], every=0.01, notify=told.set) as hosts:
@@ -98,7 +105,7 @@ def test_a_host_that_is_not_reached_is_tried_later_and_later(
 ) -> None:
     # A clock that stands still, and what would be waited for.
     dues: list[float] = []
-    monkeypatch.setattr(following, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    monkeypatch.setattr(poller, "time", SimpleNamespace(monotonic=lambda: 100.0))
 
     class Hasty(Following):
         def _may_begin(self, due: float) -> bool:
@@ -132,7 +139,7 @@ def test_no_more_is_read_once_it_is_left() -> None:
         pass
 
     def gone() -> bool:
-        return not any(t.name == following._THREAD for t in threading.enumerate())
+        return not any(t.name == poller._THREAD for t in threading.enumerate())
 
     wait_until(gone, LONG, "the threads to end")
     hosts.take()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, report
-from virtballoon import freshness
 from virtballoon.cli import quiet
 from virtballoon.errors import ReadOnly
 from virtballoon.log import log_host
-from virtballoon.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
+from virtballoon.model.verdict import State
+from virtballoon.operations import refreshing as freshness
 from virtballoon.render import columns, documents, phrases
-from virtballoon.report import DomainReport, Interval, Refresh, Unheard
-from virtballoon.verdict import State
 
 NOW = 1_700_000_000
 

@@ -14,15 +14,15 @@ from rich.cells import cell_len
 from tests.unit.test_documents import NOW
 from tests.unit.test_view import BIG, FULL, GIB, MUTE, OFF, guest, host, press
 from virtballoon.errors import Busy
-from virtballoon.memory import Figures, MemoryStats
-from virtballoon.render import live
-from virtballoon.report import DomainReport
-from virtballoon.source import Source
-from virtballoon.verdict import Verdict
-from virtballoon.view import BINDINGS, Line, Units, View
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.report import DomainReport
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import Verdict
+from virtballoon.watch import drawing
+from virtballoon.watch.view import BINDINGS, Line, Units, View
 
-UNICODE = live.Glyphs.of("utf-8")
-ASCII = live.Glyphs.of("ascii")
+UNICODE = drawing.Glyphs.of("utf-8")
+ASCII = drawing.Glyphs.of("ascii")
 HOSTILE = "\x1b]0;x\x07 \u202e\r\n\t[bold]漢字 ❤️ 👨‍👩‍👧"
 LYING = guest(
     "liar",
@@ -50,18 +50,18 @@ def frame(
     shown: View,
     width: int = 80,
     *,
-    glyphs: live.Glyphs = UNICODE,
+    glyphs: drawing.Glyphs = UNICODE,
     now: float = NOW,
     every: float | None = 2,
-) -> live.Frame:
-    return live.Frame(
+) -> drawing.Frame:
+    return drawing.Frame(
         view=shown, now=now, width=width, glyphs=glyphs, every=every, source=Source.LIBVIRT
     )
 
 
 def lines(shown: View, width: int = 80, height: int = 24, **options: Any) -> list[str]:
-    rows = live.fitted(frame(shown, width, **options), height)
-    return [live.plain(row).plain for row in rows]
+    rows = drawing.fitted(frame(shown, width, **options), height)
+    return [drawing.plain(row).plain for row in rows]
 
 
 def line_of(name: str, shown: View, width: int = 80, **options: Any) -> str:
@@ -77,10 +77,10 @@ def line_of(name: str, shown: View, width: int = 80, **options: Any) -> str:
     ),
     glyphs=st.sampled_from([UNICODE, ASCII]),
 )
-def test_every_frame_fits(width: int, height: int, keys: list[str], glyphs: live.Glyphs) -> None:
+def test_every_frame_fits(width: int, height: int, keys: list[str], glyphs: drawing.Glyphs) -> None:
     shown = view()
     press(shown, *keys)
-    rows = live.fitted(frame(shown, width, glyphs=glyphs), height)
+    rows = drawing.fitted(frame(shown, width, glyphs=glyphs), height)
 
     assert len(rows) == height
     for row in rows:
@@ -158,7 +158,7 @@ def test_the_bar() -> None:
 def test_old_figures_look_old_without_colours() -> None:
     shown = view(FULL)
     assert line_of("full", shown, now=NOW + 60).split()[-2:] == ["min", "fresh?"]
-    rows = live.fitted(frame(shown, now=NOW + 60), 24)
+    rows = drawing.fitted(frame(shown, now=NOW + 60), 24)
     dim = [piece for _, piece in rows[3] if any("dim" in str(s.style) for s in piece.spans)]
     assert len(dim) == len(rows[3])
     assert "reverse" not in str(rows[3])
@@ -223,26 +223,26 @@ def test_help_has_every_key_and_verdict() -> None:
         assert re.search(rf"^{re.escape(binding.label)}  +{re.escape(binding.what)}$", text, re.M)
     for verdict in Verdict:
         assert re.search(rf"^{verdict.value}  ", text, re.MULTILINE)
-    assert set(live.MEANINGS) == set(Verdict)
+    assert set(drawing.MEANINGS) == set(Verdict)
 
 
 def test_without_unicode() -> None:
     assert "[##.:::     ]" in line_of("full", view(FULL), glyphs=ASCII)
     shown = view(guest("Gästehaus"))
     assert r"G\xe4stehaus" in line_of("G\\", shown, glyphs=ASCII)
-    assert live.Glyphs.of("no such encoding").used == "#"
+    assert drawing.Glyphs.of("no such encoding").used == "#"
 
 
 def test_only_what_is_visible_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)))
     drawn: list[str] = []
-    line = live._line
+    line = drawing._line
 
-    def draw(shown: Line, layout: live._Layout, frame: live.Frame) -> live.Row:
+    def draw(shown: Line, layout: drawing._Layout, frame: drawing.Frame) -> drawing.Row:
         drawn.append(shown.key[1])
         return line(shown, layout, frame)
 
-    monkeypatch.setattr(live, "_line", draw)
+    monkeypatch.setattr(drawing, "_line", draw)
     press(shown, "end")
     lines(shown, 80, 24)
     assert len(drawn) == 21
@@ -250,7 +250,7 @@ def test_only_what_is_visible_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_frame_that_nobody_scrolls_is_whole_and_has_no_history() -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)))
-    rows = [live.plain(row).plain for row in live.whole(frame(shown, every=None))]
+    rows = [drawing.plain(row).plain for row in drawing.whole(frame(shown, every=None))]
     assert len(rows) == 1 + 3 + 400
     assert "HISTORY" not in rows[0]
 
@@ -259,17 +259,17 @@ def test_what_a_terminal_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = view(guest("漢字 👨", used=GIB))
-    row = live.fitted(frame(shown), 24)[3]
-    painted = live.Painter().painted(row)
+    row = drawing.fitted(frame(shown), 24)[3]
+    painted = drawing.Painter().painted(row)
     # What is behind the name has a column of its own, whatever width the terminal gives the name.
     assert [start for start, _ in painted] == [0, 14]
     assert cell_len(row[0][1].plain) == 14
     assert "\x1b[1;31m" in painted[1][1]
 
     monkeypatch.setenv("NO_COLOR", "1")
-    (_, rest) = live.Painter().painted(row)[1]
+    (_, rest) = drawing.Painter().painted(row)[1]
     assert "\x1b[1m" in rest
     assert not re.search(r"\x1b\[[\d;]*3\d", rest)
     press(shown, "down", "down")
-    (_, first) = live.Painter().painted(live.fitted(frame(shown), 24)[3])[0]
+    (_, first) = drawing.Painter().painted(drawing.fitted(frame(shown), 24)[3])[0]
     assert first.startswith("\x1b[7m")

@@ -109,7 +109,7 @@ fcntl.flock = hit
 def test_a_process_that_it_starts_does_not_inherit_it(command: Command, lock: Path) -> None:
     # Libvirt closes what it knows nothing of; this does not.
     execute = f"""
-from virtballoon.cli.lock import hold
+from virtballoon.system.lockfile import hold
 hold({str(lock)!r})
 os.execlp("ls", "ls", "-l", "/proc/self/fd")
 """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.memory import (
+from virtballoon.model.memory import (
     STATISTICS,
     Figures,
     MemoryStats,
@@ -19,7 +19,7 @@ from virtballoon.memory import (
     contradictions,
     notes_on,
 )
-from virtballoon.note import Note
+from virtballoon.model.note import Note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

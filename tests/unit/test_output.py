@@ -262,7 +262,7 @@ def test_a_full_disk(tmp_path: Path, report: Path) -> None:
 # A real signal, at the moment when the file is half done.
 KILLED = """
 import signal
-from virtballoon.process import end_on_signals
+from virtballoon.system.cleanup import end_on_signals
 
 def hit(file):
     print(os.listdir({!r}), file=sys.stderr, flush=True)

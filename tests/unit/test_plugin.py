@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from tests.unit.test_checking import DEAD, FULL, OOM, SWAP, UPDATE, after, guest, host
 from tests.unit.test_documents import SCHEMA
 from tests.unit.test_report import report
-from virtballoon.checking import CheckResult, CheckStatus, Measure, Policy, Thresholds, check_hosts
-from virtballoon.render import checks, documents, plugin
-from virtballoon.thresholds import Range
-from virtballoon.verdict import Verdict
+from virtballoon.check import plugin, records
+from virtballoon.check.judging import (
+    CheckResult,
+    CheckStatus,
+    Measure,
+    Policy,
+    Thresholds,
+    check_hosts,
+)
+from virtballoon.check.ranges import Range
+from virtballoon.model.verdict import Verdict
+from virtballoon.render import documents
 
 #: A figure of the guidelines: 'label'=value[UOM];[warn];[crit];[min];[max]
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -244,7 +252,7 @@ def test_the_document_holds_to_the_schema() -> None:
     states = Policy(thresholds={**Policy().thresholds, **SWAP.thresholds})
     result = check_hosts([host(*rows), DEAD], states)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    document = checks.check_document(result, quiet=False, generated_at=UPDATE)
+    document = records.check_document(result, quiet=False, generated_at=UPDATE)
     validator.validate(document)
     assert document["check"]["status"] == "critical"
     assert document["check"]["exit_status"] == 2
@@ -257,10 +265,10 @@ def test_the_document_holds_to_the_schema() -> None:
         "warning": "90",
         "critical": "95",
     }
-    quiet = checks.check_document(result, quiet=True, generated_at=UPDATE)
+    quiet = records.check_document(result, quiet=True, generated_at=UPDATE)
     validator.validate(quiet)
     assert {d["check"]["status"] for d in quiet["hosts"][0]["domains"]} == {"critical", "unknown"}
-    header = documents.to_csv(checks.rows(result, quiet=False), checks.COLUMNS).split("\n")[0]
+    header = documents.to_csv(records.rows(result, quiet=False), records.COLUMNS).split("\n")[0]
     assert header.startswith("uri,check.status,name,")
 
 

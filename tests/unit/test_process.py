@@ -95,7 +95,7 @@ def test_terminated_on_a_terminal_that_takes_no_output(tmp_path: Path) -> None:
 
 OWING = """
 import sys, threading, time
-from virtballoon import process
+from virtballoon.system import cleanup as process
 from virtballoon.__main__ import main
 
 class Debt:

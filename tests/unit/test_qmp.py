@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtballoon.errors import MonitorError
-from virtballoon.memory import Figures, MemoryStats
-from virtballoon.qmp import Monitor, QomChild
+from virtballoon.hypervisor.qmp import Monitor, QomChild
+from virtballoon.model.memory import Figures, MemoryStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +152,7 @@ def test_an_object_that_vanishes_during_the_walk_is_passed_over() -> None:
 
 def test_a_tree_without_an_end_ends_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     # The real limit takes a while.
-    monkeypatch.setattr("virtballoon.qmp._MAX_NODES", 500)
+    monkeypatch.setattr("virtballoon.hypervisor.qmp._MAX_NODES", 500)
     endless = json.dumps({"return": [{"name": "x", "type": "child<container>"}]})
 
     assert list(answering(endless).balloons_below("/machine")) == []

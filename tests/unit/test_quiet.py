@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.test_cli import EVIL, NOBODY_LISTENS, only_host
-from virtballoon.verdict import Verdict
+from virtballoon.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_documents import READ, SCHEMA, UUID, VALIDATOR, document, report
-from virtballoon.memory import STATISTICS, Figures, MemoryStats
-from virtballoon.rates import NoRate, Rates, Sample
+from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.model.rates import NoRate, Rates, Sample
+from virtballoon.model.report import DomainReport
+from virtballoon.model.statistics import COUNTERS
 from virtballoon.render import columns, documents, table
-from virtballoon.report import DomainReport
-from virtballoon.statistics import COUNTERS
 
 NOW = 1_700_000_000
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from virtballoon.balloon import Balloon
 from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
-from virtballoon.memory import Figures, MemoryStats, Usage
-from virtballoon.note import Note
-from virtballoon.report import DomainReport, Interval
-from virtballoon.source import Source
-from virtballoon.verdict import State, Verdict
+from virtballoon.model.balloon import Balloon
+from virtballoon.model.memory import Figures, MemoryStats, Usage
+from virtballoon.model.note import Note
+from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import State, Verdict
 
 NOW = 1_700_000_000.5
 

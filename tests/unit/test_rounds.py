@@ -152,8 +152,8 @@ class Ensuring:
         self.failure: VirtballoonError | None = None
         self.is_reached = True
         self.tries = 0
-        monkeypatch.setattr("virtballoon.rounds.read_visited", self._read)
-        monkeypatch.setattr("virtballoon.rounds.set_intervals", self._set)
+        monkeypatch.setattr("virtballoon.exporter.snapshots.read_visited", self._read)
+        monkeypatch.setattr("virtballoon.exporter.snapshots.set_intervals", self._set)
         self._rounds = Rounds({"one": node}, ensure=5)
 
     def scrape(self) -> int:
@@ -203,7 +203,7 @@ def test_a_guest_is_tried_again_once_its_host_can_be_written_to(
     ensuring.is_reached = False
     # Not at each scrape.
     assert [ensuring.scrape() for _ in range(3)] == [1, 1, 1]
-    monkeypatch.setattr("virtballoon.rounds._REST_SECONDS", 0.0)
+    monkeypatch.setattr("virtballoon.exporter.snapshots._REST_SECONDS", 0.0)
     ensuring = Ensuring(monkeypatch, node)
     ensuring.failure = ConnectError("libvirtd is being restarted", host="hv1")
     ensuring.is_reached = False

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.selection import is_pattern, select
+from virtballoon.model.selection import is_pattern, select
 
 
 @dataclass(frozen=True)

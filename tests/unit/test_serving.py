@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.waiting import wait_until
-from virtballoon import VirtballoonError, serving
-from virtballoon.serving import Server, listen
+from virtballoon import VirtballoonError
+from virtballoon.exporter import http
+from virtballoon.exporter.http import Server, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,8 +133,8 @@ def test_compression(takes: str, gets: bool) -> None:
 
 
 def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_WRITE_SECONDS", 0.2)
-    monkeypatch.setattr(serving, "_MOST_CLIENTS", 1)
+    monkeypatch.setattr(http, "_WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(http, "_MOST_CLIENTS", 1)
     metrics = Metrics()
     # More than what the kernel keeps between them.
     metrics.text = TEXT * 20000
@@ -166,7 +167,7 @@ def test_an_error_is_the_scrapers_to_see() -> None:
 
 
 def test_slow_clients_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http, "_HEAD_SECONDS", 0.3)
     with served(Metrics()) as (_, place):
         slow = [socket.create_connection(place, timeout=30) for _ in range(10)]
         for client in slow:
@@ -179,7 +180,7 @@ def test_slow_clients_hold_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_more_clients_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_MOST_CLIENTS", 3)
+    monkeypatch.setattr(http, "_MOST_CLIENTS", 3)
     metrics = Metrics()
     metrics.may_answer.clear()
     request = "GET /metrics HTTP/1.0\n\n"
@@ -238,22 +239,22 @@ def test_addresses() -> None:
 
 
 def test_what_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    serving.notify("READY=1")
+    http.notify("READY=1")
     for name in (str(tmp_path / "notify"), f"@{tmp_path}/notify"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(name.replace("@", "\0"))
             monkeypatch.setenv("NOTIFY_SOCKET", name)
-            serving.notify("READY=1")
+            http.notify("READY=1")
             assert manager.recv(100) == b"READY=1"
     # One that is not there is no reason to end.
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    serving.notify("READY=1")
+    http.notify("READY=1")
 
 
 PASSED = """
 import os, sys
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
-from virtballoon.serving import passed_by_systemd
+from virtballoon.exporter.http import passed_by_systemd
 print([passed.getsockname() for passed in passed_by_systemd()], os.environ.get("LISTEN_FDS"))
 """
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from tests.unit.test_documents import CHANGES, HELD, HOST, READ, report
-from virtballoon.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.verdict import State
 from virtballoon.render import columns
 from virtballoon.render.table import changes_table, list_table, stats_blocks
-from virtballoon.report import DomainReport, Interval
-from virtballoon.verdict import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.terminal import GONE, Keys, Terminal
+from virtballoon.watch.screen import GONE, Keys, Terminal
 
 
 def fill(terminal: int) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon import thresholds
-from virtballoon.thresholds import Range
+from virtballoon.check import ranges as thresholds
+from virtballoon.check.ranges import Range
 
 inf = math.inf
 finite = st.floats(allow_nan=False, allow_infinity=False)

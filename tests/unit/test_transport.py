@@ -6,8 +6,14 @@ from errno import ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EIO, ENOENT, EPIPE
 
 import pytest
 
-from virtballoon import AuthError, ConnectError, HostKeyError, HostUnreachable, NoDaemon
-from virtballoon.transport import explain, without_prompts
+from virtballoon import (
+    AuthError,
+    ConnectError,
+    HostKeyError,
+    HostUnreachable,
+    NoDaemon,
+)
+from virtballoon.hypervisor.uri import explain, without_prompts
 
 SSH = "qemu+ssh://admin@hv2/system"
 TCP = "qemu+tcp://hv2/system"

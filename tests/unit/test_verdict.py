@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict, judge
+from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict, judge
 
 NOW = 1_700_000_000
 

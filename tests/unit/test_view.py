@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.unit.test_documents import NOW, report
-from virtballoon import history
 from virtballoon.errors import Busy, ConnectError
-from virtballoon.history import History
-from virtballoon.memory import Figures, MemoryStats
-from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.view import (
+from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.watch import history
+from virtballoon.watch.history import History
+from virtballoon.watch.view import (
     BINDINGS,
     Action,
     GuestLine,

@@ -9,15 +9,15 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.test_documents import CHANGES, SCHEMA, VALIDATOR, document, report
-from virtballoon import waiting
 from virtballoon.cli import quiet
-from virtballoon.connection import Domain
 from virtballoon.errors import Busy
-from virtballoon.memory import Figures
-from virtballoon.outcome import Waited
+from virtballoon.hypervisor.connection import Domain
+from virtballoon.model.memory import Figures
+from virtballoon.model.outcome import Waited
+from virtballoon.model.report import DomainReport, Interval, Unheard
+from virtballoon.model.verdict import State
+from virtballoon.operations import waiting
 from virtballoon.render import phrases
-from virtballoon.report import DomainReport, Interval, Unheard
-from virtballoon.verdict import State
 
 WEB1 = cast("Domain", report())
 NOW = 1_700_000_000

@@ -12,7 +12,7 @@ import click
 from virtballoon import __version__
 from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
 from virtballoon.errors import ConfigurationError, VirtballoonError
-from virtballoon.process import settle_at_the_end
+from virtballoon.system.cleanup import settle_at_the_end
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
@@ -84,8 +84,8 @@ def main() -> NoReturn:
     with contextlib.suppress(OSError):
         for plea in settle_at_the_end():
             complain(plea)
-    if "virtballoon.host" in sys.modules:
-        sys.modules["virtballoon.host"].wait_for_leaving(_LEAVE_SECONDS)
+    if "virtballoon.engine.session" in sys.modules:
+        sys.modules["virtballoon.engine.session"].wait_for_leaving(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken
     # down; and taking everything else down takes a tenth of the time of a run.
     os._exit(status)

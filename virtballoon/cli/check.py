@@ -17,9 +17,9 @@ from virtballoon.errors import VirtballoonError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from virtballoon.checking import CheckResult, CheckStatus, Policy, Trouble
-    from virtballoon.thresholds import Range
-    from virtballoon.verdict import Verdict
+    from virtballoon.check.judging import CheckResult, CheckStatus, Policy, Trouble
+    from virtballoon.check.ranges import Range
+    from virtballoon.model.verdict import Verdict
 
 _UNKNOWN: Final = 3
 
@@ -61,7 +61,7 @@ def _unknown(error: Exception) -> int:
 
         logging.getLogger(__package__).debug("internal error", exc_info=error)
         message = f"internal error: {type(error).__name__}: {error}"
-    from virtballoon.render.plugin import failure
+    from virtballoon.check.plugin import failure
 
     click.echo(failure(message))
     return _UNKNOWN
@@ -70,8 +70,8 @@ def _unknown(error: Exception) -> int:
 def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -> Range | None:
     if value is None:
         return None
-    from virtballoon.checking import Measure
-    from virtballoon.thresholds import Range
+    from virtballoon.check.judging import Measure
+    from virtballoon.check.ranges import Range
 
     assert param.name is not None
     try:
@@ -83,8 +83,8 @@ def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -
 def _states(
     _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
 ) -> Mapping[Verdict | Trouble, CheckStatus]:
-    from virtballoon.checking import CheckStatus, Trouble
-    from virtballoon.verdict import Verdict
+    from virtballoon.check.judging import CheckStatus, Trouble
+    from virtballoon.model.verdict import Verdict
 
     causes: dict[str, Verdict | Trouble] = {c.value: c for c in (*Verdict, *Trouble)}
     # Fresh figures are judged by thresholds.
@@ -182,8 +182,8 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern. A RANGE is what the plugins take: 80, 10:, ~:90,
     10:20, or @10:20 for what is inside. Thresholds are applied to fresh figures alone.
     """
-    from virtballoon.checking import check_hosts
-    from virtballoon.fleet import read_hosts
+    from virtballoon.check.judging import check_hosts
+    from virtballoon.operations.fleet import read_hosts
 
     policy = _policy(thresholds, states)
     started = time.time()
@@ -196,7 +196,7 @@ def command(
     )
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
-        from virtballoon.cli.state import compared, default_path
+        from virtballoon.check.state import compared, default_path
 
         question = [settings.targets, sorted(domains), settings.via]
         path = partial(default_path, question) if state is None else partial(Path, state)
@@ -211,7 +211,7 @@ def command(
 def _policy(
     given: Mapping[str, Range | None], states: Mapping[Verdict | Trouble, CheckStatus]
 ) -> Policy:
-    from virtballoon.checking import DEFAULT_THRESHOLDS, Measure, Policy, Thresholds
+    from virtballoon.check.judging import DEFAULT_THRESHOLDS, Measure, Policy, Thresholds
 
     thresholds = {}
     for measure in Measure:
@@ -226,7 +226,7 @@ def _policy(
 def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_at: float) -> None:
     quiet = settings.is_quiet
     if settings.format == "table":
-        from virtballoon.render.plugin import output
+        from virtballoon.check.plugin import output
 
         names = {host.uri: host.name for host in settings.hosts}
         text = output(
@@ -237,13 +237,14 @@ def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_
             quiet=quiet,
         )
     else:
-        from virtballoon.render import checks, documents
+        from virtballoon.check import records
+        from virtballoon.render import documents
 
         if settings.format == "json":
-            record = checks.check_document(result, quiet=quiet, generated_at=generated_at)
+            record = records.check_document(result, quiet=quiet, generated_at=generated_at)
             text = documents.to_json(record)
         elif settings.format == "jsonl":
-            text = documents.to_jsonl(checks.rows(result, quiet=quiet))
+            text = documents.to_jsonl(records.rows(result, quiet=quiet))
         else:
-            text = documents.to_csv(checks.rows(result, quiet=quiet), checks.COLUMNS)
+            text = documents.to_csv(records.rows(result, quiet=quiet), records.COLUMNS)
     click.echo(text, file=settings.stream, nl=False)

@@ -19,7 +19,7 @@ from virtballoon.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from virtballoon.doctor import Reach
+    from virtballoon.doctor.examination import Reach
 
 #: What CSV has beside the columns of a reading.
 COLUMNS = (
@@ -41,7 +41,7 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     could tell.
     """
     from virtballoon.cli import quiet
-    from virtballoon.fleet import diagnose_hosts
+    from virtballoon.operations.fleet import diagnose_hosts
 
     started = time.time()
     with progress(settings) as each:
@@ -70,7 +70,7 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
 
 def reach(settings: Settings, uri: str) -> Reach:
     """How a command line reaches a host, by its name in the configuration if it has one."""
-    from virtballoon.doctor import Reach
+    from virtballoon.doctor.examination import Reach
 
     words = tuple(words_to_reach(settings, uri))
     return Reach(

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
-    from virtballoon.outcome import HostChanges
-    from virtballoon.rounds import Rounds
+    from virtballoon.exporter.snapshots import Rounds
+    from virtballoon.model.outcome import HostChanges
 
 _SYSTEMD: Final = "systemd"
 
@@ -114,7 +114,7 @@ def _require_library() -> None:
 def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exporter: bool) -> int:
     from virtballoon.cli.list_domains import finish_reading
     from virtballoon.cli.options import progress
-    from virtballoon.fleet import read_hosts
+    from virtballoon.operations.fleet import read_hosts
 
     targets = _named(settings)
     begun_at = time.time()
@@ -127,8 +127,8 @@ def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exp
             jobs=settings.jobs,
             each=each,
         )
-    from virtballoon.exposition import exposition
-    from virtballoon.rounds import Round
+    from virtballoon.exporter.metrics import exposition
+    from virtballoon.exporter.snapshots import Round
 
     reports = dict(zip(targets, hosts, strict=True))
     round_ = Round(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
@@ -163,7 +163,7 @@ def _rounds(
     ensure_interval: int | None,
 ) -> Rounds:
     from virtballoon.errors import ConfigurationError, InvalidInterval
-    from virtballoon.rounds import Rounds
+    from virtballoon.exporter.snapshots import Rounds
 
     last = _named(settings)
     complaint = ""
@@ -212,9 +212,9 @@ def _tell(host: HostChanges, seconds: int | None) -> None:
 def _serve(addresses: Sequence[str], rounds: Rounds, *, libvirt_exporter: bool) -> int:
     import signal
 
-    from virtballoon import serving
-    from virtballoon.exposition import Exporter
-    from virtballoon.process import end_on_signals
+    from virtballoon.exporter import http as serving
+    from virtballoon.exporter.metrics import Exporter
+    from virtballoon.system.cleanup import end_on_signals
 
     sockets = []
     for address in dict.fromkeys(addresses):

@@ -39,7 +39,7 @@ def command(settings: Settings) -> int:
 
     Each is visited once, read-only, and no guest is asked, whatever --via says.
     """
-    from virtballoon.fleet import probe_hosts
+    from virtballoon.operations.fleet import probe_hosts
     from virtballoon.render import documents
 
     started = time.time()

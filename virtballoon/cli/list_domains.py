@@ -26,8 +26,8 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from virtballoon.model.report import HostReport
     from virtballoon.render.columns import Column
-    from virtballoon.report import HostReport
 
 #: More names than this make no command that anyone would type.
 _MOST_NAMES = 8
@@ -103,8 +103,8 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     """Say what could not be read and, where data is in a file, what is not well; and give the
     exit status."""
     from virtballoon.cli import quiet
-    from virtballoon.report import unmatched_everywhere
-    from virtballoon.verdict import Verdict
+    from virtballoon.model.report import unmatched_everywhere
+    from virtballoon.model.verdict import Verdict
 
     if settings.is_quiet and settings.output is not None:
         quiet.complain_of_exceptions(hosts)
@@ -155,7 +155,7 @@ def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
 def _advise(host: HostReport, settings: Settings) -> None:
     import shlex
 
-    from virtballoon.selection import words_for
+    from virtballoon.model.selection import words_for
 
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:

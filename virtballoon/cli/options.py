@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.errors import VirtballoonError
-    from virtballoon.outcome import HostChanges
+    from virtballoon.model.outcome import HostChanges
+    from virtballoon.model.report import HostReport, HostResult
+    from virtballoon.model.source import Source
     from virtballoon.render.progress import Done, Progress
-    from virtballoon.report import HostReport, HostResult
-    from virtballoon.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,21 +99,21 @@ class Settings:
     @property
     def via(self) -> Source:
         """Where figures come from."""
-        from virtballoon.source import Source
+        from virtballoon.model.source import Source
 
         return Source(self._given.get("via") or self.configuration.via or Source.LIBVIRT)
 
     @property
     def timeout(self) -> float:
         """Seconds for a host."""
-        from virtballoon.host import DEFAULT_TIMEOUT
+        from virtballoon.engine.session import DEFAULT_TIMEOUT
 
         return float(self._given.get("timeout") or self.configuration.timeout or DEFAULT_TIMEOUT)
 
     @property
     def jobs(self) -> int:
         """How many hosts are visited at a time."""
-        from virtballoon.fleet import DEFAULT_JOBS
+        from virtballoon.operations.fleet import DEFAULT_JOBS
 
         return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
 
@@ -285,7 +285,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
         settings: Settings = (ctx.find_object(Settings) or Settings({})).refined(options)
         own = {key: value for key, value in options.items() if key not in _SHARED}
         if settings.lock is not None:
-            from virtballoon.cli.lock import hold
+            from virtballoon.system.lockfile import hold
 
             hold(settings.lock)
         if settings.log is not None:
@@ -295,7 +295,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
         _set_up(settings)
         if settings.output is None:
             return function(settings, **own)
-        from virtballoon.cli.output import Output
+        from virtballoon.system.atomicfile import Output
 
         output = Output(settings.output)
         settings.stream = output.stream
@@ -309,7 +309,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 def _set_up(settings: Settings) -> None:
     # What is wrong with the configuration, or with the hosts' names, is said before all else.
     targets = settings.targets
-    from virtballoon.connection import keep_stderr_quiet
+    from virtballoon.hypervisor.connection import keep_stderr_quiet
 
     if not settings.is_verbose:
         keep_stderr_quiet()
@@ -371,7 +371,7 @@ def read_meant(
 
     :param domains: the words for domains; none for all
     """
-    from virtballoon.fleet import read_hosts
+    from virtballoon.operations.fleet import read_hosts
 
     with progress(settings) as each:
         return read_hosts(
@@ -417,8 +417,8 @@ def _complete_domain(
         targets, jobs = settings.targets, settings.jobs
     except ConfigurationError:
         return []
-    from virtballoon.connection import keep_stderr_quiet
-    from virtballoon.fleet import domain_names
+    from virtballoon.hypervisor.connection import keep_stderr_quiet
+    from virtballoon.operations.fleet import domain_names
 
     keep_stderr_quiet()
     return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
@@ -457,7 +457,7 @@ def words_to_reach(settings: Settings, uri: str) -> list[str]:
 
 def through_libvirt(settings: Settings) -> list[str]:
     """The words of a command line that go through libvirt, whatever the configuration says."""
-    from virtballoon.source import Source
+    from virtballoon.model.source import Source
 
     return ["--via", "libvirt"] if settings.configuration.via is Source.QOM else []
 

@@ -30,10 +30,10 @@ def command(settings: Settings, *, domain: str) -> int:
     --via qom only.
     """
     from virtballoon.errors import DomainNotFound, VirtballoonError
-    from virtballoon.fleet import find_qom_paths
-    from virtballoon.reading import QomPath
+    from virtballoon.model.report import HostStatus
+    from virtballoon.operations.fleet import find_qom_paths
+    from virtballoon.operations.reading import QomPath
     from virtballoon.render import documents
-    from virtballoon.report import HostStatus
 
     started = time.time()
     with progress(settings) as each:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from virtballoon.cli.options import Settings, complain
+from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.render import text
-from virtballoon.report import DomainReport, HostReport
 
 if TYPE_CHECKING:
-    from virtballoon.outcome import HostChanges
+    from virtballoon.model.outcome import HostChanges
 
 H = TypeVar("H", bound="HostReport | HostChanges")
 
@@ -43,7 +43,7 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
 def _why(row: DomainReport) -> str:
     if type(row) is DomainReport:
         return ""
-    from virtballoon.doctor import Diagnosis
+    from virtballoon.doctor.examination import Diagnosis
 
     found = (*row.possible_causes, *row.findings) if isinstance(row, Diagnosis) else ()
     return f" ({', '.join(each.cause.value for each in found)})" if found else ""

@@ -25,7 +25,7 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from virtballoon.outcome import HostChanges
+    from virtballoon.model.outcome import HostChanges
 
 _COLUMNS = (
     "name",
@@ -116,8 +116,8 @@ def command(
     """
     from virtballoon.cli import quiet
     from virtballoon.errors import InvalidInterval
-    from virtballoon.fleet import set_intervals_on_hosts
-    from virtballoon.waiting import patience
+    from virtballoon.operations.fleet import set_intervals_on_hosts
+    from virtballoon.operations.waiting import patience
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
@@ -148,8 +148,8 @@ def command(
         columns = _COLUMNS if wait is None else (*_COLUMNS, *_WAITED)
         print_records(settings, shown, columns, generated_at=started)
     elif any(host.changes for host in shown):
+        from virtballoon.model.source import Source
         from virtballoon.render.table import changes_table
-        from virtballoon.source import Source
 
         changes_table(
             shown,
@@ -162,8 +162,8 @@ def command(
 
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    from virtballoon.outcome import Outcome
-    from virtballoon.report import unmatched_everywhere
+    from virtballoon.model.outcome import Outcome
+    from virtballoon.model.report import unmatched_everywhere
 
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:

@@ -25,7 +25,7 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from virtballoon.report import HostReport
+    from virtballoon.model.report import HostReport
 
 #: What --fresh means alone.
 _FRESH_SECONDS = 5.0
@@ -75,7 +75,7 @@ def command(
     the rest are counts since the guest booted. A figure that the guest does not give is a dash.
     """
     from virtballoon.cli import quiet
-    from virtballoon.fleet import read_hosts, read_rates
+    from virtballoon.operations.fleet import read_hosts, read_rates
 
     read = read_hosts if rates is None else partial(read_rates, seconds=rates)
     started = time.time()
@@ -116,8 +116,8 @@ def command(
 
 
 def _say_what_only_qemu_has(hosts: Sequence[HostReport]) -> None:
-    from virtballoon.source import Source
-    from virtballoon.statistics import STATISTIC_BY_NAME
+    from virtballoon.model.source import Source
+    from virtballoon.model.statistics import STATISTIC_BY_NAME
 
     rows = [row for host in hosts for row in host.domains if not row.stats.is_empty]
     if any(row.source is Source.LIBVIRT for row in rows):

@@ -25,10 +25,10 @@ from virtballoon.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from virtballoon.calls import Begun
-    from virtballoon.doctor import HostDiagnosis
-    from virtballoon.report import HostReport
-    from virtballoon.view import View
+    from virtballoon.doctor.examination import HostDiagnosis
+    from virtballoon.engine.calls import Begun
+    from virtballoon.model.report import HostReport
+    from virtballoon.watch.view import View
 
 #: A host has other things to do.
 _LEAST_SECONDS: Final = 0.1
@@ -88,7 +88,7 @@ def command(
         raise click.UsageError("watch is for people; list and stats have --format")
     if not once:
         _require_terminal(settings)
-    from virtballoon.view import Order, Units, View
+    from virtballoon.watch.view import Order, Units, View
 
     view = View(
         [_label(settings, target) for target in settings.targets],
@@ -129,7 +129,7 @@ def _label(settings: Settings, target: str | None) -> str | None:
 
 def _unmatched(view: View) -> Sequence[str]:
     """The words that match no domain, once every host has been read."""
-    from virtballoon.report import unmatched_everywhere
+    from virtballoon.model.report import unmatched_everywhere
 
     return unmatched_everywhere(view.reports) if len(view.reports) == view.hosts else ()
 
@@ -138,24 +138,24 @@ def _read_once(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool
 ) -> Sequence[HostReport]:
     hosts = read_meant(settings, domains, inactive=inactive)
-    from virtballoon.render import live
     from virtballoon.render.table import console, terminal_width
+    from virtballoon.watch import drawing
 
     now = time.time()
     for index, host in enumerate(hosts):
         view.update(index, host, now)
-    frame = live.Frame(
+    frame = drawing.Frame(
         view=view,
         now=now,
-        width=terminal_width(settings.stream) or live.USUAL_WIDTH,
-        glyphs=live.Glyphs.of(getattr(settings.stream, "encoding", None) or "utf-8"),
+        width=terminal_width(settings.stream) or drawing.USUAL_WIDTH,
+        glyphs=drawing.Glyphs.of(getattr(settings.stream, "encoding", None) or "utf-8"),
         every=None,
         source=settings.via,
     )
     if view.shown or not settings.is_quiet:
         out = console(settings.stream)
-        for row in live.whole(frame):
-            out.print(live.plain(row), soft_wrap=True)
+        for row in drawing.whole(frame):
+            out.print(drawing.plain(row), soft_wrap=True)
     return hosts
 
 
@@ -168,7 +168,7 @@ class _Clinic:
 
     def see_to(self, view: View, now: float) -> None:
         """Begin with the next guest that is asked about, or take what the doctor said of it."""
-        from virtballoon.calls import Begun
+        from virtballoon.engine.calls import Begun
 
         if not view.asked:
             return
@@ -184,7 +184,7 @@ class _Clinic:
 
     def _diagnose(self, index: int, uuid: str) -> HostDiagnosis:
         from virtballoon.cli.doctor import reach
-        from virtballoon.doctor import diagnose_host
+        from virtballoon.doctor.examination import diagnose_host
 
         settings = self._settings
         return diagnose_host(
@@ -202,13 +202,13 @@ def _watch(
 ) -> Sequence[HostReport]:
     """Show the view until it is left, and give the last report of each host."""
     # All that takes a while is imported before the terminal is taken.
-    from virtballoon.following import Following
-    from virtballoon.render import live
-    from virtballoon.terminal import GONE, Terminal
+    from virtballoon.watch import drawing
+    from virtballoon.watch.poller import Following
+    from virtballoon.watch.screen import GONE, Terminal
 
     encoding = sys.stdout.encoding or "utf-8"
-    glyphs = live.Glyphs.of(encoding)
-    painter = live.Painter()
+    glyphs = drawing.Glyphs.of(encoding)
+    painter = drawing.Painter()
     sys.stdout.flush()
     with contextlib.ExitStack() as stack:
         terminal = Terminal(sys.stdin.fileno(), sys.stdout.fileno(), encoding=encoding)
@@ -231,7 +231,7 @@ def _watch(
                 view.update(new.index, new.report, now, is_complete=new.is_complete)
             unmatched = ", ".join(map(repr, _unmatched(view)))
             width, height = terminal.size
-            frame = live.Frame(
+            frame = drawing.Frame(
                 view=view,
                 now=now,
                 width=width,
@@ -244,7 +244,7 @@ def _watch(
             if view.redraw:
                 view.redraw = False
                 terminal.redraw()
-            terminal.draw([painter.painted(row) for row in live.fitted(frame, height)])
+            terminal.draw([painter.painted(row) for row in drawing.fitted(frame, height)])
             for key in terminal.events(_TICK_SECONDS - now % _TICK_SECONDS):
                 if key == GONE:
                     view.is_done = True

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from virtballoon.memory import STATISTICS
+from virtballoon.model.memory import STATISTICS
+from virtballoon.model.report import DomainReport
+from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, Unit
 from virtballoon.render import text
 from virtballoon.render.documents import domain_record, flattened
-from virtballoon.report import DomainReport
-from virtballoon.statistics import COUNTERS, STATISTIC_BY_NAME, Unit
 
 #: Every column of a record, in the record's order.
 RECORD: Final = (

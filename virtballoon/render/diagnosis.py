@@ -7,10 +7,10 @@ from typing import Final, TextIO
 
 from rich.text import Text
 
-from virtballoon.doctor import Diagnosis, HostDiagnosis
+from virtballoon.doctor.examination import Diagnosis, HostDiagnosis
+from virtballoon.model.source import Source
 from virtballoon.render import text
 from virtballoon.render.table import console, verdict_text
-from virtballoon.source import Source
 
 _INDENT: Final = "  "
 _LABEL_WIDTH: Final = 10

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import VirtballoonError
-from virtballoon.report import DomainReport, HostReport, Interval
+from virtballoon.model.report import DomainReport, HostReport, Interval
 
 if TYPE_CHECKING:
-    from virtballoon.doctor import Diagnosis, PossibleCause
-    from virtballoon.outcome import HostChanges, HostProbe, IntervalChange, Waited
-    from virtballoon.rates import Rates
-    from virtballoon.report import Refresh
+    from virtballoon.doctor.examination import Diagnosis, PossibleCause
+    from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Waited
+    from virtballoon.model.rates import Rates
+    from virtballoon.model.report import Refresh
 
 SCHEMA: Final = 1
 
@@ -85,7 +85,7 @@ def rates_record(rates: Rates) -> Record:
 def _more(row: DomainReport) -> Record:
     """What a reading that is more than a reading has beside it."""
     # Not before it is needed: a list does without.
-    from virtballoon.doctor import Diagnosis
+    from virtballoon.doctor.examination import Diagnosis
 
     return _diagnosis_record(row) if isinstance(row, Diagnosis) else {}
 

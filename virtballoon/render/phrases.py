@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from virtballoon.errors import MONITOR_HELD
-from virtballoon.outcome import Waited
-from virtballoon.rates import UNCERTAINTY_SECONDS, NoRate, Rates
+from virtballoon.model.outcome import Waited
+from virtballoon.model.rates import UNCERTAINTY_SECONDS, NoRate, Rates
+from virtballoon.model.report import Refresh, Unheard
 from virtballoon.render.text import ABSENT
-from virtballoon.report import Refresh, Unheard
 
 _UNHEARD: Final[Mapping[Unheard | None, str]] = {
     Unheard.NO_ANSWER: "no answer",

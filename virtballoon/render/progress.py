@@ -12,10 +12,10 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from virtballoon.errors import VirtballoonError
-from virtballoon.process import unfinished_lines
-from virtballoon.reading import QomPath
+from virtballoon.model.report import HostResult
+from virtballoon.operations.reading import QomPath
 from virtballoon.render.text import printable
-from virtballoon.report import HostResult
+from virtballoon.system.cleanup import unfinished_lines
 
 if TYPE_CHECKING:
     from types import TracebackType

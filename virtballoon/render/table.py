@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from virtballoon.configuration import ConfiguredHost
-from virtballoon.outcome import HostChanges, HostProbe, Outcome, Waited
-from virtballoon.rates import Rates
+from virtballoon.model.outcome import HostChanges, HostProbe, Outcome, Waited
+from virtballoon.model.rates import Rates
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.statistics import STATISTIC_BY_NAME, Unit
+from virtballoon.model.verdict import Verdict
 from virtballoon.render import phrases, text
 from virtballoon.render.columns import Column, column
-from virtballoon.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.source import Source
-from virtballoon.statistics import STATISTIC_BY_NAME, Unit
-from virtballoon.verdict import Verdict
 
 _STYLES: Final = {
     Verdict.FRESH.value: "green",

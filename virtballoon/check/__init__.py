@@ -1,0 +1,1 @@
+"""The monitoring plugin: thresholds, judgement, output."""

@@ -1,0 +1,469 @@
+"""Whether guests' memory is well, by thresholds and by what their figures are worth. Pure: judges
+what was read, touches nothing.
+
+States and exit statuses are the monitoring plugins'. A threshold is applied to nothing but a
+figure that can be trusted: what a guest uses counts only where it is fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Final, Self
+
+from virtballoon.check.ranges import BYTES, COUNT, PERCENT, SECONDS, Range, Units
+from virtballoon.model.rates import Sample
+from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
+from virtballoon.model.verdict import Verdict
+
+
+class CheckStatus(IntEnum):
+    """The state of a service, as the monitoring plugins' exit status."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+    @property
+    def severity(self) -> int:
+        """The larger the worse: what is known to be bad is not hidden by what is not known."""
+        return _BY_SEVERITY.index(self)
+
+    @classmethod
+    def worst(cls, statuses: Iterable[CheckStatus]) -> CheckStatus:
+        """The worst of them: critical, warning, unknown, ok; ok where there is none."""
+        return max(statuses, key=lambda status: status.severity, default=cls.OK)
+
+
+_BY_SEVERITY: Final = (
+    CheckStatus.OK,
+    CheckStatus.UNKNOWN,
+    CheckStatus.WARNING,
+    CheckStatus.CRITICAL,
+)
+
+
+class Trouble(StrEnum):
+    """What can be wrong beside a domain's own verdict."""
+
+    UNREACHABLE = "unreachable"
+    UNMATCHED = "unmatched"
+
+
+class Measure(StrEnum):
+    """What thresholds are for.
+
+    ``used`` is in percent of the guest's memory, ``age`` in seconds, ``swap`` in bytes read from
+    and written to swap per second, ``faults`` in major faults per second, and ``oom`` the
+    processes that were killed for want of memory since the former reading.
+    """
+
+    USED = "used"
+    AGE = "age"
+    SWAP = "swap"
+    FAULTS = "faults"
+    OOM = "oom"
+
+    @property
+    def units(self) -> Units:
+        """The units that a threshold of it may have."""
+        return _UNITS[self]
+
+    @property
+    def needs_former(self) -> bool:
+        """Whether it is the difference to a former reading."""
+        return self not in {Measure.USED, Measure.AGE}
+
+
+_UNITS: Final[Mapping[Measure, Units]] = {
+    Measure.USED: PERCENT,
+    Measure.AGE: SECONDS,
+    Measure.SWAP: BYTES,
+    Measure.FAULTS: COUNT,
+    Measure.OOM: COUNT,
+}
+
+#: The statistics that a difference is one of.
+_STATISTICS: Final[Mapping[Measure, tuple[str, ...]]] = {
+    Measure.SWAP: ("swap_in", "swap_out"),
+    Measure.FAULTS: ("major_faults",),
+    Measure.OOM: ("oom_kills",),
+}
+
+#: The counters that performance data has.
+_COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
+
+#: Where the age of figures says something: the host knows it whatever the guest does.
+_AGED: Final = frozenset({Verdict.FRESH, Verdict.STALE, Verdict.POLLING_OFF, Verdict.EMPTY})
+
+#: What a verdict and a trouble come to: nothing can be said of a guest without figures to be
+#: trusted, unless there is nothing to be done about it.
+DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyType(
+    {
+        **{verdict: CheckStatus.OK for verdict in Verdict if verdict.is_well},
+        **{verdict: CheckStatus.UNKNOWN for verdict in Verdict if not verdict.is_well},
+        **dict.fromkeys(Trouble, CheckStatus.UNKNOWN),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """When a figure is a cause for a warning, and when it is critical."""
+
+    warning: Range | None = None
+    critical: Range | None = None
+
+    @property
+    def can_alarm(self) -> bool:
+        """Whether there is any figure that comes to something else than ok."""
+        return any(r is not None and r.can_alarm for r in (self.warning, self.critical))
+
+    def judge(self, value: float) -> CheckStatus:
+        """What this figure comes to."""
+        if self.critical is not None and self.critical.alarms(value):
+            return CheckStatus.CRITICAL
+        if self.warning is not None and self.warning.alarms(value):
+            return CheckStatus.WARNING
+        return CheckStatus.OK
+
+
+#: The thresholds unless others are given: more than 90 and more than 95 percent used.
+DEFAULT_THRESHOLDS: Final[Mapping[Measure, Thresholds]] = MappingProxyType(
+    {Measure.USED: Thresholds(warning=Range(0, 90), critical=Range(0, 95))}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is judged, and how.
+
+    :ivar thresholds: the thresholds of each measure that is to be judged
+    :ivar states: what verdicts and troubles come to, where not as in :data:`DEFAULT_STATES`; fresh
+        figures are judged by thresholds alone
+    """
+
+    thresholds: Mapping[Measure, Thresholds] = field(default_factory=lambda: DEFAULT_THRESHOLDS)
+    states: Mapping[Verdict | Trouble, CheckStatus] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    @property
+    def needs_former(self) -> bool:
+        """Whether something is judged by the difference to a former reading."""
+        return any(measure.needs_former for measure in self.thresholds)
+
+    def state(self, cause: Verdict | Trouble) -> CheckStatus:
+        """What a verdict or a trouble comes to."""
+        return self.states.get(cause, DEFAULT_STATES[cause])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One figure that was judged.
+
+    :ivar value: the figure, in the unit of its measure; None where it is not known
+    :ivar thresholds: by what it was judged
+    :ivar status: what it comes to: unknown where the guest does not give it, ok where there is
+        merely nothing yet to compare it with
+    """
+
+    measure: Measure
+    value: float | None
+    thresholds: Thresholds
+    status: CheckStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedDomain:
+    """One domain, and what it comes to.
+
+    :ivar status: the worst of its verdict and its measurements
+    :ivar report: what was read of it, with its rates where they were needed
+    :ivar measurements: what of it was judged by thresholds
+    """
+
+    status: CheckStatus
+    report: DomainReport
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedHost:
+    """One host, and what it comes to.
+
+    :ivar status: the worst of its domains and of what stood in the way
+    :ivar report: what was read of it
+    :ivar domains: its domains, in the report's order
+    """
+
+    status: CheckStatus
+    report: HostReport
+    domains: tuple[CheckedDomain, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something that is wrong with no domain in particular.
+
+    :ivar status: what it comes to
+    :ivar message: what it is
+    """
+
+    status: CheckStatus
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perfdatum:
+    """One figure of a plugin's performance data.
+
+    :ivar name: what it is a figure of
+    :ivar value: the figure
+    :ivar unit: its unit: ``%``, ``s``, ``B``, ``c`` for a counter, or none
+    :ivar minimum: the least that it can be
+    :ivar maximum: the most that it can be
+    :ivar thresholds: by what it was judged
+    :ivar host: the host, for a domain's figure
+    :ivar domain: the domain, or None for a figure of the whole check
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    minimum: float | None = 0
+    maximum: float | None = None
+    thresholds: Thresholds = Thresholds()
+    host: HostReport | None = None
+    domain: DomainReport | None = None
+
+
+#: Readings to compare the next ones with, by a host's URI and a domain's UUID.
+Samples = Mapping[str, Mapping[str, Sample]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What a check came to.
+
+    :ivar status: the worst of the domains' and the problems'; its number is the exit status
+    :ivar hosts: the hosts, in the order in which they were read
+    :ivar problems: what is wrong with no domain in particular
+    :ivar samples: what the next check is to be given as the former readings
+    :ivar is_first: whether differences are judged, and there was no former reading of any domain
+    """
+
+    status: CheckStatus
+    hosts: tuple[CheckedHost, ...]
+    problems: tuple[Problem, ...]
+    samples: Samples
+    is_first: bool
+
+    def with_problem(self, problem: Problem) -> Self:
+        """The same with something else that is wrong."""
+        status = CheckStatus.worst([self.status, problem.status])
+        return replace(self, status=status, problems=(*self.problems, problem))
+
+    def perfdata(self, *, everything: bool = False) -> tuple[Perfdatum, ...]:
+        """The figures that can be trusted: how many guests there are and were judged, what each
+        uses, and what was judged besides.
+
+        :param everything: the used bytes, the age and the counters of each guest as well
+        """
+        rows = [(host.report, row) for host in self.hosts for row in host.domains]
+        judged = sum(row.report.verdict is Verdict.FRESH for _, row in rows)
+        every = [Perfdatum(name="guests", value=len(rows))]
+        every.append(Perfdatum(name="judged", value=judged, maximum=len(rows)))
+        for host, row in rows:
+            every += _perfdata(host, row, everything=everything)
+        return tuple(every)
+
+
+def check_hosts(
+    hosts: Sequence[HostReport],
+    policy: Policy = Policy(),
+    *,
+    domains: Sequence[str] = (),
+    former: Samples | None = None,
+) -> CheckResult:
+    """Judge what was read of hosts.
+
+    :param hosts: as :func:`read_hosts` gives them
+    :param policy: what is judged, and how
+    :param domains: what was asked for; whoever asks for domains wants to hear that none of them
+        could be judged
+    :param former: the samples that an earlier check gave
+    """
+    former = former or {}
+    if policy.needs_former:
+        hosts = [_since(host, former.get(host.uri, {})) for host in hosts]
+    checked = tuple(_check_host(host, policy) for host in hosts)
+    problems = tuple(_problems(checked, policy, domains))
+    fresh = [(h.uri, row.uuid) for h in hosts for row in h.domains if row.verdict is Verdict.FRESH]
+    return CheckResult(
+        status=CheckStatus.worst(
+            [*(host.status for host in checked), *(p.status for p in problems)]
+        ),
+        hosts=checked,
+        problems=problems,
+        samples={host.uri: _samples(host, former.get(host.uri, {})) for host in hosts},
+        is_first=policy.needs_former
+        and bool(fresh)
+        and not any(uuid in former.get(uri, {}) for uri, uuid in fresh),
+    )
+
+
+def _since(host: HostReport, former: Mapping[str, Sample]) -> HostReport:
+    return replace(host, domains=tuple(row.since(former.get(row.uuid)) for row in host.domains))
+
+
+def _samples(host: HostReport, former: Mapping[str, Sample]) -> dict[str, Sample]:
+    """What the next reading is compared with: where nothing can be trusted now, what could be."""
+    kept = dict(former) if host.error is not None else {}
+    for row in host.domains:
+        if row.verdict is Verdict.FRESH:
+            kept[row.uuid] = row.sample
+        elif row.uuid in former:
+            kept[row.uuid] = former[row.uuid]
+    return kept
+
+
+def _check_host(host: HostReport, policy: Policy) -> CheckedHost:
+    domains = tuple(_check_domain(row, policy) for row in host.domains)
+    statuses = [domain.status for domain in domains]
+    if host.error is not None:
+        statuses.append(policy.state(Trouble.UNREACHABLE))
+    return CheckedHost(status=CheckStatus.worst(statuses), report=host, domains=domains)
+
+
+def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
+    fresh = row.verdict is Verdict.FRESH
+    statuses = [] if fresh else [policy.state(row.verdict)]
+    measurements = []
+    for measure, thresholds in policy.thresholds.items():
+        if not (row.verdict in _AGED if measure is Measure.AGE else fresh):
+            continue
+        value, is_given = _measured(row, measure)
+        if value is None and not thresholds.can_alarm:
+            # Nobody asked for it to be judged: that it is missing is no trouble.
+            continue
+        if value is not None:
+            status = thresholds.judge(value)
+        else:
+            status = CheckStatus.OK if is_given else CheckStatus.UNKNOWN
+        statuses.append(status)
+        measurements.append(
+            Measurement(measure=measure, value=value, thresholds=thresholds, status=status)
+        )
+    return CheckedDomain(
+        status=CheckStatus.worst(statuses), report=row, measurements=tuple(measurements)
+    )
+
+
+def _measured(row: DomainReport, measure: Measure) -> tuple[float | None, bool]:
+    """A figure, or None; and whether the guest gives what it is made of."""
+    if measure is Measure.USED:
+        return used_percent(row), row.usage.ratio is not None
+    if measure is Measure.AGE:
+        return row.age_seconds, row.age_seconds is not None
+    names = _STATISTICS[measure]
+    is_given = all(getattr(row.stats, name) is not None for name in names)
+    gained = [getattr(row.rates, name, None) for name in names]
+    known = [value for value in gained if value is not None]
+    return (sum(known) if len(known) == len(names) else None), is_given
+
+
+def used_percent(row: DomainReport) -> float | None:
+    """What of its memory a guest uses, in percent, by its own figures."""
+    used, total = row.usage.used_bytes, row.stats.total_memory
+    # Not a hundred times the ratio, which is 28.999999999999996 for 0.29.
+    return None if used is None or not total else 100 * used / total
+
+
+def _problems(
+    hosts: Sequence[CheckedHost], policy: Policy, domains: Sequence[str]
+) -> Iterator[Problem]:
+    for host in hosts:
+        if host.report.error is not None:
+            status = policy.state(Trouble.UNREACHABLE)
+            yield Problem(status=status, message=str(host.report.error))
+    reports = [host.report for host in hosts]
+    unmatched = unmatched_everywhere(reports)
+    for word in unmatched:
+        status = policy.state(Trouble.UNMATCHED)
+        yield Problem(status=status, message=f"no domain matches {word!r}")
+    rows = [row for host in hosts for row in host.domains]
+    if not domains or unmatched or any(report.error for report in reports):
+        return
+    if not rows:
+        status = policy.state(Trouble.UNMATCHED)
+        yield Problem(status=status, message="no running domain matches")
+        return
+    said = {Verdict.FRESH, *policy.states}
+    if all(row.status is CheckStatus.OK and row.report.verdict not in said for row in rows):
+        # That would be well; but then nobody would have asked for these.
+        message = "none of them has figures to judge"
+        yield Problem(status=CheckStatus.UNKNOWN, message=message)
+
+
+def _perfdata(host: HostReport, row: CheckedDomain, *, everything: bool) -> Iterator[Perfdatum]:
+    report = row.report
+    judged = {measurement.measure: measurement for measurement in row.measurements}
+
+    def thresholds(measure: Measure) -> Thresholds:
+        return judged[measure].thresholds if measure in judged else Thresholds()
+
+    if report.verdict is Verdict.FRESH and (percent := used_percent(report)) is not None:
+        yield Perfdatum(
+            name="used",
+            value=round(percent, 2),
+            unit="%",
+            maximum=100,
+            thresholds=thresholds(Measure.USED),
+            host=host,
+            domain=report,
+        )
+        if everything:
+            yield Perfdatum(
+                name="used_bytes",
+                value=report.usage.used_bytes or 0,
+                unit="B",
+                maximum=report.stats.total_memory,
+                host=host,
+                domain=report,
+            )
+    wants_age = Measure.AGE in judged or everything
+    if wants_age and report.verdict in _AGED and report.age_seconds is not None:
+        yield Perfdatum(
+            name="age",
+            value=max(0.0, round(report.age_seconds, 1)),
+            unit="s",
+            thresholds=thresholds(Measure.AGE),
+            host=host,
+            domain=report,
+        )
+    for measure, name, unit in _DIFFERENCES:
+        if measure in judged and (value := judged[measure].value) is not None:
+            yield Perfdatum(
+                name=name,
+                value=round(value, 2),
+                unit=unit,
+                thresholds=thresholds(measure),
+                host=host,
+                domain=report,
+            )
+    for name in _COUNTERS if everything and report.verdict is Verdict.FRESH else ():
+        count = getattr(report.stats, name)
+        if count is not None:
+            yield Perfdatum(name=name, value=count, unit="c", host=host, domain=report)
+
+
+#: A rate has no unit of its own in performance data: its name says that it is one.
+_DIFFERENCES: Final = (
+    (Measure.SWAP, "swap_per_second", "B"),
+    (Measure.FAULTS, "major_faults_per_second", ""),
+    (Measure.OOM, "new_oom_kills", ""),
+)

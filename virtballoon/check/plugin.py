@@ -1,0 +1,259 @@
+"""A check as the monitoring plugins' guidelines want it: a status line, performance data, and a
+line for each thing that is wrong and for each guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from virtballoon.check.judging import (
+    CheckedDomain,
+    CheckResult,
+    CheckStatus,
+    Measure,
+    Measurement,
+    Perfdatum,
+    used_percent,
+)
+from virtballoon.check.ranges import Range, number
+from virtballoon.model.report import DomainReport
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import Verdict
+from virtballoon.render import phrases, text
+
+#: What the service is called in the status line.
+SERVICE: Final = "MEMORY"
+
+#: The status line without its performance data, which a pager or a phone has to show.
+_WIDTH: Final = 80
+_NAME_WIDTH: Final = 24
+
+_WORDS: Final[Mapping[Verdict, str]] = {
+    Verdict.STALE: "its figures are no longer updated",
+    Verdict.POLLING_OFF: "it is not polled",
+    Verdict.UNANSWERED: "it has never answered",
+    Verdict.EMPTY: "its driver gives no figures",
+    Verdict.SUSPENDED: "it is suspended",
+    Verdict.NO_DEVICE: "it has no balloon",
+    Verdict.SHUTOFF: "it does not run",
+    Verdict.BUSY: "its QEMU does not answer",
+    Verdict.FAILED: "it could not be read",
+}
+
+
+def status_line(status: CheckStatus, message: str) -> str:
+    """The one line that everybody reads."""
+    return _cut(f"{SERVICE} {status.name} - {safe(message)}", _WIDTH)
+
+
+def failure(message: str) -> str:
+    """What the plugin prints when it could not even begin."""
+    message = " ".join(message.split())
+    first = status_line(CheckStatus.UNKNOWN, message)
+    return first if first.endswith(safe(message)) else f"{first}\n{safe(message)}"
+
+
+def output(
+    result: CheckResult,
+    *,
+    names: Mapping[str, str],
+    everything: bool = False,
+    perfdata: bool = True,
+    quiet: bool = False,
+) -> str:
+    """All that the plugin prints.
+
+    :param names: what to call a host, by its URI, where not by its own name
+    :param everything: more performance data for each guest
+    :param perfdata: whether there is any
+    :param quiet: without the guests that are well
+    """
+    labels = _labels(result, names)
+    first = status_line(result.status, summary(result, labels))
+    if perfdata:
+        data = result.perfdata(everything=everything)
+        first += " | " + " ".join(perfdatum(d, label) for d, label in _labelled(data, labels))
+    return "\n".join([first, *_long(result, labels, quiet=quiet)]) + "\n"
+
+
+def summary(result: CheckResult, labels: Mapping[str, str] | None = None) -> str:
+    """What the status line says behind the state.
+
+    :param labels: what stands before a domain's name, by its host's URI
+    """
+    labels = labels or {}
+    rows = _worst_first(result)
+    bad = [row for row in rows if row[1].status is not CheckStatus.OK]
+    problems = sorted(result.problems, key=lambda problem: -problem.status.severity)
+    problems = [problem for problem in problems if problem.status is not CheckStatus.OK]
+    count = len(bad) + len(problems)
+    is_bad = bool(bad) and bad[0][1].status is result.status
+    if problems and not is_bad:
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        return _cut(problems[0].message, _WIDTH - 20 - len(more)) + more
+    if bad:
+        uri, worst = bad[0]
+        name = _cut(labels.get(uri, "") + worst.report.name, _NAME_WIDTH)
+        others = len(rows) - 1
+        more = f"; {count - 1} more not OK" if count > 1 else ""
+        of = f" ({_guests(len(rows))}{more})" if others or more else ""
+        return f"{name}: {_briefly(worst)}{of}"
+    return _all_well(result, labels)
+
+
+def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
+    rows = [(host.report.uri, row.report) for host in result.hosts for row in host.domains]
+    if not rows:
+        return "no guest runs"
+    guests = _guests(len(rows))
+    used = [(used_percent(row) or 0, uri, row) for uri, row in rows if row.verdict is Verdict.FRESH]
+    if not used:
+        return f"{guests}, none with figures to judge"
+    most, uri, row = max(used, key=lambda one: one[0])
+    name = _cut(labels.get(uri, "") + row.name, _NAME_WIDTH)
+    unjudged = f", {len(rows) - len(used)} not judged" if len(used) < len(rows) else ""
+    first = ", no rates yet" if result.is_first else ""
+    return f"{guests}, at most {most:.1f}% used by {name}{unjudged}{first}"
+
+
+def _guests(count: int) -> str:
+    return "1 guest" if count == 1 else f"{count} guests"
+
+
+def _worst_first(result: CheckResult) -> list[tuple[str, CheckedDomain]]:
+    rows = [(host.report.uri, row) for host in result.hosts for row in host.domains]
+    return sorted(rows, key=lambda row: -row[1].status.severity)
+
+
+def _long(result: CheckResult, labels: Mapping[str, str], *, quiet: bool) -> Iterator[str]:
+    for problem in result.problems:
+        yield safe(f"[{problem.status.name}] {problem.message}")
+    for uri, row in _worst_first(result):
+        if quiet and row.status is CheckStatus.OK:
+            continue
+        name = labels.get(uri, "") + row.report.name
+        yield safe(f"[{row.status.name}] {name}: {', '.join(details(row))}")
+    if result.is_first:
+        yield "No former readings to compare with: rates come with the next run."
+
+
+def details(row: CheckedDomain) -> list[str]:
+    """All that is to be said of one domain, what is wrong first."""
+    report = row.report
+    alarms = [m for m in row.measurements if m.status is not CheckStatus.OK]
+    said = [_measured(m, with_range=True) for m in alarms]
+    if report.verdict is not Verdict.FRESH:
+        said.insert(0, f"{report.verdict.value}: {_why(report)}")
+    else:
+        shown = {m.measure for m in alarms}
+        if Measure.USED not in shown and (percent := used_percent(report)) is not None:
+            said.append(f"{percent:.1f}% used")
+        if report.usage.used_bytes is not None:
+            total = text.size(report.stats.total_memory)
+            said.append(f"{text.size(report.usage.used_bytes)} of {total}")
+        for m in row.measurements:
+            if m.measure.needs_former and m not in alarms and m.value is not None:
+                said.append(_measured(m))
+    said += [note.text for note in report.notes]
+    if report.rates is not None and report.verdict is Verdict.FRESH:
+        said.append(phrases.rated(report.rates))
+    if report.age_seconds is not None and report.verdict in {
+        Verdict.FRESH,
+        Verdict.STALE,
+        Verdict.POLLING_OFF,
+        Verdict.SUSPENDED,
+    }:
+        source = "libvirt" if report.source is Source.LIBVIRT else "QEMU"
+        said.append(f"figures {text.duration(max(0.0, report.age_seconds))} old from {source}")
+    return said
+
+
+def _why(report: DomainReport) -> str:
+    return report.error.message if report.error is not None else _WORDS[report.verdict]
+
+
+def _briefly(row: CheckedDomain) -> str:
+    alarms = [m for m in row.measurements if m.status is row.status]
+    if alarms:
+        return _measured(alarms[0])
+    return f"{row.report.verdict.value}, {_WORDS[row.report.verdict]}"
+
+
+def _measured(measurement: Measurement, *, with_range: bool = False) -> str:
+    measure, value = measurement.measure, measurement.value
+    if value is None:
+        return _NOT_GIVEN[measure]
+    said = {
+        Measure.USED: f"{value:.1f}% used",
+        Measure.AGE: f"figures {text.duration(max(0.0, value))} old",
+        Measure.SWAP: f"{text.size(round(value))}/s to and from swap",
+        Measure.FAULTS: f"{value:.1f} major faults/s",
+        Measure.OOM: f"{value:.0f} OOM kill{'' if value == 1 else 's'}",
+    }[measure]
+    thresholds = measurement.thresholds
+    broken = {
+        CheckStatus.WARNING: thresholds.warning,
+        CheckStatus.CRITICAL: thresholds.critical,
+    }.get(measurement.status)
+    return f"{said} (range {broken})" if with_range and broken is not None else said
+
+
+_NOT_GIVEN: Final[Mapping[Measure, str]] = {
+    Measure.USED: "what it uses is unknown",
+    Measure.AGE: "the age of its figures is unknown",
+    Measure.SWAP: "its swap activity is unknown",
+    Measure.FAULTS: "its major faults are unknown",
+    Measure.OOM: "its OOM kills are unknown (--via qom, QEMU 9.2, Linux 6.12)",
+}
+
+
+def _labels(result: CheckResult, names: Mapping[str, str]) -> dict[str, str]:
+    """What stands before a domain's name, by its host's URI; nothing where there is one host."""
+    if len(result.hosts) < 2:  # noqa: PLR2004
+        return {}
+    reports = [host.report for host in result.hosts]
+    hosts = {r.uri: names.get(r.uri) or r.hostname or r.uri for r in reports}
+    # Two ways to a host, or two hosts that took the same name.
+    called = list(hosts.values())
+    return {uri: f"{name if called.count(name) == 1 else uri}/" for uri, name in hosts.items()}
+
+
+def _labelled(
+    data: Iterable[Perfdatum], labels: Mapping[str, str]
+) -> Iterator[tuple[Perfdatum, str]]:
+    """Each figure with its label, of which no two are the same."""
+    taken: set[str] = set()
+    for datum in data:
+        label = datum.name
+        if datum.host is not None and datum.domain is not None:
+            name = labels.get(datum.host.uri, "") + datum.domain.name
+            label = f"{name} {datum.name}"
+            if _label(label) in taken:
+                # What makes names differ can be what does not survive in a label.
+                label = f"{name} {datum.domain.uuid} {datum.name}"
+        taken.add(_label(label))
+        yield datum, label
+
+
+def perfdatum(datum: Perfdatum, label: str) -> str:
+    """A figure in the form of the guidelines."""
+    ranges: Sequence[Range | None] = (datum.thresholds.warning, datum.thresholds.critical)
+    fields = [
+        f"{_label(label)}={number(datum.value)}{datum.unit}",
+        *("" if limit is None else str(limit) for limit in ranges),
+        *("" if limit is None else number(limit) for limit in (datum.minimum, datum.maximum)),
+    ]
+    return ";".join(fields).rstrip(";")
+
+
+def _label(label: str) -> str:
+    return "'" + safe(label).replace("=", "\\x3d").replace("'", "''") + "'"
+
+
+def safe(line: str) -> str:
+    """A text in one line that does not begin the performance data."""
+    return text.printable(line).replace("|", "\\x7c")
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"

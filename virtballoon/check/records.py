@@ -1,0 +1,69 @@
+"""A check as JSON, JSON lines and CSV: a reading, and what it comes to beside it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from virtballoon.check.judging import CheckedDomain, CheckedHost, CheckResult, CheckStatus
+from virtballoon.check.plugin import summary
+from virtballoon.render import documents
+from virtballoon.render.columns import RATES, RECORD
+from virtballoon.render.documents import Record
+
+#: Every column of CSV.
+COLUMNS: Final = ("uri", "check.status", *RECORD, *RATES)
+
+
+def check_document(result: CheckResult, *, quiet: bool, generated_at: float) -> Record:
+    """The whole document.
+
+    :param quiet: without the domains that are well
+    """
+    hosts = [
+        documents.host_record(host.report) | {"domains": domain_records(host, quiet=quiet)}
+        for host in result.hosts
+    ]
+    check = {
+        "status": result.status.name.lower(),
+        "exit_status": int(result.status),
+        "summary": summary(result),
+        "problems": [
+            {"status": problem.status.name.lower(), "message": problem.message}
+            for problem in result.problems
+        ],
+    }
+    return documents.document(hosts, generated_at=generated_at) | {"check": check}
+
+
+def rows(result: CheckResult, *, quiet: bool) -> list[Record]:
+    """A record for each domain with its host's URI beside it."""
+    return [
+        {"uri": host.report.uri} | record
+        for host in result.hosts
+        for record in domain_records(host, quiet=quiet)
+    ]
+
+
+def domain_records(host: CheckedHost, *, quiet: bool) -> list[Record]:
+    """The domains of one host, as they stand in a document."""
+    shown = (row for row in host.domains if not quiet or row.status is not CheckStatus.OK)
+    return [_domain_record(row) for row in shown]
+
+
+def _domain_record(row: CheckedDomain) -> Record:
+    measures = [
+        {
+            "measure": measurement.measure.value,
+            "value": None if measurement.value is None else round(measurement.value, 3),
+            "status": measurement.status.name.lower(),
+            "warning": _range(measurement.thresholds.warning),
+            "critical": _range(measurement.thresholds.critical),
+        }
+        for measurement in row.measurements
+    ]
+    check = {"status": row.status.name.lower(), "measures": measures}
+    return documents.domain_record(row.report) | {"check": check}
+
+
+def _range(limit: object) -> str | None:
+    return None if limit is None else str(limit)

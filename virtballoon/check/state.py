@@ -1,0 +1,127 @@
+"""What a check read the last time, in a file: to tell what has happened since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from virtballoon.check.judging import CheckResult, CheckStatus, Problem, Samples
+from virtballoon.errors import VirtballoonError
+from virtballoon.model.rates import Sample
+from virtballoon.system.atomicfile import Output
+from virtballoon.system.lockfile import Held, hold
+
+#: What tells such a file from others, and its version.
+_MARK: Final = "virtballoon-check"
+_VERSION: Final = 1
+
+#: Far above what so many guests come to as a host can have.
+_MOST_BYTES: Final = 64 * 1024**2
+
+#: Another run has the file for some milliseconds.
+_PATIENCE_SECONDS: Final = 5.0
+
+
+def default_path(question: Sequence[object]) -> Path:
+    """Where the readings of a check are kept: a file for each question, so that two services that
+    ask for the same guest do not take each other's former readings.
+
+    :raise VirtballoonError: when the directory cannot be made
+    """
+    home = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(home) if home.startswith("/") else Path("~/.local/state").expanduser()
+    folder = base / "virtballoon"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise VirtballoonError(
+            f"cannot make {folder}: {error.strerror}", hint="--state FILE names another place"
+        ) from error
+    digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()
+    return folder / f"check-{digest[:16]}.json"
+
+
+def compared(path: Callable[[], Path], check: Callable[[Samples], CheckResult]) -> CheckResult:
+    """Check against what the file has, and keep in it what the next check is to compare with.
+
+    What goes wrong with the file is a problem beside all others: it must not hide what was found.
+    """
+    result = None
+    try:
+        file = path()
+        # Before anything is made beside it.
+        _read(file)
+        _lock(f"{file}.lock")
+        result = check(_read(file))
+        _write(file, result.samples)
+    except VirtballoonError as error:
+        problem = Problem(status=CheckStatus.UNKNOWN, message=str(error))
+        return (result or check({})).with_problem(problem)
+    return result
+
+
+def _lock(path: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            hold(path)
+        except Held:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _read(path: Path) -> Samples:
+    """What the file has; nothing where there is none, or one of another version.
+
+    :raise VirtballoonError: when it cannot be read, or is somebody else's
+    """
+    try:
+        # Opening a FIFO would wait for the other end.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(file, "rb") as opened:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise VirtballoonError(f"cannot read {path}: it is no regular file")
+            data = opened.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise VirtballoonError(f"cannot read {path}: {error.strerror}") from error
+    if not data:
+        return {}
+    try:
+        stored = json.loads(data) if len(data) <= _MOST_BYTES else None
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, dict) or _MARK not in stored:
+        # A slip of the pen must not cost a file its content.
+        raise VirtballoonError(f"{path} is no state of a check: it has other content")
+    return _samples(stored) if stored[_MARK] == _VERSION else {}
+
+
+def _samples(stored: dict[str, Any]) -> Samples:
+    hosts = stored.get("hosts")
+    samples: dict[str, dict[str, Sample]] = {}
+    for uri, rows in hosts.items() if isinstance(hosts, dict) else ():
+        for row in rows if isinstance(rows, list) else ():
+            try:
+                sample = Sample.from_dict(row)
+            except ValueError:
+                continue
+            samples.setdefault(uri, {})[sample.uuid] = sample
+    return samples
+
+
+def _write(path: Path, samples: Samples) -> None:
+    hosts = {uri: [sample.as_dict() for sample in rows.values()] for uri, rows in samples.items()}
+    output = Output(str(path))
+    json.dump({_MARK: _VERSION, "hosts": hosts}, output.stream)
+    output.finish(replace=True)

@@ -1,0 +1,1 @@
+"""Explains missing or stale statistics."""

@@ -1,0 +1,1 @@
+"""Calls that may never return: threads, limits, deadlines, sessions."""

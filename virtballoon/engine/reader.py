@@ -1,0 +1,690 @@
+"""Reads many domains of one host: as few calls as it takes, and none that can hold up the rest.
+
+Libvirt's bulk call walks the guests one by one and waits without limit for one whose QEMU hangs.
+So the guests are asked in chunks from several threads; where a chunk does not come back, libvirt's
+``controlInfo``, which does not wait for the guest, tells which guest it is stuck on, and the
+others are asked again without it. A guest whose monitor somebody else holds is asked again until
+the time is up. Where newer libvirt makes the XML of a held guest wait, it is asked for after the
+figures.
+
+Each guest that hangs keeps a worker of the daemon for good, in this run and in those before. So as
+soon as one is seen, all are looked at, and where many hang, only so many more are asked that the
+daemon can go on serving others.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+from virtballoon.engine.calls import Answer, Calls
+from virtballoon.errors import (
+    MONITOR_HELD,
+    Busy,
+    ConnectionLost,
+    DomainNotFound,
+    LibvirtFailure,
+    NotRunning,
+    NotSupported,
+    ReadOnly,
+    VirtballoonError,
+)
+from virtballoon.hypervisor.connection import Connection, Control, Domain, DomainStatistics, Link
+from virtballoon.hypervisor.domainxml import DomainXML
+from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.model.memory import Figures
+from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import State
+
+if TYPE_CHECKING:
+    from virtballoon.hypervisor.qmp import Monitor
+
+#: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
+IN_FLIGHT: Final = 4
+#: So many of them may be calls that a hung guest can hold up; the last one finds out which.
+_MAY_BLOCK: Final = IN_FLIGHT - 1
+#: libvirtd has 20 workers (``max_workers``) for all its clients; so many may wait for hung guests.
+MOST_HELD: Final = 12
+_CHUNK: Final = 8
+#: Where a round trip takes longer than this, and one for each domain longer than that, calls that
+#: cannot be held up are sent many at a time: the daemon does not serve more of them at once, but
+#: the next is there when it is done with one. It logs a warning of it, one for a connection.
+_FAR_SECONDS: Final = 0.01
+_FAR_SECONDS_IN_ALL: Final = 0.4
+_FAR_IN_FLIGHT: Final = 50
+#: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
+_WATCH_SECONDS: Final = 0.5
+_COUNT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
+#: Where nothing tells why a guest gives no figures, it is asked so often.
+_ASKED_IN_VAIN: Final = 3
+
+
+class _Ask(Enum):
+    XML = auto()
+    BULK = auto()
+    SINGLE = auto()
+    QOM = auto()
+    CONTROL = auto()
+    CENSUS = auto()
+
+
+_BLOCKING: Final = frozenset({_Ask.BULK, _Ask.SINGLE, _Ask.QOM})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """A call, or several one after another.
+
+    :ivar ask: what is asked
+    :ivar domains: of which domains
+    :ivar careful: whether none of them is asked if one hangs already
+    """
+
+    ask: _Ask
+    domains: tuple[Domain, ...]
+    careful: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configs:
+    """What the XML documents of a domain say.
+
+    :ivar name: the domain's name, as it is now
+    :ivar id: libvirt's number of the running domain, or None
+    :ivar live: the balloon of the running domain, or None if it does not run
+    :ivar config: the balloon of the persistent configuration, or None for a transient domain
+    :ivar machine: QEMU's machine type, or None where it has none
+    """
+
+    name: str
+    id: int | None
+    live: BalloonConfig | None
+    config: BalloonConfig | None
+    machine: str | None = None
+
+    @property
+    def balloon(self) -> Balloon | None:
+        """The device that the domain has, or would have if it ran."""
+        ruling = self.live or self.config
+        return ruling.balloon if ruling is not None else None
+
+
+def read_configs(domain: Domain) -> Configs:
+    """Read a domain's XML, live and inactive. May wait for whoever holds the domain.
+
+    :raise DomainNotFound: when the domain is gone
+    :raise DomainXMLError: when its XML cannot be read
+    """
+    now = domain.xml()
+    # It can have been given another since it was listed.
+    name = domain.name if now.is_of(domain.name) else now.name or domain.name
+    if now.id is None:
+        return Configs(name=name, id=None, live=None, config=now.balloon, machine=now.machine)
+    config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
+    return Configs(
+        name=name,
+        id=now.id,
+        live=now.balloon,
+        config=config.balloon if config else None,
+        machine=now.machine,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Qom:
+    """What QEMU itself says; no balloon, no interval."""
+
+    balloon: Balloon | None = None
+    interval: int | None = None
+    figures: Figures | None = None
+    read_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Row:
+    """How far the reading of one domain has come."""
+
+    domain: Domain
+    configs: Configs | None = None
+    statistics: DomainStatistics | None = None
+    qom: _Qom | None = None
+    error: VirtballoonError | None = None
+    state: State | None = None
+    held_since: float | None = None
+    held_longer: bool = False
+    attempts: int = 0
+    in_vain: int = 0
+    configs_asked: bool = False
+    configs_again: bool = True
+    hung: bool = False
+
+
+class Sweep:
+    """One reading of some domains of one host; iterate over it for the rows, as they come.
+
+    :param connection: the connection, read-write if ``via`` is QOM
+    :param domains: the domains
+    :param via: where the figures come from
+    :param deadline: when to stop, by ``time.monotonic()``
+    :param link: the way to the host, where it is known
+
+    :ivar deadline: the same, later by what the caller took over the rows
+    :ivar vanished: the domains that went away while they were read; they have no row
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        domains: Iterable[Domain],
+        *,
+        via: Source,
+        deadline: float,
+        link: Link | None = None,
+    ) -> None:
+        self._connection = connection
+        self._via = via
+        self._started = time.monotonic()
+        self._xml_waits = link is None or link.xml_waits
+        self.deadline = deadline
+        self._rows = {domain.uuid: _Row(domain) for domain in domains}
+        away = link.round_trip_seconds if link is not None else 0.0
+        self._is_far = away > _FAR_SECONDS and away * len(self._rows) > _FAR_SECONDS_IN_ALL
+        self._calls: Calls[_Task] = Calls(connection.link)
+        self._waiting: deque[_Task] = deque()
+        self._later: list[tuple[float, _Task]] = []
+        self._looked: dict[_Task, float] = {}
+        self._routed_around: set[_Task] = set()
+        self._held: set[str] = set()
+        self._counted_at: float | None = None
+        self._lost: ConnectionLost | None = None
+        self.vanished: list[Domain] = []
+
+    def __iter__(self) -> Iterator[DomainReport]:
+        """Yield a row for each domain that is still there. The time that the caller takes over a
+        row does not count.
+
+        :raise ConnectionLost: when the connection breaks; :meth:`give_up` has the other rows
+        :raise ReadOnly: when ``via`` is QOM and the connection may not write
+        """
+        self._begin(self.unread)
+        try:
+            while self._rows and self._lost is None:
+                now = time.monotonic()
+                if now < self.deadline:
+                    self._start_calls(now)
+                # When the time is up, what has been answered still counts.
+                answer = self._calls.wait(self._next_event() - now)
+                if answer is None and time.monotonic() >= self.deadline:
+                    break
+                for report in self._take(answer) if answer is not None else ():
+                    handed_over = time.monotonic()
+                    yield report
+                    self.deadline += time.monotonic() - handed_over
+                self._look_after_late_calls()
+        finally:
+            self._calls.close()
+        if self._lost is not None:
+            raise self._lost
+        yield from self.give_up()
+
+    @property
+    def unread(self) -> list[Domain]:
+        """The domains that have no row yet."""
+        return [row.domain for row in self._rows.values()]
+
+    def give_up(self, error: VirtballoonError | None = None) -> Iterator[DomainReport]:
+        """Yield a row for each domain that was not read.
+
+        :param error: why, unless its row knows
+        """
+        for row in self._rows.values():
+            row.error = row.error or error
+            yield self._given_up(row)
+
+    # Which call is made when.
+
+    def _begin(self, everyone: Sequence[Domain]) -> None:
+        size = max(_CHUNK, math.ceil(len(everyone) / IN_FLIGHT)) if self._is_far else _CHUNK
+        for number, start in enumerate(range(0, len(everyone), size)):
+            chunk = tuple(everyone[start : start + size])
+            # Guests that an earlier run left hanging are likely to be among the first ones. Near
+            # by, the call itself looks; far away, each look is a call of its own.
+            is_first = number < IN_FLIGHT
+            self._waiting.append(_Task(_Ask.BULK, chunk, careful=is_first and not self._is_far))
+            if is_first and self._is_far:
+                looked_at = [domain for domain in chunk[:_CHUNK] if domain.active]
+                self._waiting.extendleft(self._split(_Ask.CENSUS, looked_at))
+        if self._is_far:
+            self._ask_for_configs(everyone)
+
+    def _start_calls(self, now: float) -> None:
+        self._waiting += [task for at, task in self._later if at <= now]
+        self._later = [(at, task) for at, task in self._later if at > now]
+        while task := self._next_task():
+            self._waiting.remove(task)
+            self._calls.submit(task, self._work(task))
+
+    def _next_task(self) -> _Task | None:
+        in_flight = self._calls.in_flight
+        blocking = [task for task in in_flight if task.ask in _BLOCKING]
+        answered = len(in_flight) - len(blocking)
+        has_room = len(in_flight) < IN_FLIGHT
+        may_ask = has_room or (self._is_far and answered < _FAR_IN_FLIGHT)
+        hung = [task for task in blocking if self._hung(task)]
+        # Where every one of them is stuck and nothing else is left to do, the last way is for the
+        # guests still to be asked.
+        is_busy = answered > 0 or any(task.ask not in _BLOCKING for task in self._waiting)
+        is_last_way = len(hung) == len(blocking) and not is_busy
+        # Far away, the others have ways of their own.
+        most = IN_FLIGHT if is_last_way or self._is_far else _MAY_BLOCK
+        may_block = (
+            (has_room or self._is_far)
+            and len(blocking) < most
+            and len(self._held) + len(blocking) - len(hung) < MOST_HELD
+            and not self._is_asked(_Ask.CENSUS)
+        )
+        return next(
+            (t for t in self._waiting if (may_block if t.ask in _BLOCKING else may_ask)), None
+        )
+
+    def _count_held(self) -> None:
+        """See whose monitor is held, and how long, before any other guest is asked; where too many
+        are, see again whether they still are."""
+        now = time.monotonic()
+        if self._counted_at is None or any(at <= now for at in self._next_count()):
+            self._counted_at = now
+            rest = [row.domain for row in self._rows.values() if row.statistics is None]
+            self._waiting.extendleft(self._split(_Ask.CENSUS, [d for d in rest if d.active]))
+
+    def _next_count(self) -> list[float]:
+        is_barred = self._counted_at is not None and len(self._held) >= MOST_HELD
+        return [self._counted_at + _COUNT_SECONDS] if self._counted_at and is_barred else []
+
+    def _split(self, ask: _Ask, domains: Sequence[Domain]) -> Iterator[_Task]:
+        """Tasks of a size that fits the way to the host: far away each call is worth a thread."""
+        size = 1 if self._is_far else _CHUNK
+        for start in range(0, len(domains), size):
+            yield _Task(ask, tuple(domains[start : start + size]))
+
+    def _next_event(self) -> float:
+        late = [
+            self._looked.get(task, since) + _WATCH_SECONDS
+            for task, since in self._calls.in_flight.items()
+            if task.ask in _BLOCKING and not self._hung(task)
+        ]
+        again = [at for at, _ in self._later]
+        return min([self.deadline, *again, *late, *self._next_count()])
+
+    def _look_after_late_calls(self) -> None:
+        now = time.monotonic()
+        if self._next_count():
+            self._count_held()
+        for task, since in self._calls.in_flight.items():
+            if task.ask not in _BLOCKING or self._hung(task):
+                continue
+            if now - self._looked.get(task, since) >= _WATCH_SECONDS:
+                self._looked[task] = now
+                self._waiting.extendleft(self._split(_Ask.CONTROL, task.domains))
+
+    def _hung(self, task: _Task) -> list[_Row]:
+        rows = [self._rows.get(domain.uuid) for domain in task.domains]
+        return [row for row in rows if row is not None and row.hung]
+
+    def _again(self, row: _Row, ask: _Ask) -> None:
+        pause = _RETRY_SECONDS[min(row.attempts, len(_RETRY_SECONDS) - 1)]
+        row.attempts += 1
+        self._later.append((time.monotonic() + pause, _Task(ask, (row.domain,))))
+
+    # What a call does. This runs in other threads and touches no row.
+
+    def _work(self, task: _Task) -> Callable[[], object]:
+        domains = task.domains
+        match task.ask:
+            case _Ask.XML:
+                return lambda: _each(domains, read_configs)
+            case _Ask.CONTROL | _Ask.CENSUS:
+                return lambda: _each(domains, Domain.control)
+            case _Ask.BULK if task.careful:
+                return lambda: _held(domains) or _bulk(self._connection, domains)
+            case _Ask.BULK:
+                return lambda: _bulk(self._connection, domains)
+            case _Ask.SINGLE:
+                return lambda: _each(domains, _read_single)
+            case _Ask.QOM:
+                configs = self._rows[domains[0].uuid].configs
+                return lambda: _each(domains, lambda domain: _read_qom(domain, configs))
+
+    # What an answer means.
+
+    def _take(self, answer: Answer[_Task]) -> list[DomainReport]:
+        """Take in an answer, and give the rows that it completes."""
+        task = answer.key
+        done = []
+        self._looked.pop(task, None)
+        outcomes = answer.value if isinstance(answer.value, dict) else {}
+        if task.careful and any(isinstance(outcome, Control) for outcome in outcomes.values()):
+            self._count_held()
+            self._waiting.append(_Task(task.ask, task.domains))
+            return []
+        for domain in task.domains:
+            row = self._rows.get(domain.uuid)
+            if row is None:
+                continue
+            outcome = answer.error or outcomes.get(domain.uuid)
+            if isinstance(outcome, ReadOnly):
+                raise outcome
+            if isinstance(outcome, ConnectionLost):
+                self._lost = outcome
+                break
+            if isinstance(outcome, DomainNotFound):
+                del self._rows[domain.uuid]
+                self.vanished.append(domain)
+                continue
+            self._advance(row, task, outcome)
+            if self._is_done(row):
+                del self._rows[domain.uuid]
+                done.append(self._report(row))
+        if task.ask is _Ask.CONTROL:
+            self._route_around(task)
+        self._ask_for_configs(task.domains if self._xml_waits else self.unread)
+        return done
+
+    def _ask_for_configs(self, domains: Iterable[Domain]) -> None:
+        """Ask for XML, unless that waits for whoever holds a guest: then only of those that have
+        let libvirt in just now."""
+        rows = [self._rows.get(domain.uuid) for domain in domains]
+        ready = [
+            row
+            for row in rows
+            if row and not row.configs_asked and (row.statistics or not self._xml_waits)
+        ]
+        for row in ready:
+            row.configs_asked = True
+        self._waiting.extend(self._split(_Ask.XML, [row.domain for row in ready]))
+
+    def _advance(self, row: _Row, task: _Task, outcome: object) -> None:
+        match outcome:
+            case Configs():
+                row.configs = outcome
+            case DomainStatistics():
+                self._take_statistics(row, outcome)
+            case Control() if task.ask is _Ask.CENSUS:
+                self._note_held(row, outcome)
+            case _ if task.ask is _Ask.CENSUS:
+                # A driver that does not tell has no guest that hangs either.
+                pass
+            case Control():
+                self._take_control(row, outcome)
+            case _Qom():
+                row.qom = outcome
+            case Busy() | None:
+                self._again(row, task.ask)
+            case NotRunning() if task.ask is not _Ask.XML:
+                row.statistics = None
+                self._again(row, _Ask.BULK)
+            case NotSupported() if task.ask is _Ask.BULK:
+                self._again(row, _Ask.SINGLE)
+            case VirtballoonError() if task.ask is _Ask.CONTROL:
+                self._ask_in_vain(row, outcome)
+            case LibvirtFailure() if task.ask is _Ask.QOM and row.in_vain < _ASKED_IN_VAIN:
+                # Its QEMU may have gone away under the call; libvirt's state tells.
+                row.in_vain += 1
+                row.statistics = None
+                self._again(row, _Ask.BULK)
+            case VirtballoonError():
+                row.error = outcome
+
+    def _take_statistics(self, row: _Row, statistics: DomainStatistics) -> None:
+        if row.statistics is not None:
+            return
+        row.state = statistics.state
+        running = statistics.state is not State.SHUTOFF
+        if running and statistics.figures is None:
+            self._waiting.append(_Task(_Ask.SINGLE, (row.domain,)))
+        elif running and statistics.died:
+            # Its QEMU went away under the call; soon libvirt will know that, too.
+            self._again(row, _Ask.BULK)
+        elif running and not statistics.asked:
+            self._count_held()
+            self._waiting.append(_Task(_Ask.CONTROL, (row.domain,)))
+        else:
+            row.statistics = statistics
+            row.held_since = None
+            row.held_longer = False
+            row.attempts = 0
+
+    def _take_control(self, row: _Row, control: Control) -> None:
+        self._note_held(row, control)
+        out = [t for t in self._calls.in_flight if t.ask in _BLOCKING and row.domain in t.domains]
+        if out:
+            # The guests of a chunk are asked in turn: only the one it is stuck on is held long.
+            if control.seconds >= _WATCH_SECONDS / 2:
+                row.hung = True
+                self._held.add(row.domain.uuid)
+                self._count_held()
+        elif control.free and row.statistics is None:
+            # A job keeps libvirt out without being seen here, as an incoming migration does.
+            self._note_job(row)
+            self._again(row, _Ask.BULK)
+        else:
+            self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
+
+    def _ask_in_vain(self, row: _Row, error: VirtballoonError) -> None:
+        """Ask again a guest without figures whose driver does not tell what holds it."""
+        if row.in_vain < _ASKED_IN_VAIN:
+            row.in_vain += 1
+            self._again(row, _Ask.BULK)
+            return
+        row.error = LibvirtFailure(
+            "libvirt leaves this guest's figures out and does not say why",
+            host=self._connection.uri,
+            domain=row.domain.name,
+            code=error.code,
+        )
+
+    def _note_held(self, row: _Row, control: Control) -> None:
+        if not control.free and not control.seconds:
+            # A job that waits for something else than QEMU: libvirt does not tell since when.
+            self._note_job(row)
+        elif not control.free:
+            row.held_since = time.monotonic() - control.seconds
+            row.held_longer = False
+        elif not row.held_longer:
+            row.held_since = None
+        if control.hangs:
+            self._held.add(row.domain.uuid)
+            self._count_held()
+        else:
+            self._held.discard(row.domain.uuid)
+
+    def _note_job(self, row: _Row) -> None:
+        row.held_since = row.held_since or time.monotonic()
+        row.held_longer = True
+
+    def _route_around(self, looked_at: _Task) -> None:
+        """Ask the guests of a stuck chunk again, without those that it is stuck on."""
+        for task in self._calls.in_flight:
+            if task.ask is not _Ask.BULK or not self._hung(task):
+                continue
+            if not set(looked_at.domains) & set(task.domains):
+                continue
+            rows = [self._rows.get(domain.uuid) for domain in task.domains]
+            pending = [row for row in rows if row is not None and row.statistics is None]
+            rest = tuple(row.domain for row in pending if not row.hung)
+            if task not in self._routed_around:
+                self._routed_around.add(task)
+                for start in range(0, len(rest), _CHUNK):
+                    self._waiting.append(_Task(_Ask.BULK, rest[start : start + _CHUNK]))
+            for row in pending:
+                # What looks stuck may only have been held for a while, and NOWAIT makes sure that
+                # asking again does not get stuck, too.
+                if row.hung and row.domain in looked_at.domains:
+                    self._again(row, _Ask.BULK)
+
+    def _is_done(self, row: _Row) -> bool:
+        if row.configs is None and row.error is None:
+            return False
+        if row.statistics is None:
+            return row.error is not None
+        if row.error is not None:
+            return True
+        configs = row.configs
+        running = row.statistics.state is not State.SHUTOFF
+        if running and configs is not None and configs.live is None and row.configs_again:
+            # It was started between the two calls.
+            row.configs = None
+            row.configs_again = False
+            self._again(row, _Ask.XML)
+            return False
+        if running and self._via is Source.QOM and row.qom is None:
+            if not self._is_asked(_Ask.QOM, row):
+                self._waiting.append(_Task(_Ask.QOM, (row.domain,)))
+            return False
+        return True
+
+    def _is_asked(self, ask: _Ask, row: _Row | None = None) -> bool:
+        tasks = [*self._calls.in_flight, *self._waiting, *(task for _, task in self._later)]
+        return any(t.ask is ask and (row is None or row.domain in t.domains) for t in tasks)
+
+    # What becomes of it.
+
+    def _given_up(self, row: _Row) -> DomainReport:
+        now = time.monotonic()
+        hint: str | None = MONITOR_HELD
+        if row.held_since is not None and row.held_longer:
+            message = f"a job has kept libvirt out for {now - row.held_since:.0f} s or more"
+            hint = "it is being migrated to this host, say; it is read when that has ended"
+        elif row.held_since is not None:
+            message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
+        elif row.statistics is None and len(self._held) >= MOST_HELD:
+            message, hint = (
+                f"not asked, since {len(self._held)} other guests of this host hang",
+                None,
+            )
+        else:
+            message = f"no answer within {now - self._started:.0f} s"
+        row.error = row.error or Busy(
+            message, host=self._connection.uri, domain=row.domain.name, hint=hint
+        )
+        return self._report(row)
+
+    def _report(self, row: _Row) -> DomainReport:
+        configs = row.configs or Configs(name=row.domain.name, id=None, live=None, config=None)
+        if row.statistics is not None:
+            state = row.statistics.state
+        elif row.state is not None:
+            state = row.state
+        else:
+            state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
+        figures = (row.statistics.figures if row.statistics else None) or Figures()
+        balloon, interval = configs.balloon, None
+        read_at = row.statistics.read_at if row.statistics else 0.0
+        if row.qom is not None:
+            balloon, interval = row.qom.balloon, row.qom.interval
+            read_at = row.qom.read_at or read_at
+            figures = _merged(figures, row.qom.figures)
+        live = configs.live if state is not State.SHUTOFF else None
+        return DomainReport.of(
+            name=configs.name,
+            uuid=row.domain.uuid,
+            id=configs.id if live is not None else None,
+            state=state,
+            machine=configs.machine,
+            balloon=balloon,
+            interval=Interval(
+                live=live.period if live is not None else None,
+                config=configs.config.period if configs.config is not None else None,
+                qemu=interval,
+            ),
+            source=self._via,
+            figures=figures,
+            host=self._connection.uri,
+            now=read_at or time.time(),
+            error=row.error,
+        )
+
+
+def _each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[str, object]:
+    outcomes: dict[str, object] = {}
+    for domain in domains:
+        try:
+            outcomes[domain.uuid] = read(domain)
+        except VirtballoonError as error:
+            outcomes[domain.uuid] = error
+    return outcomes
+
+
+def _held(domains: Iterable[Domain]) -> dict[str, object]:
+    """How the monitors of these domains are held, if one of them hangs."""
+    controls = _each([domain for domain in domains if domain.active], Domain.control)
+    return controls if any(isinstance(c, Control) and c.hangs for c in controls.values()) else {}
+
+
+def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
+    outcomes: dict[str, object] = dict(connection.statistics(domains))
+    # Libvirt passes over a domain that is gone; whether it is, its state tells without waiting.
+    missing = [domain for domain in domains if domain.uuid not in outcomes]
+    for uuid, outcome in _each(missing, Domain.state).items():
+        outcomes[uuid] = outcome if isinstance(outcome, VirtballoonError) else None
+    return outcomes
+
+
+def _read_single(domain: Domain) -> DomainStatistics:
+    state = domain.state()
+    figures = domain.figures() if state is not State.SHUTOFF else None
+    return DomainStatistics(
+        state=state, figures=figures, asked=True, died=False, read_at=time.time()
+    )
+
+
+def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
+    # The passthrough waits for whoever holds the monitor, so it is not even begun.
+    control = domain.control()
+    if not control.free:
+        return control
+    monitor = domain.monitor()
+    known = configs.live.balloon if configs and configs.live else None
+    balloon = locate(monitor, known)
+    if balloon is None or balloon.qom_path is None:
+        return _Qom()
+    path = balloon.qom_path
+    return _Qom(
+        balloon=balloon,
+        interval=monitor.polling_interval(path),
+        figures=monitor.guest_stats(path),
+        read_at=time.time(),
+    )
+
+
+def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
+    """The balloon with its QOM path: from the XML where that tells, else by asking QEMU.
+
+    :param known: the balloon by the live XML, or None if that shows none
+    :param everywhere: whether to walk the whole tree for one that the XML does not show
+    """
+    if known is not None and known.qom_path is not None:
+        return known
+    path = monitor.find_balloon(
+        known.alias if known is not None else None, everywhere=everywhere or known is not None
+    )
+    if path is None:
+        return None
+    return replace(known or Balloon(model=None), qom_path=path)
+
+
+def _merged(host: Figures, guest: Figures | None) -> Figures:
+    """The guest's figures from QEMU, the host's from libvirt."""
+    return Figures(
+        stats=guest.stats if guest else Figures().stats,
+        last_update=guest.last_update if guest else None,
+        current_bytes=host.current_bytes,
+        maximum_bytes=host.maximum_bytes,
+        rss_bytes=host.rss_bytes,
+    )

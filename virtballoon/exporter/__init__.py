@@ -1,0 +1,1 @@
+"""Prometheus metrics, written once or served."""

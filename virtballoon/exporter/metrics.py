@@ -1,0 +1,385 @@
+"""Reports as Prometheus' text. The only module that imports prometheus_client.
+
+Every series of a domain has the labels ``host`` (what the caller calls it), ``domain`` (the name)
+and ``uuid``; every series of a host has ``host``. Sizes are in bytes, times in seconds, shares from
+0 to 1. A figure that is absent has no series.
+
+A program with a registry of its own registers a :class:`Collector`::
+
+    from virtballoon.exporter.metrics import Collector
+    registry.register(Collector(Rounds({"hv1": "qemu+ssh://root@hv1/system"})))
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    UnknownMetricFamily,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector as _Collector
+
+from virtballoon import __version__
+from virtballoon.exporter.snapshots import Round, Rounds
+from virtballoon.model.memory import UsedFormula
+from virtballoon.model.report import DomainReport
+from virtballoon.model.statistics import STATISTIC_BY_NAME, Kind, Unit
+from virtballoon.model.verdict import Verdict
+
+_OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+_HOST: Final = ("host",)
+_DOMAIN: Final = ("host", "domain", "uuid")
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A metric with at most one series for each domain.
+
+    :ivar name: its name; a counter's ends with ``_total``
+    :ivar help: what it is
+    :ivar value: the figure of a domain, or None where it is absent
+    """
+
+    name: str
+    help: str
+    value: Callable[[DomainReport], float | None]
+
+    def empty(self) -> CounterMetricFamily | GaugeMetricFamily:
+        """Without a series."""
+        if self.name.endswith("_total"):
+            return CounterMetricFamily(self.name, self.help, labels=_DOMAIN)
+        return GaugeMetricFamily(self.name, self.help, labels=_DOMAIN)
+
+
+def _statistic(name: str) -> Callable[[DomainReport], float | None]:
+    def value(row: DomainReport) -> float | None:
+        figure: int | None = getattr(row.stats, name)
+        return figure
+
+    return value
+
+
+_FIGURES: Final = (
+    _Figure(
+        "virtballoon_domain_polling_interval_seconds",
+        "The polling interval in force, 0 for off.",
+        lambda row: row.interval.in_force if row.balloon is not None else None,
+    ),
+    _Figure(
+        "virtballoon_domain_last_update_timestamp_seconds",
+        "When the guest gave its figures, by the host's clock.",
+        lambda row: row.last_update,
+    ),
+    _Figure(
+        "virtballoon_domain_age_seconds",
+        "How old the guest's figures were when they were read.",
+        lambda row: row.age_seconds,
+    ),
+    _Figure(
+        "virtballoon_domain_current_bytes",
+        "The balloon's size: what it leaves the guest.",
+        lambda row: row.figures.current_bytes,
+    ),
+    _Figure(
+        "virtballoon_domain_maximum_bytes",
+        "The memory that the guest can have at most.",
+        lambda row: row.figures.maximum_bytes,
+    ),
+    _Figure(
+        "virtballoon_domain_rss_bytes",
+        "What the guest's QEMU has in the host's memory.",
+        lambda row: row.figures.rss_bytes,
+    ),
+    *(
+        _Figure(
+            f"virtballoon_domain_{statistic.name}"
+            f"{'_bytes' if statistic.unit is Unit.BYTES else ''}"
+            f"{'_total' if statistic.kind is Kind.COUNTER else ''}",
+            f"The guest's {statistic.about}.",
+            _statistic(statistic.name),
+        )
+        for statistic in STATISTIC_BY_NAME.values()
+    ),
+)
+
+
+def _used_percent(row: DomainReport) -> float | None:
+    # Those exporters know this formula alone.
+    if row.usage.ratio is None or row.usage.formula is not UsedFormula.TOTAL_AVAILABLE:
+        return None
+    return row.usage.ratio * 100
+
+
+#: The names of other exporters of libvirt's figures: Tinkoff's and those before it, and inovex's,
+#: which differ in places. The words are libvirt's: its ``available`` is the total.
+_LIBVIRT_EXPORTER: Final = tuple(
+    _Figure(f"libvirt_domain_{name}", f"As {meaning}.", value)
+    for name, meaning, value in (
+        (
+            "info_maximum_memory_bytes",
+            "virtballoon_domain_maximum_bytes",
+            lambda row: row.figures.maximum_bytes,
+        ),
+        (
+            "info_memory_usage_bytes",
+            "virtballoon_domain_current_bytes",
+            lambda row: row.figures.current_bytes,
+        ),
+        (
+            "memory_stats_actual_balloon_bytes",
+            "virtballoon_domain_current_bytes",
+            lambda row: row.figures.current_bytes,
+        ),
+        (
+            "memory_stats_current_balloon_bytes",
+            "virtballoon_domain_current_bytes",
+            lambda row: row.figures.current_bytes,
+        ),
+        (
+            "memory_stats_maximum_bytes",
+            "virtballoon_domain_maximum_bytes",
+            lambda row: row.figures.maximum_bytes,
+        ),
+        (
+            "memory_stats_rss_bytes",
+            "virtballoon_domain_rss_bytes",
+            lambda row: row.figures.rss_bytes,
+        ),
+        (
+            "memory_stats_last_update_timestamp_seconds",
+            "virtballoon_domain_last_update_timestamp_seconds",
+            lambda row: row.last_update,
+        ),
+        *(
+            (f"memory_stats_{theirs}", f"the statistic {ours}", _statistic(ours))
+            for theirs, ours in (
+                ("unused_bytes", "free_memory"),
+                ("available_bytes", "total_memory"),
+                ("usable_bytes", "available_memory"),
+                ("disk_cache_bytes", "disk_caches"),
+                ("disk_caches_bytes", "disk_caches"),
+                ("swap_in_bytes", "swap_in"),
+                ("swap_out_bytes", "swap_out"),
+                ("major_fault_total", "major_faults"),
+                ("minor_fault_total", "minor_faults"),
+                ("hugetlb_pgalloc_total", "htlb_pgalloc"),
+                ("hugetlb_pgfail_total", "htlb_pgfail"),
+            )
+        ),
+        ("memory_stats_used_percent", "virtballoon_domain_used_ratio, times 100", _used_percent),
+    )
+)
+
+
+def families(round_: Round, *, libvirt_exporter: bool = False) -> Iterator[Metric]:
+    """The metrics of a round.
+
+    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    """
+    for family in _all(round_, libvirt_exporter=libvirt_exporter):
+        if family.samples:
+            yield family
+
+
+def exposition(
+    round_: Round, *, openmetrics: bool = False, libvirt_exporter: bool = False
+) -> bytes:
+    """A round as Prometheus' text, or as OpenMetrics.
+
+    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    """
+    registry = _registry(families(round_, libvirt_exporter=libvirt_exporter))
+    encode, _ = choose_encoder(_OPENMETRICS) if openmetrics else (generate_latest, "")
+    return encode(registry)
+
+
+class Collector(_Collector):
+    """Reads the hosts whenever its registry is asked.
+
+    :param rounds: what reads them
+    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    """
+
+    def __init__(self, rounds: Rounds, *, libvirt_exporter: bool = False) -> None:
+        self._rounds = rounds
+        self._libvirt_exporter = libvirt_exporter
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of a round."""
+        return families(self._rounds.read(), libvirt_exporter=self._libvirt_exporter)
+
+    def describe(self) -> Iterable[Metric]:
+        """The metrics that there can be, without reading any host: for a registry to see that
+        nobody else has them."""
+        nothing = Round(hosts={}, begun_at=0.0)
+        return _all(nothing, libvirt_exporter=self._libvirt_exporter)
+
+
+class Exporter:
+    """What a server of metrics answers with: the hosts, and this process.
+
+    :param rounds: what reads the hosts
+    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    """
+
+    def __init__(self, rounds: Rounds, *, libvirt_exporter: bool = False) -> None:
+        self._rounds = rounds
+        self._libvirt_exporter = libvirt_exporter
+        self._process = ProcessCollector(registry=None)
+
+    def scrape(self, accept: str, timeout: float | None) -> tuple[bytes, str]:
+        """The metrics, and their media type.
+
+        :param accept: what the client takes, as HTTP's ``Accept``
+        :param timeout: how long it waits, in seconds
+        """
+        round_ = self._rounds.read(timeout)
+        encode, media_type = choose_encoder(accept)
+        registry = _registry(
+            [*families(round_, libvirt_exporter=self._libvirt_exporter), *self._process.collect()]
+        )
+        return encode(registry), media_type
+
+
+def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
+    """A registry of its own, which has these."""
+
+    class Given(_Collector):
+        def collect(self) -> Iterable[Metric]:
+            return metrics
+
+        def describe(self) -> Iterable[Metric]:
+            return ()
+
+    registry = CollectorRegistry()
+    registry.register(Given())
+    return registry
+
+
+def _all(round_: Round, *, libvirt_exporter: bool) -> Iterator[Metric]:
+    yield from _of_the_round(round_)
+    yield from _of_hosts(round_)
+    rows = [
+        ((_text(name), _text(row.name), row.uuid), row)
+        for name, report in round_.hosts.items()
+        for row in report.domains
+    ]
+    yield from _of_domains(rows)
+    for figure in (*_FIGURES, *(_LIBVIRT_EXPORTER if libvirt_exporter else ())):
+        family = figure.empty()
+        for labels, row in rows:
+            value = figure.value(row)
+            if value is not None:
+                family.add_metric(labels, value)
+        yield family
+
+
+def _of_the_round(round_: Round) -> Iterator[Metric]:
+    build = InfoMetricFamily("virtballoon_build", "The version of virtballoon.", labels=())
+    when = GaugeMetricFamily(
+        "virtballoon_sweep_timestamp_seconds", "When reading the hosts began, by our clock."
+    )
+    age = GaugeMetricFamily(
+        "virtballoon_sweep_age_seconds", "How long ago reading the hosts began."
+    )
+    if round_.hosts:
+        build.add_metric((), {"version": __version__})
+        when.add_metric((), round_.begun_at)
+        age.add_metric((), round_.age_seconds)
+    yield from (build, when, age)
+
+
+def _of_hosts(round_: Round) -> Iterator[Metric]:
+    up = GaugeMetricFamily("virtballoon_up", "Whether the host was reached.", labels=_HOST)
+    info = InfoMetricFamily("virtballoon_host", "What the host is.", labels=_HOST)
+    duration = GaugeMetricFamily(
+        "virtballoon_sweep_duration_seconds", "How long reading the host took.", labels=_HOST
+    )
+    domains = GaugeMetricFamily(
+        "virtballoon_domains",
+        "How many domains of the host have this verdict.",
+        labels=(*_HOST, "verdict"),
+    )
+    for name, report in round_.hosts.items():
+        label = _text(name)
+        up.add_metric((label,), report.hostname is not None)
+        info.add_metric(
+            (label,), {"uri": _text(report.uri), "hostname": _text(report.hostname or "")}
+        )
+        duration.add_metric((label,), report.elapsed_seconds)
+        if report.hostname is not None:
+            counts = Counter(row.verdict for row in report.domains)
+            for verdict in Verdict:
+                domains.add_metric((label, verdict.value), counts[verdict])
+    yield from (up, info, duration, domains)
+
+
+def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterator[Metric]:
+    info = InfoMetricFamily(
+        "virtballoon_domain",
+        "The domain's balloon, and where its figures come from.",
+        labels=_DOMAIN,
+    )
+    verdicts = GaugeMetricFamily(
+        "virtballoon_domain_verdict",
+        "What the domain's figures are worth: 1 for its verdict, 0 for the others.",
+        labels=(*_DOMAIN, "verdict"),
+    )
+    used = GaugeMetricFamily(
+        "virtballoon_domain_used_bytes",
+        "What of its memory the guest uses: the total less, by the formula, what is available "
+        "or what is free.",
+        labels=(*_DOMAIN, "formula"),
+    )
+    ratio = GaugeMetricFamily(
+        "virtballoon_domain_used_ratio",
+        "The used share of the guest's total memory, 0 to 1.",
+        labels=(*_DOMAIN, "formula"),
+    )
+    notes = GaugeMetricFamily(
+        "virtballoon_domain_note",
+        "1 for something about the domain's figures that cannot be so.",
+        labels=(*_DOMAIN, "note"),
+    )
+    other = UnknownMetricFamily(
+        "virtballoon_domain_other_statistic",
+        "A statistic of QEMU's that this version does not know, as it came.",
+        labels=(*_DOMAIN, "statistic"),
+    )
+    for labels, row in rows:
+        balloon = row.balloon
+        info.add_metric(
+            labels,
+            {
+                "machine": _text(row.machine or ""),
+                "model": _text((balloon and balloon.model) or ""),
+                "alias": _text((balloon and balloon.alias) or ""),
+                "qom_path": _text((balloon and balloon.qom_path) or ""),
+                "source": row.source.value,
+            },
+        )
+        for verdict in Verdict:
+            verdicts.add_metric((*labels, verdict.value), row.verdict is verdict)
+        usage = row.usage
+        if usage.formula is not None and usage.used_bytes is not None and usage.ratio is not None:
+            used.add_metric((*labels, usage.formula.value), usage.used_bytes)
+            ratio.add_metric((*labels, usage.formula.value), usage.ratio)
+        for note in row.notes:
+            notes.add_metric((*labels, note.value), 1)
+        for name, value in row.stats.other.items():
+            other.add_metric((*labels, _text(name)), value)
+    yield from (info, verdicts, used, ratio, notes, other)
+
+
+def _text(value: str) -> str:
+    """Somebody else's text as a label's value: any at all, so long as UTF-8 has it."""
+    return value.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,1 @@
+"""The only package that imports libvirt and lxml, and that speaks QMP."""

@@ -1,0 +1,206 @@
+"""Reads a domain's XML. The only module that knows lxml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, TypeGuard
+
+from virtballoon.errors import DomainXMLError
+from virtballoon.model.balloon import QOM_TYPES, Balloon, BalloonConfig, qom_path_of
+
+if TYPE_CHECKING:
+    from lxml import etree
+
+# A real domain's XML is a few tens of KiB.
+MAX_XML_BYTES: Final = 16 * 1024 * 1024
+
+_QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+#: The channel of QEMU's guest agent; libvirt keeps its state by what QEMU tells of the guest.
+_AGENT: Final = "org.qemu.guest_agent.0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainXML:
+    """What is read from one XML document of a domain.
+
+    :ivar name: the domain's name in it
+    :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
+    :ivar balloon: the balloon device and its period
+    :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
+    """
+
+    name: str
+    id: int | None
+    balloon: BalloonConfig
+    machine: str | None = None
+
+    def is_of(self, name: str) -> bool:
+        """Whether it can be the XML of a domain with this name. libvirt writes a carriage return
+        in a name as it is, and XML has it read as the end of a line."""
+        return self.name == name.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _parse(xml: bytes) -> etree._Element | None:
+    # Not before it is needed: see leave_files_to_libvirt. A connection to libvirt's test driver
+    # reads its file when it is opened.
+    from lxml import etree
+
+    # No entity of the document is ever looked up: a domain's metadata is somebody else's text.
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    try:
+        return etree.fromstring(xml, parser)
+    except etree.LxmlError as error:
+        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainHints:
+    """What the live XML says of a guest beside its balloon.
+
+    :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where
+        it reads a file that may
+    :ivar agent_connected: whether a guest agent holds its channel open; None without a channel
+    """
+
+    balloon_in_commandline: bool | None
+    agent_connected: bool | None
+
+
+def hints(xml: str) -> DomainHints:
+    """Read what tells why a balloon is silent or missing.
+
+    :raise DomainXMLError: when it is not a domain's XML
+    """
+    root = _root(xml)
+    arguments = [arg.get("value", "") for arg in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg")]
+    options = [argument.lstrip("-") for argument in arguments]
+    devices = [value for option, value in pairwise(arguments) if option.lstrip("-") == "device"]
+    in_commandline: bool | None = any(map(_is_balloon, devices))
+    if not in_commandline and "readconfig" in options:
+        in_commandline = None
+    states = [
+        target.get("state")
+        for target in root.iterfind("./devices/channel/target")
+        if target.get("name") == _AGENT
+    ]
+    return DomainHints(
+        balloon_in_commandline=in_commandline,
+        agent_connected="connected" in states if states else None,
+    )
+
+
+def _is_balloon(device: str) -> bool:
+    # -device takes "DRIVER,key=value,…", "driver=DRIVER,…" and JSON.
+    if device.startswith("{"):
+        # A list does without.
+        import json
+
+        try:
+            properties = json.loads(device)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(properties, dict) and properties.get("driver") in QOM_TYPES
+    pairs = [part.strip() for part in device.split(",")]
+    return pairs[0] in QOM_TYPES or any(f"driver={name}" in pairs for name in QOM_TYPES)
+
+
+def parse(xml: str) -> DomainXML:
+    """Read the balloon from a domain's XML, live or inactive.
+
+    The balloon stands at ``/domain/devices/memballoon``; model ``none`` means that there is none.
+    ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
+    docs/formatdomain, "Memory balloon device").
+
+    :raise DomainXMLError: when it is not a domain's XML
+    """
+    root = _root(xml)
+    # Only the XML of a running domain has an id, and only a running domain has a QEMU.
+    number = root.get("id")
+    domain_id = int(number) if _is_number(number) else None
+    element = root.find("./devices/memballoon")
+    kind = root.find("./os/type")
+    return DomainXML(
+        name=root.findtext("./name") or "",
+        id=domain_id,
+        balloon=_balloon(element, running=domain_id is not None)
+        if element is not None
+        else BalloonConfig(balloon=None, period=0),
+        machine=(kind.get("machine") or None) if kind is not None else None,
+    )
+
+
+def _root(xml: str) -> etree._Element:
+    if len(xml) > MAX_XML_BYTES:
+        raise DomainXMLError(f"the domain's XML has {len(xml)} characters, which no domain's has")
+    try:
+        root = _parse(xml.encode("utf-8"))
+    except ValueError as error:
+        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
+    if root is None or root.tag != "domain":
+        raise DomainXMLError("the XML is not a domain's")
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise DomainXMLError(
+            "the domain's XML declares a document type, which libvirt's never does"
+        )
+    return root
+
+
+def leave_files_to_libvirt() -> None:
+    """Take lxml out of the way of a libvirt driver that runs in this process and reads XML files.
+
+    From its import on, lxml loads every file that libxml2 is asked for, and takes what others keep
+    in libxml2's parser for an object of its own. Where lxml and libvirt share a libxml2, as
+    Debian's do, that ends the process now and then. Here libxml2's own loader comes back, for the
+    whole process; what it costs are lxml's custom resolvers.
+    """
+    import ctypes
+
+    import lxml.etree  # noqa: F401 - so that it does not come later and take the files again
+
+    try:
+        libxml2 = ctypes.CDLL("libxml2.so.2")
+    except OSError:
+        # Another one than libvirt's, so there is nothing that they share.
+        return
+    loader = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p)
+    libxml2.xmlSetExternalEntityLoader.argtypes = [ctypes.c_void_p]
+    libxml2.xmlSetExternalEntityLoader.restype = None
+    libxml2.xmlSetExternalEntityLoader(loader)
+
+
+def _balloon(element: etree._Element, *, running: bool) -> BalloonConfig:
+    stats = element.find("./stats")
+    period = _period(stats.get("period") if stats is not None else None)
+    model = element.get("model") or "virtio"
+    if model == "none":
+        return BalloonConfig(balloon=None, period=period)
+    alias_element = element.find("./alias")
+    alias = alias_element.get("name") if alias_element is not None else None
+    path = qom_path_of(alias) if alias and running else None
+    return BalloonConfig(
+        balloon=Balloon(model=model, alias=alias or None, qom_path=path), period=period
+    )
+
+
+def _period(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not _is_number(text):
+        raise DomainXMLError(
+            f"the balloon's statistics period is {text[:40]!r}, no number of seconds"
+        )
+    return int(text)
+
+
+def _is_number(text: str | None) -> TypeGuard[str]:
+    # libvirt prints a C int that is not negative, in decimal.
+    return text is not None and text.isascii() and text.isdigit() and len(text) <= len(str(2**32))

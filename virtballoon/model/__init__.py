@@ -1,0 +1,1 @@
+"""Plain data and verdicts. Imports nothing but the errors."""

@@ -1,0 +1,673 @@
+"""The live view as lines of text: pure, of a view, a size and the time."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from virtballoon.model.memory import UsedFormula
+from virtballoon.model.report import DomainReport
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import Verdict
+from virtballoon.render import text
+from virtballoon.render.columns import column, is_size
+from virtballoon.render.diagnosis import diagnosis_facts
+from virtballoon.render.documents import timestamp
+from virtballoon.render.table import aligned, verdict_text
+from virtballoon.watch.view import (
+    BINDINGS,
+    GuestLine,
+    HostLine,
+    Line,
+    Screen,
+    Units,
+    View,
+    age_seconds,
+    is_outdated,
+)
+
+#: A line to show: its pieces, each with the column where it begins, so that a name whose
+#: characters a terminal takes for wider or narrower than they are shifts nothing behind it.
+Row: TypeAlias = tuple[tuple[int, Text], ...]
+
+#: What is behind each verdict, and what to do.
+MEANINGS: Final = {
+    Verdict.FRESH: "at most two intervals and 5 s old: trust the figures",
+    Verdict.STALE: "it runs and is polled, and does not answer: see whether it hangs or has "
+    "unloaded its balloon driver",
+    Verdict.POLLING_OFF: "nobody asks the guest, so that its figures stay as they were: turn "
+    "polling on with virtballoon set-interval",
+    Verdict.UNANSWERED: "it has never answered: wait if it boots, else load its balloon driver",
+    Verdict.EMPTY: "its driver answers without figures: on Windows, install the balloon service",
+    Verdict.SUSPENDED: "its CPUs stand still, and the figures with them",
+    Verdict.NO_DEVICE: "it has no balloon, so that it cannot be asked",
+    Verdict.SHUTOFF: "it does not run",
+    Verdict.BUSY: "QEMU's monitor did not let us in: see whether its QEMU hangs or a long job "
+    "holds it",
+    Verdict.FAILED: "it could not be read",
+}
+
+#: The width of a frame that goes to no terminal.
+USUAL_WIDTH: Final = 80
+
+#: What "fresh?" is.
+_OUTDATED: Final = "it was when it was read; the figures have grown too old since"
+
+_GAP: Final = 2
+#: From which used share on it is shown in which colour.
+_LEVELS: Final = ((0.9, "bold red"), (0.75, "yellow"), (0.0, "green"))
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """What bars, histories and marks are drawn with.
+
+    :ivar encoding: what the terminal takes
+    :ivar levels: the marks of a history, from nothing to all
+    """
+
+    encoding: str
+    used: str
+    cache: str
+    free: str
+    own: str
+    unknown: str
+    levels: str
+    gap: str
+    selected: str
+    ellipsis: str
+
+    @classmethod
+    def of(cls, encoding: str) -> Glyphs:
+        """Those that an encoding has, else ASCII's."""
+        blocks = cls(encoding, "█", "▓", "░", "·", "╌", "▁▂▃▄▅▆▇█", "·", "▸", "…")
+        try:
+            "".join((blocks.used, blocks.levels, blocks.unknown, blocks.selected)).encode(encoding)
+        except (UnicodeEncodeError, LookupError):
+            return cls(encoding, "#", "=", ".", ":", "?", "_.-:=+*#", " ", ">", "~")
+        return blocks
+
+    def name(self, somebodys: str) -> str:
+        """Somebody else's text, harmless and in characters that the terminal has."""
+        shown = text.printable(somebodys)
+        return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is the same for every line of one frame.
+
+    :ivar view: the view
+    :ivar now: the time, epoch seconds
+    :ivar width: how many columns there are
+    :ivar glyphs: what to draw with
+    :ivar every: seconds from one reading of a host to the next; None where there is only one
+    :ivar source: where the figures come from
+    :ivar notice: what else there is to say
+    """
+
+    view: View
+    now: float
+    width: int
+    glyphs: Glyphs
+    every: float | None
+    source: Source
+    notice: str = ""
+
+
+def whole(frame: Frame) -> list[Row]:
+    """The list at its full length, for a frame that nobody scrolls."""
+    layout = _Layout.of(frame)
+    return [_heading(layout, frame), *(_line(line, layout, frame) for line in frame.view.lines)]
+
+
+def fitted(frame: Frame, height: int) -> list[Row]:
+    """The frame for a window of this height: so many lines."""
+    room = max(0, height - 2)
+    view = frame.view
+    if view.screen is Screen.LIST:
+        layout = _Layout.of(frame)
+        body = [_heading(layout, frame)] if room > 1 else []
+        shown = view.window(room - len(body)) if room else ()
+        body += [_line(line, layout, frame) for line in shown]
+    else:
+        blocks = _help(frame) if view.screen is Screen.HELP else _looked_into(frame)
+        top = view.scrolled(len(blocks), room)
+        body = [_row(_cut(line, frame.width, frame.glyphs)) for line in blocks[top : top + room]]
+    body += [()] * (room - len(body))
+    return [_row(_title(frame)), *body, _row(_foot(frame))][:height]
+
+
+def plain(row: Row) -> Text:
+    """A line as a piece of text."""
+    line = Text()
+    for start, piece in row:
+        line.append(" " * (start - line.cell_len))
+        line.append_text(piece)
+    line.rstrip()
+    return line
+
+
+class Painter:
+    """Makes escape sequences of lines, in the colours that the terminal has; without colours,
+    where NO_COLOR says so, bold, dim and reversed text stay."""
+
+    def __init__(self) -> None:
+        self._console = Console(
+            force_terminal=True,
+            no_color=bool(os.environ.get("NO_COLOR")),
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def painted(self, row: Row) -> list[tuple[int, str]]:
+        """The pieces of a line."""
+        pieces = []
+        for start, piece in row:
+            with self._console.capture() as capture:
+                self._console.print(piece, end="", soft_wrap=True)
+            pieces.append((start, capture.get()))
+        return pieces
+
+
+def _row(line: Text) -> Row:
+    return ((0, line),)
+
+
+def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
+    """The line, in this width."""
+    if line.cell_len <= width:
+        return line
+    line = line.copy()
+    line.truncate(max(0, width - len(glyphs.ellipsis)), overflow="crop")
+    line.append(glyphs.ellipsis[:width])
+    return line
+
+
+# Above and below.
+
+
+def _bar_of_words(left: Sequence[str], right: str, frame: Frame) -> Text:
+    """A line across the window: as many of the words as fit."""
+    width = frame.width
+    line = ""
+    for word in left:
+        longer = f"{line}{' · ' if line else ' '}{word}"
+        if cell_len(longer) + cell_len(right) + _GAP > width:
+            break
+        line = longer
+    if not line:
+        line, right = f" {left[0]}", ""
+    padding = " " * (width - cell_len(line) - cell_len(right) - 1)
+    separator = " · " if frame.glyphs.ellipsis == "…" else " | "
+    shown = f"{line}{padding}{right} ".replace(" · ", separator)
+    return _cut(Text(shown, style="reverse"), width, frame.glyphs)
+
+
+def _title(frame: Frame) -> Text:
+    view = frame.view
+    facts = ["virtballoon"]
+    if view.is_paused:
+        facts.append("PAUSED")
+    if view.filter and not view.is_typing:
+        facts.append(f"filter: {frame.glyphs.name(view.filter)}")
+    if view.only_unwell:
+        facts.append("not well")
+    facts.append(f"by {view.order.value}")
+    facts.append("from libvirt" if frame.source is Source.LIBVIRT else "from QEMU")
+    of_all = f"{view.shown} of " if view.shown != view.guests else ""
+    facts.append(f"{of_all}{_count(view.guests, 'guest')}")
+    if view.hosts > 1:
+        facts.append(_count(view.hosts, "host"))
+    if frame.every is not None:
+        facts.append(f"every {frame.every:g} s")
+    return _bar_of_words(facts, time.strftime("%H:%M:%S", time.localtime(frame.now)), frame)
+
+
+def _foot(frame: Frame) -> Text:
+    view = frame.view
+    if view.is_typing:
+        line = Text(f" filter: {frame.glyphs.name(view.filter)}")
+        line.append(" ", style="reverse").append("  Enter keeps it, Esc ends it", style="dim")
+        return _cut(line, frame.width, frame.glyphs)
+    hints = ["q back", "u units", "? help", "Space pause"]
+    if view.screen is Screen.LIST:
+        hints = ["q quit", "? help", "s sort", "/ filter", "u units", "Space pause"]
+        hints += ["! not well", "Enter look into"]
+    elif view.screen is Screen.LINE:
+        hints += ["d doctor", "Left, Right others"]
+    if frame.notice:
+        hints.insert(0, frame.glyphs.name(frame.notice))
+    return _bar_of_words(hints, "", frame)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# The list.
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of the list.
+
+    :ivar title: its heading
+    :ivar least: its width where it is shown at all
+    :ivar cell: what it shows of a guest in this width
+    :ivar is_number: whether it stands flush right
+    """
+
+    title: str
+    least: int
+    cell: Callable[[GuestLine, int, Frame], Text]
+    is_number: bool = False
+
+
+#: No figure without these.
+_REQUIRED: Final = frozenset({"VERDICT", "AGE"})
+#: Which columns are there first where there is no room for all, the name apart.
+_CLAIMS: Final = (
+    *("VERDICT", "AGE", "USED%", "MEMORY", "USED", "HISTORY"),
+    *("TOTAL", "INTERVAL", "BALLOON", "MAXIMUM", "CACHE", "FREE"),
+)
+#: Which ones grow into the room that is left, in turns, and to which width.
+_GUEST: Final = "GUEST"
+_GROWTH: Final = (
+    *((_GUEST, 24), ("MEMORY", 24), ("HISTORY", 16)),
+    *((_GUEST, 40), ("MEMORY", 42), ("HISTORY", 34)),
+)
+_NARROWEST_GUEST: Final = 12
+
+
+def _columns(units: Units) -> tuple[_Column, ...]:
+    """Every column but the name, in the order in which they stand."""
+    width = {Units.HUMAN: 10, Units.BYTES: 14, Units.PERCENT: 8}[units]
+
+    def size(title: str, key: str) -> _Column:
+        def cell(line: GuestLine, _width: int, _frame: Frame) -> Text:
+            return Text(_amount(line.row, key, units))
+
+        return _Column(title, width, cell, is_number=True)
+
+    return (
+        _Column("USED%", 5, _used_share, is_number=True),
+        size("USED", "used_bytes"),
+        size("CACHE", "stats.disk_caches"),
+        size("FREE", "stats.free_memory"),
+        size("TOTAL", "stats.total_memory"),
+        size("BALLOON", "current_bytes"),
+        size("MAXIMUM", "maximum_bytes"),
+        _Column("MEMORY", 12, _memory),
+        _Column("HISTORY", 8, _history, is_number=True),
+        _Column("INTERVAL", 8, _interval, is_number=True),
+        _Column("AGE", 7, _age, is_number=True),
+        _Column("VERDICT", 11, _verdict),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The columns that the width has room for, each with its own.
+
+    :ivar indent: the columns of the mark of a line that is selected
+    :ivar name: the width of the names
+    """
+
+    indent: int
+    name: int
+    columns: tuple[tuple[_Column, int], ...]
+
+    @classmethod
+    def of(cls, frame: Frame) -> _Layout:
+        lines = frame.view.lines
+        names = (frame.glyphs.name(x.row.name) for x in lines if isinstance(x, GuestLine))
+        longest = max(map(cell_len, names), default=0)
+        known = {kind.title: kind for kind in _columns(frame.view.units)}
+        if frame.view.units is Units.PERCENT:
+            # These are there already, or are all of it.
+            del known["USED"], known["MAXIMUM"]
+        if frame.every is None:
+            # One reading has none.
+            del known["HISTORY"]
+        indent = len(frame.glyphs.selected) + 1
+        widths = {_GUEST: _NARROWEST_GUEST}
+        room = frame.width - indent - _NARROWEST_GUEST
+        for title in _CLAIMS:
+            if title not in _REQUIRED and not widths.keys() >= _REQUIRED:
+                break
+            if title in known and known[title].least + _GAP <= room:
+                widths[title] = known[title].least
+                room -= known[title].least + _GAP
+        for title, most in _GROWTH:
+            if title in widths:
+                wanted = min(most, longest) if title == _GUEST else most
+                grown = max(0, min(room, wanted - widths[title]))
+                widths[title] += grown
+                room -= grown
+        columns = [(kind, widths[title]) for title, kind in known.items() if title in widths]
+        return cls(indent, widths[_GUEST], tuple(columns))
+
+
+def _heading(layout: _Layout, frame: Frame) -> Row:
+    shares = {"CACHE", "FREE", "TOTAL", "BALLOON"} if frame.view.units is Units.PERCENT else set()
+    titles = [f"{c.title}%" if c.title in shares else c.title for c, _ in layout.columns]
+    return _laid_out(Text(_GUEST), [Text(title) for title in titles], layout, frame, style="bold")
+
+
+def _laid_out(
+    name: Text, cells: Sequence[Text], layout: _Layout, frame: Frame, *, style: str, mark: str = ""
+) -> Row:
+    """A line of the list: the name, and behind it the cells, whatever the name's width."""
+    first = Text(mark.ljust(layout.indent))
+    first.append_text(aligned(_cut(name, layout.name, frame.glyphs), layout.name))
+    rest = Text()
+    for (kind, width), cell in zip(layout.columns, cells, strict=True):
+        rest.append(" " * _GAP)
+        fitting = _cut(cell, width, frame.glyphs)
+        rest.append_text(aligned(fitting, width, flush_right=kind.is_number))
+    if mark:
+        # Colours on a reversed line would be grounds.
+        first, rest = Text(first.plain), Text(rest.plain)
+    first.stylize(style)
+    rest.stylize(style)
+    start = layout.indent + layout.name
+    return (0, _cut(first, frame.width, frame.glyphs)), *([(start, rest)] if cells else [])
+
+
+def _line(line: Line, layout: _Layout, frame: Frame) -> Row:
+    is_selected = line.key == frame.view.selected
+    mark = frame.glyphs.selected if is_selected else ""
+    style = "reverse" if is_selected else ""
+    if isinstance(line, HostLine):
+        shown = Text(mark.ljust(layout.indent) if mark else "")
+        shown.append_text(_host(line, frame, frame.width - len(shown)))
+        shown = _cut(Text(shown.plain) if mark else shown, frame.width, frame.glyphs)
+        shown.stylize(style)
+        return _row(shown)
+    cells = [kind.cell(line, width, frame) for kind, width in layout.columns]
+    if not _is_trusted(line.row, frame):
+        style = f"{style} dim".strip()
+    name = Text(frame.glyphs.name(line.row.name))
+    return _laid_out(name, cells, layout, frame, style=style, mark=mark)
+
+
+def _host(line: HostLine, frame: Frame, width: int) -> Text:
+    """What a host's line says: how it is, and why it is no better."""
+    report = line.report
+    rest = Text(": ")
+    if report is None:
+        rest.append("not read yet", "dim")
+    elif not line.is_complete:
+        rest.append(f"still reading, {_count(len(report.domains), 'guest')} so far", "dim")
+    else:
+        rest.append_text(verdict_text(report.status.value))
+        if report.error is not None:
+            hint = f" ({report.error.hint})" if report.error.hint else ""
+            rest.append(f", {frame.glyphs.name(report.error.message + hint)}")
+        else:
+            read = text.duration(max(0.0, frame.now - line.read_at))
+            guests = _count(len(report.domains), "guest")
+            rest.append(f", {guests}, read {read} ago", "dim")
+    # A long URI leaves room for what is behind it.
+    name = Text().append(frame.glyphs.name(line.label), "bold")
+    name = _cut(name, max(width * 2 // 5, width - rest.cell_len), frame.glyphs)
+    return _cut(name.append_text(rest), width, frame.glyphs)
+
+
+def _is_trusted(row: DomainReport, frame: Frame) -> bool:
+    return row.verdict is Verdict.FRESH and not is_outdated(row, frame.now)
+
+
+def _level(row: DomainReport, frame: Frame) -> str:
+    """The colour of what a guest uses; none for what is not to be trusted."""
+    ratio = row.usage.ratio
+    if ratio is None or not _is_trusted(row, frame):
+        return ""
+    return next((style for least, style in _LEVELS if ratio >= least), "")
+
+
+def _used_share(line: GuestLine, _width: int, frame: Frame) -> Text:
+    return Text().append(text.percent(line.row.usage.ratio), _level(line.row, frame))
+
+
+def _amount(row: DomainReport, key: str, units: Units) -> str:
+    """A size; as a share, of the guest's total, and the balloon of its maximum."""
+    if units is not Units.PERCENT:
+        return column(key).cell(row, exact=units is Units.BYTES)
+    of_maximum = key in {"stats.total_memory", "current_bytes", "maximum_bytes"}
+    whole = row.figures.maximum_bytes if of_maximum else row.stats.total_memory
+    part = column(key).value(row)
+    return text.percent(part / whole if part is not None and whole else None)
+
+
+def _age(line: GuestLine, _width: int, frame: Frame) -> Text:
+    return Text(text.duration(age_seconds(line.row, frame.now), units=1))
+
+
+def _interval(line: GuestLine, _width: int, _frame: Frame) -> Text:
+    row = line.row
+    return Text(text.seconds(row.interval.in_force if row.balloon is not None else None))
+
+
+def _verdict(line: GuestLine, _width: int, frame: Frame) -> Text:
+    word = line.row.verdict.value
+    if is_outdated(line.row, frame.now):
+        # It was, when it was read, which is too long ago.
+        return Text().append(f"{word}?", "yellow")
+    return Text().append_text(verdict_text(word))
+
+
+def _memory(line: GuestLine, width: int, frame: Frame) -> Text:
+    """A bar as long as the maximum, with what the balloon leaves the guest and what that does
+    with it."""
+    row = line.row
+    current = row.figures.current_bytes
+    full = max(row.figures.maximum_bytes or 0, current or 0)
+    if not full or current is None:
+        return Text(text.ABSENT)
+    cells = width - 2
+    bar = Text("[")
+    at = 0
+    for upto, glyph, style in _parts(row, current, frame):
+        end = max(at, round(min(upto, current) / full * cells))
+        bar.append(glyph * (end - at), style)
+        at = end
+    return bar.append(" " * (cells - at)).append("]")
+
+
+def _parts(row: DomainReport, current: int, frame: Frame) -> Iterator[tuple[int, str, str]]:
+    """The parts of a bar: where each ends, in bytes, and how it is drawn."""
+    glyphs = frame.glyphs
+    total, used = row.stats.total_memory, row.usage.used_bytes
+    if used is None or total is None:
+        yield current, glyphs.unknown, ""
+        return
+    yield used, glyphs.used, _level(row, frame)
+    # Where the guest does not say what is available, what it uses has the cache in it.
+    if row.usage.formula is UsedFormula.TOTAL_AVAILABLE:
+        yield used + min(row.stats.disk_caches or 0, total - used), glyphs.cache, "blue"
+    yield total, glyphs.free, ""
+    yield current, glyphs.own, ""
+
+
+def _history(line: GuestLine, width: int, frame: Frame) -> Text:
+    marks = frame.view.history.of(line.key)[-width:]
+    return Text(_drawn(marks, frame.glyphs).rjust(width))
+
+
+def _drawn(marks: Sequence[float | None], glyphs: Glyphs) -> str:
+    levels = glyphs.levels
+    return "".join(
+        glyphs.gap if mark is None else levels[min(int(mark * len(levels)), len(levels) - 1)]
+        for mark in marks
+    )
+
+
+# What is looked into.
+
+
+def _looked_into(frame: Frame) -> list[Text]:
+    line = frame.view.line(frame.view.looked_at)
+    if line is None:
+        return [Text(), Text("This guest is gone, or its host does not answer.")]
+    return _all_of_host(line, frame) if isinstance(line, HostLine) else _all_of_guest(line, frame)
+
+
+def _all_of_host(line: HostLine, frame: Frame) -> list[Text]:
+    report = line.report
+    lines = [_host(line, frame, frame.width), Text()]
+    if report is None:
+        return lines
+    facts = [
+        ("uri", report.uri),
+        ("hostname", report.hostname),
+        ("status", report.status.value),
+        ("reading took", f"{report.elapsed_seconds:.2f} s"),
+        ("read", f"{text.duration(max(0.0, frame.now - line.read_at))} ago"),
+        ("guests", str(len(report.domains))),
+        ("error", report.error.message if report.error is not None else None),
+        ("what to do", report.error.hint if report.error is not None else None),
+    ]
+    return lines + _facts(facts, frame)
+
+
+def _all_of_guest(line: GuestLine, frame: Frame) -> list[Text]:
+    sections = (
+        _about(line, frame),
+        _doctor(line, frame),
+        _use(line, frame),
+        _figures(line, frame),
+    )
+    return [shown for section in sections if section for shown in (*section, Text())]
+
+
+def _doctor(line: GuestLine, frame: Frame) -> list[Text]:
+    """What the doctor said, if it was asked."""
+    if line.key in frame.view.asked:
+        return [Text("the doctor is asked", "dim")]
+    if line.key not in frame.view.diagnoses:
+        return []
+    said, at = frame.view.diagnoses[line.key]
+    heading = f"the doctor said {text.duration(max(0.0, frame.now - at))} ago"
+    facts = [("error", said)] if isinstance(said, str) else diagnosis_facts(said)
+    return [Text(heading, "bold"), *_facts(list(facts), frame)]
+
+
+def _about(line: GuestLine, frame: Frame) -> list[Text]:
+    """What the figures are worth, where they come from, and whose they are."""
+    row, glyphs = line.row, frame.glyphs
+    title = Text().append(glyphs.name(row.name), "bold").append(f" on {glyphs.name(line.host)}")
+    meaning = _OUTDATED if is_outdated(row, frame.now) else MEANINGS[row.verdict]
+    age = text.duration(age_seconds(row, frame.now))
+    source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
+    error, balloon, interval = row.error, row.balloon, row.interval
+    device = [balloon.model, balloon.alias, balloon.qom_path] if balloon is not None else []
+    asked = [("live", interval.live), ("config", interval.config), ("QEMU", interval.qemu)]
+    facts = [
+        (_verdict(line, 0, frame).plain, meaning),
+        ("error", error.message if error is not None else None),
+        ("what to do", error.hint if error is not None else None),
+        *((note.value, note.text) for note in row.notes),
+        ("age", f"{age}, from {source}, of {timestamp(row.last_update) or text.ABSENT}"),
+        ("interval", ", ".join(f"{who} {text.seconds(value)}" for who, value in asked)),
+        ("balloon", " ".join(filter(None, device)) or "none"),
+        ("state", f"{row.state.value}, id {text.ABSENT if row.id is None else row.id}, {row.uuid}"),
+    ]
+    return [title, *_facts(facts, frame)]
+
+
+def _use(line: GuestLine, frame: Frame) -> list[Text]:
+    """The bar and the history, longer than in the list."""
+    room = frame.width - 9
+    past = frame.view.history.of(line.key)[-max(1, room) :]
+    return [
+        Text("memory   ").append_text(_memory(line, min(62, room), frame)),
+        Text(f"history  {_drawn(past, frame.glyphs)}"),
+    ]
+
+
+def _facts(facts: Sequence[tuple[str, str | None]], frame: Frame) -> list[Text]:
+    """A line or more for each fact that there is, wrapped behind its name."""
+    known = [(name, value) for name, value in facts if value is not None]
+    indent = max((len(name) for name, _ in known), default=0) + _GAP
+    lines = []
+    for name, value in known:
+        width = max(frame.width - indent, 16)
+        for index, part in enumerate(textwrap.wrap(frame.glyphs.name(value), width) or [""]):
+            head = Text(name if not index else "", "dim")
+            head.pad_right(indent - head.cell_len)
+            lines.append(Text().append_text(head).append(part))
+    return lines
+
+
+def _figures(line: GuestLine, frame: Frame) -> list[Text]:
+    """Every figure there is, in as many columns as there is room for."""
+    row, units = line.row, frame.view.units
+    keys = [f"stats.{name}" for name in row.stats.as_dict()]
+    keys += ["used_bytes", "current_bytes", "maximum_bytes", "rss_bytes"]
+    formula = row.usage.formula
+    cells = []
+    for key in keys:
+        name = key.removeprefix("stats.").removesuffix("_bytes")
+        value = _amount(row, key, units if is_size(key) else Units.HUMAN)
+        cell = Text().append(frame.glyphs.name(name).ljust(17), "dim").append(value.rjust(14))
+        if key == "used_bytes" and formula is not None:
+            cell.append(f"  {text.percent(row.usage.ratio)}")
+        cells.append(cell)
+    per_line = max(1, min(3, frame.width // 39))
+    height = -(-len(cells) // per_line)
+    lines = []
+    for at in range(height):
+        shown = Text()
+        for cell in cells[at::height]:
+            shown.append_text(aligned(_cut(cell, 39, frame.glyphs), 39))
+        shown.rstrip()
+        lines.append(shown)
+    return lines
+
+
+# The help.
+
+
+def _help(frame: Frame) -> list[Text]:
+    glyphs = frame.glyphs
+    parts = (
+        *((glyphs.used, "used"), (glyphs.cache, "cache"), (glyphs.free, "free")),
+        *((glyphs.own, "its kernel's own"), (glyphs.unknown, "unknown")),
+    )
+    legend = ", ".join(f"{glyph} {what}" for glyph, what in parts)
+    none, everything = glyphs.levels[0], glyphs.levels[-1]
+    return [
+        *_facts([(binding.label, binding.what) for binding in BINDINGS], frame),
+        Text(),
+        *_facts(
+            [
+                ("MEMORY", f"{legend}; blank is what the balloon holds back of the maximum"),
+                (
+                    "HISTORY",
+                    f"the used share at the guest's last updates, from {none} for nothing "
+                    f"to {everything} for all; gaps where the figures could not be trusted",
+                ),
+                ("AGE", "how old the figures are by now; dim ones are not to be trusted"),
+                (
+                    "by need",
+                    "the largest used share first, as far as figures can be trusted; then "
+                    "the other figures; then whoever has none",
+                ),
+                ("by use", "the most used bytes first, whatever the figures are worth"),
+                ("fresh?", _OUTDATED),
+                *((verdict.value, MEANINGS[verdict]) for verdict in Verdict),
+            ],
+            frame,
+        ),
+    ]

@@ -1,0 +1,287 @@
+"""A terminal: its keys, its size, a screen of its own, and giving it back as it was.
+
+Escape sequences are those that every terminal of today and every multiplexer knows (ECMA-48 and
+xterm's), so that no database of terminals is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import termios
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+
+from virtballoon.system.cleanup import say_in_time, unfinished_screens
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+#: A line to draw: pieces, escape sequences and all, each with the column where it begins.
+Pieces: TypeAlias = Sequence[tuple[int, str]]
+
+#: What :meth:`Terminal.events` gives when the terminal is gone.
+GONE: Final = "gone"
+
+# The other screen, no cursor, and no new line after the last column: a character that is wider
+# than it is taken for must not push what follows to the next line.
+_ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
+_LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+
+# Part of a key, or Escape itself: the rest comes at once or not at all.
+_ESCAPE_SECONDS: Final = 0.05
+
+#: The window of a terminal that does not know its own.
+_USUAL: Final = os.terminal_size((80, 24))
+
+_CONTROLS: Final[Mapping[str, str]] = {
+    "\r": "enter",
+    "\n": "enter",
+    "\t": "tab",
+    "\x7f": "backspace",
+    "\x08": "backspace",
+    "\x02": "pgup",
+    "\x06": "pgdn",
+    "\x0c": "ctrl-l",
+    "\x15": "ctrl-u",
+    " ": "space",
+}
+_FINALS: Final[Mapping[str, str]] = {
+    "A": "up",
+    "B": "down",
+    "C": "right",
+    "D": "left",
+    "H": "home",
+    "F": "end",
+}
+_NUMBERS: Final[Mapping[str, str]] = {
+    "1": "home",
+    "4": "end",
+    "5": "pgup",
+    "6": "pgdn",
+    "7": "home",
+    "8": "end",
+}
+
+
+class Keys:
+    """Makes keys of what a terminal sends: a character is itself, others have a name."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is a beginning that may be a key of its own."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[str]:
+        """The keys that are complete."""
+        self._rest += data
+        keys: list[str] = []
+        while self._rest and (taken := _first_key(self._rest)) is not None:
+            length, key = taken
+            self._rest = self._rest[length:]
+            if key:
+                keys.append(key)
+        return keys
+
+    def flush(self) -> list[str]:
+        """What there is, since nothing more has come."""
+        rest, self._rest = self._rest, b""
+        # Behind an Escape that was a key of its own, or part of no character, there may be another.
+        return (["esc"] if rest.startswith(b"\x1b") else []) + self.feed(rest[1:])
+
+
+def _first_key(data: bytes) -> tuple[int, str] | None:
+    """The length and name of the first key, a name of "" for one that is unknown; None where more
+    has to come."""
+    if data[0] == 0x1B:  # noqa: PLR2004
+        return _escaped(data)
+    length = _utf8_length(data[0])
+    if len(data) < length:
+        return None
+    try:
+        character = data[:length].decode()
+    except UnicodeDecodeError:
+        return 1, ""
+    key = _CONTROLS.get(character, character)
+    return length, key if len(key) > 1 or key.isprintable() else ""
+
+
+def _utf8_length(first: int) -> int:
+    for bits, length in ((0xF8, 1), (0xF0, 4), (0xE0, 3), (0xC0, 2)):
+        if first & bits == bits:
+            return length
+    return 1
+
+
+def _escaped(data: bytes) -> tuple[int, str] | None:
+    if len(data) == 1 or (data[1:2] in {b"[", b"O"} and len(data) == 2):  # noqa: PLR2004
+        return None
+    if data[1:2] not in {b"[", b"O"}:
+        # Escape, and what was typed behind it. A key pressed with Alt, which nothing here has,
+        # looks the same.
+        return 1, "esc"
+    for at, byte in enumerate(data[2:], 2):
+        if 0x40 <= byte <= 0x7E:  # noqa: PLR2004
+            parameters, final = data[2:at].decode("ascii", "replace"), chr(byte)
+            if final == "~":
+                return at + 1, _NUMBERS.get(parameters.partition(";")[0], "")
+            return at + 1, _FINALS.get(final, "")
+        if not 0x20 <= byte <= 0x3F:  # noqa: PLR2004
+            return at, ""
+    return None
+
+
+class Terminal:
+    """A screen of its own on a terminal, which is as it was afterwards: when the block is left, and
+    when a signal ends or stops the process meanwhile.
+
+    :param keyboard: the file descriptor that keys come from
+    :param screen: the file descriptor to draw on
+    """
+
+    def __init__(self, keyboard: int, screen: int, *, encoding: str = "utf-8") -> None:
+        self._keyboard = keyboard
+        self._screen = screen
+        self._encoding = encoding
+        self._keys = Keys()
+        self._drawn: list[Pieces] = []
+        self._before: list[Any] | None = None
+        self._handlers: dict[int, Any] = {}
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        handlers = {
+            signal.SIGWINCH: self._resized,
+            signal.SIGCONT: self._continued,
+            signal.SIGTSTP: self._stopped,
+            signal.SIGQUIT: self._stopped,
+        }
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, handler)
+        unfinished_screens.append(self.leave)
+        try:
+            self.enter()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self.leave()
+        unfinished_screens.remove(self.leave)
+
+    @property
+    def size(self) -> os.terminal_size:
+        """The window, in characters."""
+        try:
+            size = os.get_terminal_size(self._screen)
+        except OSError:
+            return _USUAL
+        return size if size.columns and size.lines else _USUAL
+
+    def wake(self) -> None:
+        """Have :meth:`events` return; from any thread."""
+        # A full pipe wakes it as well.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._waker, b".")
+
+    def events(self, seconds: float) -> list[str]:
+        """Wait for keys, for :meth:`wake` or for another size of the window, and give the keys:
+        none after this time."""
+        ready, _, _ = select.select([self._keyboard, self._woken], [], [], max(0.0, seconds))
+        if self._woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._woken, 4096)
+        keys = list(self._typed()) if self._keyboard in ready else []
+        while self._keys.is_waiting and GONE not in keys:
+            if select.select([self._keyboard], [], [], _ESCAPE_SECONDS)[0]:
+                keys += self._typed()
+            else:
+                keys += self._keys.flush()
+        return keys
+
+    def _typed(self) -> Iterator[str]:
+        try:
+            data = os.read(self._keyboard, 4096)
+        except OSError:
+            data = b""
+        yield from self._keys.feed(data) if data else [GONE]
+
+    def draw(self, lines: Sequence[Pieces]) -> None:
+        """Show these lines, of which only those are written that are new."""
+        out: list[str] = []
+        for row, line in enumerate(lines):
+            if row < len(self._drawn) and self._drawn[row] == line:
+                continue
+            out.append(f"\x1b[{row + 1};1H\x1b[2K")
+            out += [f"\x1b[{row + 1};{column + 1}H{text}" for column, text in line]
+        if len(lines) < len(self._drawn):
+            out.append(f"\x1b[{len(lines) + 1};1H\x1b[J")
+        self._drawn = list(lines)
+        self._write("".join(out))
+
+    def redraw(self) -> None:
+        """Have the next :meth:`draw` write every line."""
+        self._drawn = []
+        self._write("\x1b[2J")
+
+    def enter(self) -> None:
+        """Take the terminal, again where somebody else has had it meanwhile."""
+        if self._before is None:
+            self._before = termios.tcgetattr(self._keyboard)
+        mode = [*self._before[:6], list(self._before[6])]
+        # Keys at once and unseen; Ctrl-C and Ctrl-Z still are signals.
+        mode[3] &= ~(termios.ICANON | termios.ECHO)
+        mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self._keyboard, termios.TCSADRAIN, mode)
+        self._drawn = []
+        self._write(_ENTER)
+
+    def leave(self) -> None:
+        """Give the terminal back as it was; also when it is gone, or was given back already. One
+        that takes no output, as after Ctrl-S, is not waited for longer than a moment."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        with contextlib.suppress(OSError):
+            say_in_time(self._screen, _LEAVE.encode())
+        with contextlib.suppress(termios.error):
+            # Not what waits until all is shown, which it never is after Ctrl-S.
+            termios.tcsetattr(self._keyboard, termios.TCSANOW, before)
+            # What was typed meanwhile was not meant for the shell.
+            termios.tcflush(self._keyboard, termios.TCIFLUSH)
+
+    def _write(self, text: str) -> None:
+        data = text.encode(self._encoding, "backslashreplace")
+        while data:
+            data = data[os.write(self._screen, data) :]
+
+    def _resized(self, _number: int, _frame: FrameType | None) -> None:
+        # A window that shrinks and grows again has lost what it showed.
+        self._drawn = []
+        self.wake()
+
+    def _continued(self, _number: int, _frame: FrameType | None) -> None:
+        # A shell has used the terminal meanwhile.
+        self.enter()
+        self.wake()
+
+    def _stopped(self, number: int, _frame: FrameType | None) -> None:
+        self.leave()
+        signal.signal(number, signal.SIG_DFL)
+        # Back only when the process goes on.
+        os.kill(os.getpid(), number)
+        signal.signal(number, self._stopped)
