@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import pytest
 
-from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, wait_until
+from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, SharedGuests, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,9 +63,14 @@ def _needed() -> Iterator[None]:
     try:
         yield
     except LabUnavailable as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        cannot_run(str(error))
+
+
+def cannot_run(reason: str) -> NoReturn:
+    """Skip the test; in CI, where nothing may be missing, it fails."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def started() -> AbstractContextManager[Hypervisor]:
@@ -81,9 +86,28 @@ def hypervisor() -> Iterator[Hypervisor]:
 
 
 @pytest.fixture(scope="session")
-def guests(hypervisor: Hypervisor) -> dict[str, Guest]:
-    """Booted guests by name, for reading only: whoever changes one makes its own."""
+def shared_guests() -> SharedGuests:
+    """The guests that tests share."""
+    return SharedGuests()
+
+
+@pytest.fixture(autouse=True)
+def _shared_guests_still_run(
+    request: pytest.FixtureRequest, shared_guests: SharedGuests
+) -> Iterator[None]:
+    # A dead one is reported with the test that ended it; the tests after it only name it.
+    if shared_guests.ended and {"guests", "newest_guest"} & set(request.fixturenames):
+        cannot_run(f"shared guests do not run any more: {', '.join(shared_guests.ended)}")
+    yield
+    if reports := shared_guests.check():
+        pytest.fail("\n".join(reports))
+
+
+@pytest.fixture(scope="session")
+def guests(hypervisor: Hypervisor, shared_guests: SharedGuests) -> dict[str, Guest]:
+    """Booted guests by name, for reading only: a test that changes one makes its own."""
     guests = hypervisor.boot(GUESTS)
+    shared_guests.watch(guests.values())
     suspended = guests["suspended"].domain
     wait_until(
         lambda: suspended.memoryStats().get("last_update"), 60, "the guest's first statistics"
@@ -100,9 +124,11 @@ def newest_hypervisor() -> Iterator[Hypervisor]:
 
 
 @pytest.fixture(scope="session")
-def newest_guest(newest_hypervisor: Hypervisor) -> Guest:
+def newest_guest(newest_hypervisor: Hypervisor, shared_guests: SharedGuests) -> Guest:
     """A booted and polled guest of the newest QEMU and kernel, for reading only."""
-    return newest_hypervisor.boot([GuestSpec("newest", period=1)])["newest"]
+    guests = newest_hypervisor.boot([GuestSpec("newest", period=1)])
+    shared_guests.watch(guests.values())
+    return guests["newest"]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import libvirt
 import pytest
 
 from tests.conftest import available
-from tests.lab import Guest, GuestSpec, Hypervisor, Link, SshServer, wait_until
+from tests.lab import Guest, GuestSpec, Hypervisor, Link, SharedGuests, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
 from tests.lab.newest import Newest, find_newest
@@ -152,6 +152,22 @@ class TestGuest:
         assert all(is_gone(pid) for pid in pids)
         names = hypervisor.virsh("list", "--all", "--name").stdout.split()
         assert not {"hung", "killed"} & set(names)
+
+    def test_shared_guest_that_ends_is_reported_once(self, guest_factory: GuestFactory) -> None:
+        ended, stopped, left = (
+            guest_factory(GuestSpec(name)) for name in ("ends", "stops", "left")
+        )
+        shared = SharedGuests()
+        shared.watch([ended, stopped, left])
+        assert shared.check() == []
+        ended.kill_process()
+        stopped.stop_process()
+        wait_until(lambda: fields_of(stopped.pid)["State"].startswith("T"), 60, "it to stop")
+        reports = shared.check()
+        assert ["'ends'" in reports[0], "'stops'" in reports[1]] == [True, True]
+        assert all("MemAvailable" in report for report in reports)
+        assert shared.check() == []
+        assert shared.ended == ["ends", "stops"]
 
     def test_q35_carries_every_kind_of_balloon(self, guest_factory: GuestFactory) -> None:
         for spec in (

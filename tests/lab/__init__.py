@@ -5,6 +5,7 @@ from .hypervisor import Hypervisor
 from .kernel import LabUnavailable
 from .link import Link
 from .prometheus import Prometheus
+from .shared import SharedGuests
 from .ssh import SshServer
 from .waiting import wait_until
 from .window import Window
@@ -16,6 +17,7 @@ __all__ = [
     "LabUnavailable",
     "Link",
     "Prometheus",
+    "SharedGuests",
     "SshServer",
     "Window",
     "domain_xml",

@@ -81,18 +81,18 @@ def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
 
 def test_no_more_hosts_than_jobs_at_a_time() -> None:
     lock = threading.Lock()
-    running: set[int] = set()
-    most = 0
+    running = most = 0
+    # Each three visits wait for one another, which only three that run at a time can do.
+    together = threading.Barrier(3)
 
     def visit(number: int) -> int:
-        nonlocal most
+        nonlocal running, most
         with lock:
-            running.add(number)
-            most = max(most, len(running))
-        # Long enough for whoever runs beside it to be seen.
-        threading.Event().wait(0.01)
+            running += 1
+            most = max(most, running)
+        together.wait(60)
         with lock:
-            running.remove(number)
+            running -= 1
         return number
 
     visits = [lambda number=number: visit(number) for number in range(12)]
