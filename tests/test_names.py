@@ -17,7 +17,6 @@ from uuid import uuid4
 import libvirt
 import pytest
 
-from tests import journal
 from tests.lab import Hypervisor
 from tests.test_command import COMMAND, take_advice
 from tests.unit.test_documents import VALIDATOR
@@ -250,22 +249,6 @@ def test_a_line_of_the_log_cannot_be_forged(hypervisor: Hypervisor, stopped: Nam
     assert warnings[stopped["a\tb"]] == "a\\tb"
     assert all(line["host"] == hypervisor.uri for line in lines)
     assert all(line.isprintable() for line in text.split("\n"))
-
-
-def test_a_field_of_the_journal_cannot_be_forged(hypervisor: Hypervisor, running: Named) -> None:
-    journal.require()
-    words = ("-c", hypervisor.uri, "--log", "journald", "set-interval", "5", "--config")
-    result, entries = journal.run(*words, "--", *running)
-    assert result.returncode == 1
-    assert {entry["PRIORITY"] for entry in entries} == {"4", "6"}
-    told = {
-        # What is not printable is an array of bytes in journalctl's JSON.
-        entry["VIRTBALLOON_UUID"]: name if isinstance(name, str) else bytes(name).decode()
-        for entry in entries
-        if (name := entry.get("VIRTBALLOON_DOMAIN")) is not None
-    }
-    assert told == {uuid: name for name, uuid in running.items()}
-    assert all(entry["MESSAGE"].isprintable() for entry in entries)
 
 
 def test_hosts_counts_them(hypervisor: Hypervisor, running: Named, stopped: Named) -> None:

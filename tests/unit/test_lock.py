@@ -75,8 +75,8 @@ def test_what_cannot_be_a_lock(command: Command, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     expected = {
         "link": "symbolic link",
-        "report": "no lock file",
-        "fifo": "no regular file",
+        "report": "not a lock file",
+        "fifo": "not a regular file",
         ".": "directory",
         "missing/lock": "No such file or directory",
     }

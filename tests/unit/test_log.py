@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.unit.command import Command, clean_environment
 from virtballoon.log import FIELDS
 
@@ -158,20 +160,31 @@ def test_verbose_lines_stay_beside_it(command: Command, node: str) -> None:
     assert not any(": ok," in line for line in alone.complaints)
 
 
-def test_no_journal_is_said_before_a_host_is_asked(command: Command) -> None:
-    # Hides both, whatever this machine has.
-    without_library = "sys.modules['systemd.journal'] = None"
-    result = command("-v", "-c", TEST, "list", "--log", "journald", before=without_library)
-    assert (result.status, result.stdout) == (2, "")
-    (complaint,) = result.complaints
-    assert "virtballoon[journald]" in complaint
-    without_socket = """
-import types, virtballoon.cli.log
-sys.modules["systemd.journal"] = types.SimpleNamespace(JournalHandler=None)
-virtballoon.cli.log._JOURNAL = "/no/such/socket"
+# A journal's stream is whatever file systemd says it is.
+JOURNAL_READS_STDERR = """
+status = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
 """
-    result = command("-v", "-c", TEST, "list", "--log", "journald", before=without_socket)
-    assert (result.status, result.stdout) == (1, "")
-    assert result.complaints == [
-        "virtballoon: no journal at /no/such/socket: No such file or directory"
-    ]
+
+
+def test_journal_gets_priorities(command: Command, node: str) -> None:
+    hosts = ("-v", "-c", node, "-c", NOBODY_LISTENS)
+    result = command(*hosts, "--log", "stderr", "list", before=JOURNAL_READS_STDERR)
+    priorities = {line[:3] for line in result.complaints if line[3:].startswith("time=")}
+    assert priorities == {"<4>", "<6>"}
+    for line in result.complaints:
+        if line[3:].startswith("time="):
+            expected = {"<4>": "warning", "<6>": "info"}[line[:3]]
+            assert fields(line[3:])["level"] == expected
+        elif not line.startswith("libvirt: "):
+            assert line[:3] == ("<4>" if line[3:].startswith("virtballoon: ") else "<7>")
+    plain = command("-c", NOBODY_LISTENS, "list", before=JOURNAL_READS_STDERR)
+    (complaint,) = plain.complaints
+    assert complaint.startswith("<4>virtballoon: ")
+
+
+@pytest.mark.parametrize("stream", ["", "1:2", "none"])
+def test_no_priorities_where_stderr_is_not_the_journal(command: Command, stream: str) -> None:
+    result = command("-c", NOBODY_LISTENS, "list", env={"JOURNAL_STREAM": stream})
+    (complaint,) = result.complaints
+    assert complaint.startswith("virtballoon: ")

@@ -103,7 +103,7 @@ def test_what_cannot_be_written_is_said_before_a_host_is_asked(
     paths = {
         f"{tmp_path}": "it is a directory",
         f"{tmp_path}/new/": "it is a directory",
-        f"{tmp_path}/missing/report": "there is no directory",
+        f"{tmp_path}/missing/report": "no directory",
         f"{tmp_path}/loop": "symbolic links",
         f"{tmp_path}/{'x' * 300}": "too long",
     }
@@ -185,9 +185,7 @@ def test_a_directory_that_may_not_be_written(command: Command) -> None:
     result = command(*words, before=AS_NOBODY)
     assert (result.status, result.stdout) == (1, "")
     assert "openReadOnly" not in result.stderr
-    assert result.complaints[-1] == (
-        "virtballoon: cannot write /report: nothing can be written in /"
-    )
+    assert result.complaints[-1] == ("virtballoon: cannot write /report: no write permission in /")
 
 
 def test_a_device_is_written_to(command: Command) -> None:

@@ -93,39 +93,38 @@ def test_terminated_on_a_terminal_that_takes_no_output(tmp_path: Path) -> None:
     assert result.returncode == -signal.SIGTERM
 
 
-OWING = """
-import sys, threading, time
-from virtballoon.system import cleanup as process
+PENDING = """
+import sys, threading
+from virtballoon.system import cleanup
 from virtballoon.__main__ import main
 
-class Debt:
-    def __init__(self, name, can_be_settled):
-        self.name, self.can_be_settled, self.is_owed = name, can_be_settled, True
-    def settle(self, seconds):
-        if not self.can_be_settled:
+def add(name, hangs):
+    remaining = [f"{name} remains"]
+    def undo(seconds):
+        if hangs:
             threading.Event().wait()
-        self.is_owed = False
-        print("settled", self.name, flush=True)
-    def pleas(self):
-        return [f"{self.name} is owed"] if self.is_owed else []
+        remaining.clear()
+        print("undone", name, flush=True)
+    cleanup.pending.append(cleanup.Cleanup(undo, remaining=lambda: remaining))
 
-process.SETTLE_SECONDS = 0.2
-process.owed |= {Debt("one", True), Debt("other", sys.argv.pop(1) == "all")}
+cleanup.UNDO_SECONDS = 0.2
+add("one", False)
+add("other", sys.argv.pop(1) == "one")
 main()
 """
 
 
-@pytest.mark.parametrize("settled", ["all", "one"])
+@pytest.mark.parametrize("undone", ["all", "one"])
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [(["--version"], 0, []), (["stats"], 2, ["virtballoon: Missing"])],
 )
-def test_what_is_owed_is_settled_before_the_end(
-    tmp_path: Path, settled: str, words: list[str], status: int, said: list[str]
+def test_undoes_what_is_pending_before_the_end(
+    tmp_path: Path, undone: str, words: list[str], status: int, said: list[str]
 ) -> None:
-    """By a debt of the test's own, since nothing real can be made to hang so."""
+    """By a cleanup of the test's own, since nothing real can be made to hang so."""
     result = subprocess.run(
-        [sys.executable, "-c", OWING, settled, *words],
+        [sys.executable, "-c", PENDING, undone, *words],
         env=clean_environment(tmp_path),
         capture_output=True,
         text=True,
@@ -133,9 +132,9 @@ def test_what_is_owed_is_settled_before_the_end(
         check=False,
     )
     assert result.returncode == status
-    assert "settled one" in result.stdout
-    assert ("settled other" in result.stdout) == (settled == "all")
+    assert "undone one" in result.stdout
+    assert ("undone other" in result.stdout) == (undone == "all")
     complaints = result.stderr.splitlines()
-    owed = [] if settled == "all" else ["virtballoon: other is owed"]
-    assert complaints[len(said) :] == owed
+    remaining = [] if undone == "all" else ["virtballoon: other remains"]
+    assert complaints[len(said) :] == remaining
     assert [line[: len(word)] for line, word in zip(complaints, said, strict=False)] == said

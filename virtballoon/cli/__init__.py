@@ -12,7 +12,7 @@ import click
 from virtballoon import __version__
 from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
 from virtballoon.errors import ConfigurationError, VirtballoonError
-from virtballoon.system.cleanup import settle_at_the_end
+from virtballoon.system.cleanup import undo_pending
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
@@ -82,8 +82,8 @@ def main() -> NoReturn:
             complain(str(error))
         status = NOTHING
     with contextlib.suppress(OSError):
-        for plea in settle_at_the_end():
-            complain(plea)
+        for line in undo_pending():
+            complain(line)
     if "virtballoon.engine.session" in sys.modules:
         sys.modules["virtballoon.engine.session"].wait_for_leaving(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken

@@ -32,7 +32,6 @@ PROGRAM: Final = "virtballoon"
 OK: Final = 0
 NOTHING: Final = 1
 PARTLY: Final = 3
-HELD: Final = 75
 
 _SHARED: Final = (
     *("connect", "host", "config_file", "via", "timeout", "jobs", "format", "verbose"),
@@ -258,8 +257,8 @@ def shared_options(function: F) -> F:
         ),
         click.option(
             "--log",
-            type=click.Choice(("stderr", "journald")),
-            help="Log each host and each failure there, in place of messages on stderr.",
+            type=click.Choice(("stderr",)),
+            help="Log each host and each failure, in place of messages, as lines of key=value.",
         ),
         click.option(
             "-v",
@@ -289,9 +288,9 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 
             hold(settings.lock)
         if settings.log is not None:
-            from virtballoon.cli.log import send_to
+            from virtballoon.cli.log import log_to_stderr
 
-            send_to(settings.log, PROGRAM)
+            log_to_stderr(PROGRAM)
         _set_up(settings)
         if settings.output is None:
             return function(settings, **own)
@@ -331,9 +330,11 @@ def _set_up(settings: Settings) -> None:
 
 def _printable_record(record: logging.LogRecord) -> bool:
     from virtballoon.render.text import printable
+    from virtballoon.system.journal import priority
 
-    # A domain's name is somebody else's text.
-    record.msg, record.args = printable(record.getMessage()), None
+    # A domain's name is not to be trusted.
+    record.msg = priority(record.levelno) + printable(record.getMessage())
+    record.args = None
     return True
 
 
@@ -465,10 +466,11 @@ def through_libvirt(settings: Settings) -> list[str]:
 def complain(text: str) -> None:
     """Say in one line on stderr what is wrong."""
     from virtballoon.render.text import printable
+    from virtballoon.system.journal import WARNING, priority
 
     # Blanks stay, since a name may have several.
     line = " ".join(part.strip() for part in text.splitlines())
-    click.echo(f"{PROGRAM}: {printable(line)}", err=True)
+    click.echo(f"{priority(WARNING)}{PROGRAM}: {printable(line)}", err=True)
 
 
 def complain_of_all(

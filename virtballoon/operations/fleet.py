@@ -18,7 +18,7 @@ from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.hypervisor.connection import Target
 from virtballoon.model.source import Source
-from virtballoon.system import cleanup as process
+from virtballoon.system import cleanup
 
 if TYPE_CHECKING:
     from virtballoon.doctor.examination import HostDiagnosis, Way
@@ -59,7 +59,7 @@ def read_hosts(
         visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
         return _visit_all(visits, jobs, each)
     words = None if domains is None else tuple(domains)
-    debts: set[process.Debt] = set()
+    debts: set[cleanup.Cleanup] = set()
     abandoned = threading.Event()
     options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout}
     options |= {"max_age": max_age, "note": note, "debts": debts, "abandoned": abandoned}
@@ -71,7 +71,7 @@ def read_hosts(
         abandoned.set()
         from virtballoon.log import log_pleas
 
-        log_pleas(process.settle(list(debts), process.SETTLE_SECONDS))
+        log_pleas(cleanup.undo_all(debts, cleanup.UNDO_SECONDS))
         raise
 
 

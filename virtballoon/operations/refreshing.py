@@ -38,7 +38,7 @@ from virtballoon.model.source import Source
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, UNPOLLED_SECONDS, Verdict
 from virtballoon.operations.reading import host_report, selected, swept
 from virtballoon.operations.waiting import Awaited, Onlooker, answers
-from virtballoon.system import cleanup as process
+from virtballoon.system import cleanup
 
 #: What an interval of 0 becomes for a while. Short, so that whoever sees it meanwhile, another run
 #: of the same kind, say, has only to wait.
@@ -104,12 +104,12 @@ def read_visited_fresh(
     via: Source,
     timeout: float,
     note: Onlooker | None = None,
-    debts: set[process.Debt] | None = None,
+    debts: set[cleanup.Cleanup] | None = None,
     abandoned: threading.Event | None = None,
 ) -> HostReport:
     """Read a host's domains as :func:`read_fresh` does, on a visit that has been begun.
 
-    :param debts: where what is owed to this host is kept, beside :data:`process.owed`
+    :param debts: where what is owed to this host is kept, beside :data:`cleanup.pending`
     :param abandoned: set when nobody wants to know any more, so that no guest is asked
     """
     rows: dict[str, DomainReport] = {}
@@ -129,8 +129,8 @@ def read_visited_fresh(
             now = time.monotonic()
             loans.open([row for row in old if _has_to_be_asked(row, timeout)])
             if debts is not None:
-                debts.add(loans)
-            if process.ending.locked() or (abandoned is not None and abandoned.is_set()):
+                debts.add(loans.cleanup)
+            if cleanup.ending.locked() or (abandoned is not None and abandoned.is_set()):
                 loans.settle(0)
             try:
                 loans.ask(now + timeout)
@@ -150,12 +150,12 @@ def read_visited_fresh(
                 ):
                     heard.update((answer.uuid, answer) for answer in found)
                     answered = [answer.uuid for answer in found if answer.waited.answered]
-                    loans.give_back(answered, process.SETTLE_SECONDS)
+                    loans.give_back(answered, cleanup.UNDO_SECONDS)
                     if time.monotonic() >= again_at:
                         again_at = math.inf
                         loans.ask_again(heard, now + timeout)
             finally:
-                loans.settle(process.SETTLE_SECONDS)
+                loans.settle(cleanup.UNDO_SECONDS)
         reports = [_report(row, heard.get(row.uuid), loans, max_age) for row in rows.values()]
     except BaseException:
         # There is no report that could say so.
@@ -215,7 +215,7 @@ def _unasked_answers(
     )
     pause = _LOOK_SECONDS
     while left and now < until:
-        if process.ending.locked() or (abandoned is not None and abandoned.is_set()):
+        if cleanup.ending.locked() or (abandoned is not None and abandoned.is_set()):
             return
         if note is not None:
             note(visit.uri, sorted(row.name for row in left.values()))
@@ -360,17 +360,18 @@ class _Loans:
         self._visit = visit
         self._via = via
         self._loans: dict[str, _Loan] = {}
+        self.cleanup = cleanup.Cleanup(self.settle, remaining=self.pleas)
 
     def open(self, rows: Iterable[DomainReport]) -> None:
         """Take these guests on. From here on, the end of the process puts their intervals back."""
         self._loans = {row.uuid: _Loan(row, self._via) for row in rows}
         if self._loans:
-            process.owed.add(self)
+            self.cleanup.__enter__()
 
     def close(self) -> None:
         """Leave what could not be put back as it is."""
-        if not process.ending.locked():
-            process.owed.discard(self)
+        if not cleanup.ending.locked():
+            self.cleanup.__exit__()
 
     def get(self, uuid: str) -> _Loan | None:
         return self._loans.get(uuid)

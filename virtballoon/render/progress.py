@@ -15,7 +15,7 @@ from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import HostResult
 from virtballoon.operations.reading import QomPath
 from virtballoon.render.text import printable
-from virtballoon.system.cleanup import unfinished_lines
+from virtballoon.system.cleanup import Cleanup, write_in_time
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +37,8 @@ class Progress:
         self._labels = dict(labels)
         self._guests: dict[str, str] = {}
         self._drawing = threading.Lock()
+        self._is_over = False
+        self._cleanup = Cleanup(self._wipe)
         self._total = len(labels)
         self._ended = 0
         self._console = Console(
@@ -49,7 +51,7 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        unfinished_lines.add(self._console.file.fileno())
+        self._cleanup.__enter__()
         self._draw()
         return self
 
@@ -61,7 +63,8 @@ class Progress:
     ) -> None:
         with self._drawing:
             self._console.control(_WIPE)
-            unfinished_lines.discard(self._console.file.fileno())
+            self._is_over = True
+            self._cleanup.__exit__()
 
     def done(self, result: HostResult | QomPath | VirtballoonError) -> None:
         """Take a host off the list."""
@@ -75,6 +78,11 @@ class Progress:
         """Say which guests of a host are awaited. May be called in any thread."""
         self._guests = self._guests | {uri: ", ".join(guests)}
         self._draw()
+
+    def _wipe(self, _seconds: float) -> bool:
+        self._is_over = True
+        write_in_time(self._console.file.fileno(), b"\r\x1b[2K")
+        return True
 
     def _draw(self) -> None:
         if self._console.is_dumb_terminal:
@@ -93,7 +101,7 @@ class Progress:
         # In the last column, some terminals begin a new line.
         line.truncate(max(self._console.width - 1, 1), overflow="ellipsis")
         with self._drawing:
-            # It may be over for those that wait in other threads.
-            if self._console.file.fileno() in unfinished_lines:
+            # Other threads may still report hosts.
+            if not self._is_over:
                 self._console.control(_WIPE)
                 self._console.print(line, end="", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``--output``: a file that is complete, or as it was."""
+"""``--output``: a file that is either complete or unchanged."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from virtballoon.errors import VirtballoonError
-from virtballoon.system.cleanup import unfinished
-
-_ACL: Final = "system.posix_acl_access"
+from virtballoon.system.cleanup import Cleanup
 
 
 class Output:
-    """A file to be written at the end, when everything is known.
+    """A file that is written at the end, when all data is known.
 
-    :param path: a file, which is replaced, or its link's target; a device or a FIFO is written to
-    :raise VirtballoonError: when that would not work, as far as it can be known before
+    :param path: a file, or a link to one, which is replaced; a device or a FIFO is written to
+    :raise VirtballoonError: if it cannot be written, as far as that is known before
 
-    :ivar stream: what to print to meanwhile
+    :ivar stream: what to print to until then
     """
 
     def __init__(self, path: str) -> None:
@@ -37,8 +36,8 @@ class Output:
     def finish(self, *, replace: bool) -> None:
         """Write what was printed.
 
-        :param replace: whether it is worth a file's old content; others are written to anyway
-        :raise VirtballoonError: when it could not be written; a file is as it was
+        :param replace: whether to replace a regular file; others are written to anyway
+        :raise VirtballoonError: if it could not be written; a regular file is unchanged then
         """
         data = self.stream.getvalue().encode("utf-8", "backslashreplace")
         with _explained(self._path):
@@ -49,7 +48,7 @@ class Output:
                 _replace(self._target, data)
 
     def _opened(self) -> BinaryIO | None:
-        """The target, where it is no regular file and so cannot be replaced."""
+        """The target, if it is not a regular file and so cannot be replaced."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 - a Path would lose a slash at the end
         except FileNotFoundError:
@@ -57,21 +56,21 @@ class Output:
         if self._path.endswith("/") or (status is not None and stat.S_ISDIR(status.st_mode)):
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if status is not None:
-            # /dev/stdout can lead to a file that somebody appends to, or to a socket.
+            # /dev/stdout can be a file that is appended to, or a socket.
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError):
                     if os.path.samestat(os.fstat(stream.fileno()), status):
                         return stream.buffer
             if not stat.S_ISREG(status.st_mode):
-                # Without O_NONBLOCK, a FIFO that nobody reads would be waited for.
+                # Without O_NONBLOCK, this would wait until the FIFO has a reader.
                 target = os.open(self._path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
                 os.set_blocking(target, True)
                 return open(target, "wb")  # noqa: PTH123
         folder = self._target.parent
         if not folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, f"there is no directory {folder}")
+            raise FileNotFoundError(errno.ENOENT, f"no directory {folder}")
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, f"nothing can be written in {folder}")
+            raise PermissionError(errno.EACCES, f"no write permission in {folder}")
         return None
 
 
@@ -85,22 +84,24 @@ def _explained(path: str) -> Iterator[None]:
 
 def _replace(target: Path, data: bytes) -> None:
     temporary = target.with_name(f".virtballoon-{os.urandom(8).hex()}")
-    unfinished.add(str(temporary))
-    try:
-        # Nobody else reads it until it has the access of the file that it replaces.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123
-            file.write(data)
-            file.flush()
-            _take_access(target, file.fileno())
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
+
+    def remove(_seconds: float) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise
-    finally:
-        unfinished.discard(str(temporary))
+
+    with Cleanup(remove):
+        try:
+            # Not readable for others until it has the access rights of the file it replaces.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123
+                file.write(data)
+                file.flush()
+                _copy_access(target, file.fileno())
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            remove(0)
+            raise
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
@@ -112,8 +113,8 @@ def _replace(target: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _take_access(target: Path, new: int) -> None:
-    """Give the new file the old one's owner and access, and nobody more than they had."""
+def _copy_access(target: Path, new: int) -> None:
+    """Give the new file the owner and access rights of the old one, and nobody else more."""
     try:
         old = target.stat()
     except FileNotFoundError:
@@ -128,12 +129,14 @@ def _take_access(target: Path, new: int) -> None:
         try:
             os.fchown(new, -1, old.st_gid)
         except OSError:
-            # The old group are others now, and others are the group.
+            # The old group's members count as others now, and others may be in the new group.
             least = mode >> 3 & mode & 0o7
             mode = mode & 0o700 | least << 3 | least
-    # The directory may have given it a list of its own.
     with contextlib.suppress(OSError):
-        os.removexattr(new, _ACL)
+        # From the directory's default ACL.
+        os.removexattr(new, "system.posix_acl_access")
     with contextlib.suppress(OSError):
-        os.setxattr(new, _ACL, os.getxattr(target, _ACL))
+        # With the ACL and other extended attributes.
+        shutil.copystat(target, new)  # type: ignore[arg-type]
+    os.utime(new)
     os.fchmod(new, mode)

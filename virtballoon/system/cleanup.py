@@ -1,6 +1,6 @@
-"""The process of the command, and how a signal ends it.
+"""What is undone when the process ends, and how a signal ends it.
 
-Not by an exception: that would come out of whatever just runs, which may be the import of a
+Not by an exception: that would be raised in whatever code is running, which may be the import of a
 module written in C.
 """
 
@@ -12,20 +12,13 @@ import os
 import signal
 import time
 
+from virtballoon.system.journal import WARNING, priority
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import FrameType
-    from typing import Final, Protocol
-
-    class Debt(Protocol):
-        """Something that was changed for a while and is to be put back."""
-
-        def settle(self, seconds: float) -> None:
-            """Put it back, in this time. May be called in any thread, and more than once."""
-
-        def pleas(self) -> list[str]:
-            """What is not put back: a line each, with what to do about it."""
+    from typing import Final, Self
 
 
 _INTERRUPTED: Final = 130
@@ -36,88 +29,115 @@ _SIGNALS: Final = {
     signal.SIGHUP: "hung up",
 }
 
-#: Files that must not outlast the process: named before they are made, taken out afterwards.
-unfinished: Final[set[str]] = set()
+#: The time for what has to be restored at the end, in seconds; a second signal cuts it short.
+UNDO_SECONDS: float = 5.0
 
-#: What must not stay as it is when the process ends. Whoever adds to it looks at ``ending``
-#: afterwards, and owes nothing new if that is set.
-owed: Final[set[Debt]] = set()
+# A terminal that is stopped, or whose connection is gone, never accepts the last output.
+_WRITE_SECONDS: Final = 1.0
+_PAUSE_SECONDS: Final = 0.02
 
 #: Whether the process is about to end.
 ending: Final = _thread.allocate_lock()
 
-#: So long the process lives on to settle what is owed, unless it is told to end once more.
-SETTLE_SECONDS: Final = 5.0
 
-#: So long a terminal may take what is said at the end: one that is stopped, or whose other side is
-#: away, never does.
-_SAYING_SECONDS: Final = 1.0
-_NAP_SECONDS: Final = 0.02
+class Cleanup:
+    """Something to undo when the process ends, unless the ``with`` block has ended before.
 
-#: Terminals, by file descriptor, whose last line must not outlast it either.
-unfinished_lines: Final[set[int]] = set()
+    :param undo: called with the time it has, in seconds; may be called more than once. Without
+        ``remaining`` it is called where a signal arrives, must return at once and take no lock, and
+        says whether it has wiped the line of a terminal; else it is called in any thread.
+    :param remaining: a line for each thing that is not undone, with what to do about it. It must
+        not take a lock.
+    """
 
-#: What gives a terminal back that was taken as a whole: called wherever the process is just then.
-unfinished_screens: Final[list[Callable[[], object]]] = []
+    __slots__ = ("remaining", "undo")
+
+    def __init__(
+        self,
+        undo: Callable[[float], object],
+        *,
+        remaining: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        self.undo = undo
+        self.remaining = remaining
+
+    def __enter__(self) -> Self:
+        pending.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self in pending:
+            pending.remove(self)
+
+
+#: What to undo when the process ends. Code that adds a slow one checks ``ending`` afterwards, and
+#: changes nothing if that is set.
+pending: Final[list[Cleanup]] = []
 
 
 def end_on_signals() -> None:
     """From now on, Ctrl-C, SIGTERM and SIGHUP end the process at once, with a line on stderr."""
     for number in _SIGNALS:
-        # What the caller has ignored, as nohup does, stays so.
+        # What the caller ignores, as nohup does, stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
 
 
-def settle(debts: list[Debt], seconds: float) -> list[str]:
-    """Settle all these at the same time, and tell what could not be.
+def undo_all(cleanups: Iterable[Cleanup], seconds: float) -> list[str]:
+    """Undo all of these at the same time, and return what remains.
 
-    A signal may have interrupted anything, a thread being started with :mod:`threading`, say; so
-    nothing is used here that takes a lock. A debt may take one; where that is held by what was
-    interrupted, the debt is not settled in time, and that is told.
+    A signal can interrupt any code, also the start of a thread by :mod:`threading`; so nothing here
+    takes a lock. A cleanup may take one; where the interrupted code holds it, the cleanup is not
+    done in time, and its ``remaining`` says so.
     """
+    cleanups = list(cleanups)
     deadline = time.monotonic() + seconds
-    running = [_thread.allocate_lock() for _ in debts]
-    for lock, debt in zip(running, debts, strict=True):
+    running = [_thread.allocate_lock() for _ in cleanups]
+    for lock, cleanup in zip(running, cleanups, strict=True):
         lock.acquire()
-        _thread.start_new_thread(_settle, (debt, seconds, lock))
+        _thread.start_new_thread(_undo, (cleanup, seconds, lock))
     for lock in running:
         lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
-    return [plea for debt in debts for plea in debt.pleas()]
+    return _remaining(cleanups)
 
 
-def _settle(debt: Debt, seconds: float, running: _thread.LockType) -> None:
-    # What goes wrong is told by what is still owed.
+def _undo(cleanup: Cleanup, seconds: float, running: _thread.LockType) -> None:
+    # An error shows in what remains.
     with contextlib.suppress(Exception):
-        debt.settle(seconds)
+        cleanup.undo(seconds)
     running.release()
 
 
-def settle_at_the_end() -> list[str]:
-    """Settle all that is owed before the process ends, and tell what could not be; the second time,
-    only tell."""
+def _remaining(cleanups: Iterable[Cleanup]) -> list[str]:
+    return [line for each in cleanups if each.remaining is not None for line in each.remaining()]
+
+
+def undo_pending() -> list[str]:
+    """Undo what is pending before the process ends, and return what remains; the second time,
+    return only what remains."""
+    slow = [cleanup for cleanup in tuple(pending) if cleanup.remaining is not None]
     if ending.acquire(blocking=False):
-        return settle(list(owed), SETTLE_SECONDS)
-    return [plea for debt in list(owed) for plea in debt.pleas()]
+        return undo_all(slow, UNDO_SECONDS)
+    return _remaining(slow)
 
 
-def say_in_time(file: int, data: bytes) -> None:
-    """Write, but wait for no reader longer than a moment: the rest is lost then.
+def write_in_time(file: int, data: bytes) -> None:
+    """Write, but wait for the reader only briefly: the rest is lost then.
 
-    Looking whether it can be written to would not do: that says nothing of how much.
+    Asking whether the file can be written to is not enough: that does not say how much.
 
-    :raise OSError: when it is gone, say
+    :raise OSError: if nothing can be written, the terminal being gone, for example
     """
-    deadline = time.monotonic() + _SAYING_SECONDS
+    deadline = time.monotonic() + _WRITE_SECONDS
     while data := data[_write_at_once(file, data) :]:
         if time.monotonic() >= deadline:
             return
-        time.sleep(_NAP_SECONDS)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _write_at_once(file: int, data: bytes) -> int:
     blocks = os.get_blocking(file)
-    # Others, a shell for one, write to the same terminal: not longer than need be.
+    # Other processes, such as a shell, write to the same terminal: not for longer than necessary.
     os.set_blocking(file, False)
     try:
         return os.write(file, data)
@@ -128,23 +148,20 @@ def _write_at_once(file: int, data: bytes) -> int:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    for path in unfinished:
-        with contextlib.suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - pathlib is not imported so early
-    for give_back in unfinished_screens:
-        give_back()
+    is_wiped = False
+    for cleanup in tuple(pending):
+        if cleanup.remaining is None:
+            with contextlib.suppress(OSError):
+                is_wiped = bool(cleanup.undo(0)) or is_wiped
     line = f"virtballoon: {_SIGNALS[signal.Signals(number)]}\n"
     with contextlib.suppress(OSError):
-        for terminal in unfinished_lines:
-            say_in_time(terminal, b"\r\x1b[2K")
         # A terminal has just shown "^C".
-        below = os.isatty(2) and not (unfinished_lines or unfinished_screens)
-        say_in_time(2, (f"\n{line}" if below else line).encode())
-    # Nobody is to draw on them any more.
-    unfinished_lines.clear()
-    for plea in settle_at_the_end():
+        below = os.isatty(2) and not is_wiped
+        write_in_time(2, (f"\n{line}" if below else line).encode())
+    for line in undo_pending():
         with contextlib.suppress(OSError):
-            say_in_time(2, f"virtballoon: {plea}\n".encode(errors="backslashreplace"))
+            message = f"{priority(WARNING)}virtballoon: {line}\n"
+            write_in_time(2, message.encode(errors="backslashreplace"))
     if number == signal.SIGINT:
         os._exit(_INTERRUPTED)
     signal.signal(number, signal.SIG_DFL)

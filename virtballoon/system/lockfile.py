@@ -9,7 +9,6 @@ import re
 import stat
 from typing import Final
 
-from virtballoon.cli.options import HELD
 from virtballoon.errors import VirtballoonError
 
 # O_NONBLOCK: opening a FIFO would wait for the other end.
@@ -17,41 +16,41 @@ _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Held(VirtballoonError):
-    """Another process has the lock."""
+    """Another process holds the lock."""
 
-    exit_status: Final = HELD
+    exit_status: Final = os.EX_TEMPFAIL
 
 
 def hold(path: str) -> None:
-    """Take the lock until the process ends; processes that it starts do not inherit it.
+    """Take the lock until the process ends; child processes do not inherit it.
 
-    :raise Held: when another process has it
-    :raise VirtballoonError: when the file cannot be a lock
+    :raise Held: if another process holds it
+    :raise VirtballoonError: if the file cannot be a lock
     """
     try:
-        while not _is_taken(path):
+        while not _take(path):
             pass
     except BlockingIOError:
         raise Held(
             f"{path} is locked by {_holder(path)}", hint="another run has not ended yet"
         ) from None
     except OSError as error:
-        why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise VirtballoonError(f"cannot lock {path}: {why}") from error
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise VirtballoonError(f"cannot lock {path}: {reason}") from error
 
 
-def _is_taken(path: str) -> bool:
-    """Take the lock; False when the file was removed or replaced meanwhile."""
+def _take(path: str) -> bool:
+    """Take the lock; False if the file was removed or replaced in the meantime."""
     file = os.open(path, _FLAGS, 0o644)
     keep = False
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A slip of the pen must not cost a file its content.
+        # A mistyped name must not cost a file its content.
         if not re.fullmatch(rb"\d*\n?", os.pread(file, 64, 0)):
-            raise OSError(errno.EINVAL, "it is no lock file: it has other content")
+            raise OSError(errno.EINVAL, "not a lock file: it has other content")
         try:
             keep = os.path.samestat(status, os.lstat(path))
         except FileNotFoundError:

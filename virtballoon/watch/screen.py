@@ -14,7 +14,7 @@ import termios
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from virtballoon.system.cleanup import say_in_time, unfinished_screens
+from virtballoon.system.cleanup import Cleanup, write_in_time
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -151,6 +151,7 @@ class Terminal:
         self._keys = Keys()
         self._drawn: list[Pieces] = []
         self._before: list[Any] | None = None
+        self._cleanup = Cleanup(lambda _: self.leave())
         self._handlers: dict[int, Any] = {}
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -164,7 +165,7 @@ class Terminal:
         for number, handler in handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, handler)
-        unfinished_screens.append(self.leave)
+        self._cleanup.__enter__()
         try:
             self.enter()
         except BaseException:
@@ -181,7 +182,7 @@ class Terminal:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self.leave()
-        unfinished_screens.remove(self.leave)
+        self._cleanup.__exit__()
 
     @property
     def size(self) -> os.terminal_size:
@@ -250,19 +251,20 @@ class Terminal:
         self._drawn = []
         self._write(_ENTER)
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """Give the terminal back as it was; also when it is gone, or was given back already. One
         that takes no output, as after Ctrl-S, is not waited for longer than a moment."""
         if self._before is None:
-            return
+            return False
         before, self._before = self._before, None
         with contextlib.suppress(OSError):
-            say_in_time(self._screen, _LEAVE.encode())
+            write_in_time(self._screen, _LEAVE.encode())
         with contextlib.suppress(termios.error):
             # Not what waits until all is shown, which it never is after Ctrl-S.
             termios.tcsetattr(self._keyboard, termios.TCSANOW, before)
             # What was typed meanwhile was not meant for the shell.
             termios.tcflush(self._keyboard, termios.TCIFLUSH)
+        return True
 
     def _write(self, text: str) -> None:
         data = text.encode(self._encoding, "backslashreplace")
