@@ -272,7 +272,7 @@ def test_a_name_on_one_of_two_hosts_is_enough(fresh: Hypervisor) -> None:
 def test_verbose_shows_what_is_asked_of_libvirt(fresh: Hypervisor) -> None:
     result = run(fresh, "-v", "list", "classic")
     assert result.returncode == 0
-    assert "openReadOnly" in result.stderr
+    assert "openAuth(read-only)" in result.stderr
     assert re.search(r"domainListGetStats\(1 domains\), [\d.]+ ms", result.stderr)
     assert "qemuMonitorCommand" not in result.stderr
     assert "qemuMonitorCommand" in run(fresh, "list", "-v", "classic", "--via=qom").stderr

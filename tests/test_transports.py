@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import available
 from tests.lab import Hypervisor, Link, SshServer, wait_until
+from tests.lab.hypervisor import unprivileged
 from virtballoon import (
     AuthError,
     ConnectError,
@@ -255,3 +256,131 @@ def on_a_terminal(uri: str) -> tuple[str, int]:
         os.close(terminal)
         _, status = os.waitpid(pid, 0)
     return said.decode(), os.waitstatus_to_exitcode(status)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Hypervisor]:
+    """A hypervisor that asks for a password on TCP, with a domain."""
+    with available(Hypervisor(tcp="sasl")) as hypervisor:
+        hypervisor.add_login("fred", "secret")
+        hypervisor.create_blank(1, period=5)
+        yield hypervisor
+
+
+def credentials(path: Path, password: str) -> Path:
+    """Libvirt's file with passwords."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f"[credentials-lab]\nauthname=fred\npassword={password}\n"
+        "[auth-libvirt-127.0.0.1]\ncredentials=lab\n"
+    )
+    return path
+
+
+def set_and_listed(uri: str, environment: dict[str, str], folder: Path) -> list[int]:
+    """Set the interval, which needs to write, and list; the exit statuses."""
+    runs = [run_command(environment, folder, "-c", uri, *words) for words in (SET, ["list"])]
+    assert all("blank0000" in run.stdout for run in runs if run.returncode == 0), runs
+    return [run.returncode for run in runs]
+
+
+SET = ["set-interval", "5", "--all"]
+
+
+def run_command(
+    environment: dict[str, str], home: Path, *words: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *words],
+        env={"PATH": os.defpath, "HOME": str(home), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("way", ["authfile", "LIBVIRT_AUTH_FILE", "the user's"])
+def test_a_password_comes_from_auth_conf(guarded: Hypervisor, tmp_path: Path, way: str) -> None:
+    path = credentials(tmp_path / "libvirt/auth.conf", "secret")
+    uri = guarded.tcp_uri
+    environment: dict[str, str] = {}
+    match way:
+        case "authfile":
+            uri += f"?authfile={path}"
+        case "LIBVIRT_AUTH_FILE":
+            environment[way] = str(path)
+        case _:
+            environment["XDG_CONFIG_HOME"] = str(tmp_path)
+    assert set_and_listed(uri, environment, tmp_path) == [0, 0]
+
+
+def test_a_password_that_is_missing_or_wrong_names_auth_conf(
+    guarded: Hypervisor, tmp_path: Path
+) -> None:
+    wrong = credentials(tmp_path / "wrong.conf", "other")
+    broken = tmp_path / "broken.conf"
+    broken.write_text("[credentials-lab\n")
+    uri = guarded.tcp_uri
+    for asked, said in {
+        uri: f"{tmp_path}/.config/libvirt/auth.conf or /etc/libvirt/auth.conf",
+        f"{uri}?authfile={wrong}": f"password from {wrong}",
+        f"{uri}?authfile={tmp_path}/none": f"cannot read {tmp_path}/none: No such file",
+        f"{uri}?authfile={broken}": f"is {broken} a valid auth.conf?",
+    }.items():
+        assert isinstance(read_host(asked).error, AuthError)
+        for words in (SET, ["list"]):
+            run = run_command({}, tmp_path, "-c", asked, *words)
+            assert (run.returncode, run.stdout) == (1, "")
+            (line,) = run.stderr.splitlines()
+            assert said in line, line
+        # Nor is anything asked where there is a terminal.
+        said_there, status = on_a_terminal(asked)
+        assert (len(said_there.splitlines()), status) == (1, 1), said_there
+
+
+@pytest.fixture(scope="module")
+def lonely() -> Iterator[Hypervisor]:
+    """An ordinary user's own daemon, which has no domain."""
+    with available(Hypervisor()) as hypervisor:
+        yield hypervisor
+
+
+def as_user(hypervisor: Hypervisor, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as the user of this daemon, with no host named."""
+    return subprocess.run(
+        unprivileged([sys.executable, "-P", "-m", "virtballoon", *words]),
+        env=hypervisor.environment,
+        # Where this user can be.
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_an_empty_session_that_nothing_names(lonely: Hypervisor) -> None:
+    hint = "virtballoon: no domain on qemu:///session, the default since no host is named; "
+    for words in (["list"], ["list", "--quiet"], ["list", "--format", "json"], ["doctor"]):
+        run = as_user(lonely, *words)
+        assert run.returncode == 0, run.stderr
+        (line,) = run.stderr.splitlines()
+        assert line.startswith(hint)
+        assert line.endswith("use -c qemu:///system (needs the group libvirt)")
+    for words in (["list", "web1"], ["stats", "web1"], ["set-interval", "5", "web1"]):
+        run = as_user(lonely, *words)
+        assert run.returncode == 1
+        assert "no domain matches 'web1'" in run.stderr.splitlines()[0]
+        assert run.stderr.splitlines()[1].startswith(hint)
+
+    run = as_user(lonely, "check")
+    assert (run.returncode, run.stderr) == (3, "")
+    assert run.stdout.startswith("MEMORY UNKNOWN - no domain on qemu:///session, ")
+
+    # One that is named may be empty.
+    for words in (["list"], ["check"]):
+        run = as_user(lonely, "-c", "qemu:///session", *words)
+        assert (run.returncode, run.stderr) == (0, "")

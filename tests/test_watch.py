@@ -298,4 +298,4 @@ def test_where_there_is_no_screen_to_draw_on(window: Window) -> None:
     window.wait_for("polling-off")
     window.type("q")
     window.wait_for(lambda: window.is_usual, "it to end")
-    assert "openReadOnly" in errors.read_text()
+    assert "openAuth(read-only)" in errors.read_text()

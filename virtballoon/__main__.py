@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Run the command line; signals count before the rest is imported, which takes a while."""
     end_on_signals()
-    from virtballoon.cli import main as run
+    try:
+        from virtballoon.cli import main as run
+    except ImportError as error:
+        from virtballoon.system.packages import fail_without
 
+        fail_without(error)
     run()
 
 

@@ -99,7 +99,10 @@ class Hypervisor:
             'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "0"\n'
             f'auth_tcp = "{self._tcp or "none"}"\n'
         )
-        (self.directory / "config/sasl/libvirt.conf").write_text("mech_list: digest-md5\n")
+        # Without TLS, libvirt takes only mechanisms that encrypt by themselves.
+        (self.directory / "config/sasl/libvirt.conf").write_text(
+            f"mech_list: digest-md5\nsasldb_path: {self._logins}\n"
+        )
         (self.directory / "config/libvirt/qemu.conf").write_text(
             # "file": no virtlogd beside the daemon. "none": no AppArmor or SELinux to arrange.
             'stdio_handler = "file"\nsecurity_driver = "none"\n'
@@ -115,6 +118,19 @@ class Hypervisor:
     def socket(self) -> Path:
         """The daemon's unix socket."""
         return self.directory / "run/libvirt/libvirt-sock"
+
+    @property
+    def _logins(self) -> Path:
+        return self.directory / "config/sasl/logins"
+
+    def add_login(self, name: str, password: str) -> None:
+        """Let this user connect with SASL.
+
+        :raise LabUnavailable: when the machine has no SASL
+        """
+        command = [find_program("saslpasswd2"), "-c", "-p", "-f", str(self._logins)]
+        subprocess.run([*command, "-a", "libvirt", name], input=password, text=True, check=True)
+        hand_over(self._logins)
 
     @property
     def tcp_uri(self) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -185,6 +186,51 @@ def test_a_host_that_cannot_be_reached(
     command: Command, args: list[str], uri: str, fragment: str
 ) -> None:
     assert_refused(command("-c", uri, *args), 1, fragment)
+
+
+MODULES = {
+    "libvirt": "python3-libvirt, or libvirt-python with pip",
+    "lxml": "python3-lxml, or lxml with pip",
+    "rich": "python3-rich, or rich with pip",
+    "prometheus_client": "python3-prometheus-client, or prometheus-client with pip",
+    "click": "python3-click, or click with pip",
+}
+COMMANDS = {
+    "list": ("libvirt", "lxml", "rich", "click"),
+    "stats test": ("libvirt", "lxml", "rich", "click"),
+    "set-interval 5 test": ("libvirt", "lxml", "rich", "click"),
+    "qom-path test": ("libvirt", "click"),
+    "hosts": ("libvirt", "rich", "click"),
+    "check": ("libvirt", "lxml", "click"),
+    "export": ("libvirt", "lxml", "prometheus_client", "click"),
+    "watch --once": ("libvirt", "lxml", "rich", "click"),
+    "doctor": ("libvirt", "lxml", "rich", "click"),
+    "completion bash": ("click",),
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_missing_package_is_named(tmp_path: Path, words: str) -> None:
+    for module in COMMANDS[words]:
+        code = (
+            f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {words.split()!r}; "
+            "from virtballoon.__main__ import main; main()"
+        )
+        run = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            env=clean_environment(tmp_path) | {"LIBVIRT_DEFAULT_URI": TEST},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        plugin = words == "check"
+        start = "MEMORY UNKNOWN - " if plugin else "virtballoon: "
+        # A long status line is cut, and follows in full.
+        text = (run.stdout if plugin else run.stderr).splitlines()[0]
+        said = f"{start}cannot import {module}: install {MODULES[module]}"
+        assert text == said or (plugin and text.endswith("…") and said.startswith(text[:-1]))
+        assert run.returncode == (3 if plugin else 1)
 
 
 def test_a_default_host_that_cannot_be_reached(command: Command) -> None:

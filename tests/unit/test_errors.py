@@ -44,6 +44,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor.connection import Connection, Domain
+from virtballoon.hypervisor.uri import default_uri
 from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
@@ -344,7 +345,7 @@ def test_every_error_of_libvirt_becomes_ours(name: str) -> None:
     for code in CODES:
         for message in (None, ""):
             error = raised(call, libvirt_error(code, message=message))
-            assert error.host in {HOST, "libvirt's default host"}
+            assert error.host in {HOST, default_uri()}
             assert error.domain == ("web1" if of_domain else None)
             assert str(code) in error.message or not message
 
@@ -449,21 +450,20 @@ def test_every_error_of_connecting_becomes_ours(
 ) -> None:
     for code in CODES:
         error = libvirt_error(code)
-        opener = _raising(error)
-        monkeypatch.setattr(libvirt, "openReadOnly" if readonly else "open", opener)
+        monkeypatch.setattr(libvirt, "openAuth", _raising(error))
         for uri in (HOST, None):
             with pytest.raises(ConnectError) as caught:
                 Connection.open(uri, readonly=readonly)
             assert caught.value.__cause__ is error
             assert caught.value.code == code
-            assert caught.value.host == (uri or "libvirt's default host")
+            assert caught.value.host == (uri or default_uri())
             assert caught.value.domain is None
             assert caught.value.message == f"message {code}"
             assert caught.value.hint
 
 
-def _raising(error: libvirt.libvirtError) -> Callable[[str | None], Any]:
-    def opener(_uri: str | None) -> Any:
+def _raising(error: libvirt.libvirtError) -> Callable[..., Any]:
+    def opener(*_: object) -> Any:
         raise error
 
     return opener
@@ -489,7 +489,7 @@ def _raising(error: libvirt.libvirtError) -> Callable[[str | None], Any]:
 def test_what_an_error_of_connecting_means(
     monkeypatch: pytest.MonkeyPatch, code: int, int1: int, kind: type[ConnectError]
 ) -> None:
-    monkeypatch.setattr(libvirt, "openReadOnly", _raising(libvirt_error(code, int1=int1)))
+    monkeypatch.setattr(libvirt, "openAuth", _raising(libvirt_error(code, int1=int1)))
 
     with pytest.raises(ConnectError) as caught:
         Connection.open(HOST)

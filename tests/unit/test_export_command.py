@@ -43,14 +43,6 @@ def test_an_address_that_is_nobodys(command: Command) -> None:
     assert_refused(result, 1, "cannot listen on 192.0.2.1:9177")
 
 
-def test_without_its_library(command: Command) -> None:
-    missing = "sys.modules['prometheus_client'] = None"
-    result = command("-c", TEST, "export", before=missing)
-    assert_refused(result, 2, "needs the library prometheus-client", "virtballoon[prometheus]")
-    # Nobody else does.
-    assert command("-c", TEST, "list", before=missing).status == 0
-
-
 def test_it_prints(command: Command, node: str) -> None:
     plain, openmetrics, everyone = command.each(
         [

@@ -53,7 +53,7 @@ def test_a_host_is_read_again_and_again_on_one_connection(
 
     assert {(r.index, r.report.status) for r in seen} == {(0, HostStatus.OK)}
     assert {row.name for r in seen for row in r.report.domains} == {"test"}
-    assert sum("openReadOnly" in record.getMessage() for record in caplog.records) == 1
+    assert sum("openAuth(read-only)" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_silent_host_holds_up_no_other_and_is_not_asked_again(tmp_path: Path) -> None:

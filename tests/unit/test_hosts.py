@@ -197,9 +197,9 @@ def test_hosts_asks_through_libvirt_whatever_the_default(command: Command, tmp_p
     result = command("-v", "--config-file", str(path), "-c", TEST, "hosts")
 
     assert result.status == 0
-    assert "openReadOnly" in result.stderr
+    assert "openAuth(read-only)" in result.stderr
     assert f"configuration: {path}" in result.complaints
-    assert "libvirt.open\n" not in result.stderr
+    assert "openAuth(read-write)" not in result.stderr
 
 
 # What hosts shows.

@@ -111,7 +111,7 @@ def test_what_cannot_be_written_is_said_before_a_host_is_asked(
     for result, fragment in zip(results, paths.values(), strict=True):
         assert (result.status, result.stdout) == (1, "")
         # With -v, a host that is asked has a line of its own.
-        assert "openReadOnly" not in result.stderr
+        assert "openAuth(read-only)" not in result.stderr
         complaint = result.complaints[-1]
         assert fragment in complaint
         assert complaint.isprintable()
@@ -184,7 +184,7 @@ def test_a_directory_that_may_not_be_written(command: Command) -> None:
     words = ["-v", "-c", TEST, "list", "--output", "/report"]
     result = command(*words, before=AS_NOBODY)
     assert (result.status, result.stdout) == (1, "")
-    assert "openReadOnly" not in result.stderr
+    assert "openAuth(read-only)" not in result.stderr
     assert result.complaints[-1] == ("virtballoon: cannot write /report: no write permission in /")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from errno import ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EIO, ENOENT, EPIPE
+import os
+from errno import EACCES, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EIO, ENOENT, EPIPE
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,15 @@ from virtballoon import (
     HostUnreachable,
     NoDaemon,
 )
-from virtballoon.hypervisor.uri import explain, without_prompts
+from virtballoon.hypervisor.uri import (
+    bad_credentials,
+    configured_default,
+    default_uri,
+    explain,
+    may_start_ssh,
+    refused,
+    without_prompts,
+)
 
 SSH = "qemu+ssh://admin@hv2/system"
 TCP = "qemu+tcp://hv2/system"
@@ -176,7 +186,6 @@ NOT_THERE = "Failed to connect socket to '/run/libvirt/libvirt-sock-ro': No such
         ),
         (TCP, f"Cannot recv data: {RESET}", ECONNRESET, ConnectError, RESET),
         ("qemu:///system", NOT_THERE, ENOENT, NoDaemon, "No such file or directory"),
-        (None, NOT_THERE, ENOENT, NoDaemon, "No such file or directory"),
         (
             "qemu+tls://hv2/system",
             "Cannot read CA certificate '/etc/pki/CA/cacert.pem': No such file or directory",
@@ -191,13 +200,13 @@ NOT_THERE = "Failed to connect socket to '/run/libvirt/libvirt-sock-ro': No such
     ],
 )
 def test_what_stood_in_the_way(
-    uri: str | None, message: str, number: int | None, kind: type[ConnectError], said: str
+    uri: str, message: str, number: int | None, kind: type[ConnectError], said: str
 ) -> None:
     error = explain(message, number, uri, code=38)
     assert type(error) is kind
     assert said in error.message
     assert error.hint
-    assert (error.code, error.host) == (38, uri or "libvirt's default host")
+    assert (error.code, error.host) == (38, uri)
     if kind is not ConnectError:
         assert "Cannot recv data" not in error.message
         assert "End of file" not in error.message
@@ -217,3 +226,80 @@ def test_what_stood_in_the_way(
 )
 def test_ssh_does_not_ask(uri: str, opened: str) -> None:
     assert without_prompts(uri) == opened
+
+
+def client_files(folder: Path, **files: str) -> None:
+    """Libvirt's files of an ordinary user."""
+    (folder / "libvirt").mkdir()
+    for name, text in files.items():
+        (folder / "libvirt" / f"{name}.conf").write_text(text)
+
+
+@pytest.fixture
+def user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The configuration directory of an ordinary user with nothing in it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for name in ("LIBVIRT_DEFAULT_URI", "LIBVIRT_AUTH_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_the_default_uri_is_what_libvirt_opens(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (configured_default(), default_uri()) == (None, "qemu:///session")
+
+    client_files(user, libvirt=f"#uri_default = 'qemu:///x'\n uri_default = \"{TCP}\"\n")
+    assert (configured_default(), default_uri()) == (TCP, TCP)
+
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", SSH)
+    assert (configured_default(), default_uri()) == (SSH, SSH)
+
+    monkeypatch.delenv("LIBVIRT_DEFAULT_URI")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    # Root's is not in a home directory.
+    assert configured_default() != TCP
+
+
+def test_an_alias_of_ssh_does_not_ask(user: Path) -> None:
+    client_files(
+        user, libvirt=f'uri_aliases = [\n  # "hv3=qemu:///x",\n  "hv1={TCP}", \'hv2={SSH}\'\n]\n'
+    )
+    assert without_prompts("hv1") == "hv1"
+    assert without_prompts("hv2") == f"{SSH}?no_tty=1"
+    assert without_prompts("hv3") == "hv3"
+    assert [may_start_ssh(uri) for uri in ("hv1", "hv2", SSH, TCP)] == [False, True, True, False]
+
+
+@pytest.mark.usefixtures("user")
+@pytest.mark.parametrize(
+    ("uri", "number", "asked", "said"),
+    [
+        (TCP, None, False, "/libvirt/auth.conf or /etc/libvirt/auth.conf"),
+        ("qemu://hv2/system", None, False, "/libvirt/auth.conf or /etc/libvirt/auth.conf"),
+        ("qemu:///system", None, True, "/libvirt/auth.conf or /etc/libvirt/auth.conf"),
+        (f"{TCP}?x=1&authfile=/a%20b", None, False, "password from /a b"),
+        ("qemu:///system", None, False, "group libvirt"),
+        ("qemu:///system", EACCES, False, "group libvirt"),
+        (f"{SSH}?authfile=/a", None, False, "group libvirt"),
+    ],
+)
+def test_what_a_refused_user_lacks(uri: str, number: int | None, asked: bool, said: str) -> None:
+    error = refused("no", uri, code=45, number=number, asked=asked)
+    assert (error.message, error.host, error.code) == ("no", uri, 45)
+    assert said in str(error.hint)
+
+
+def test_a_file_with_passwords_that_cannot_be_used(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bad_credentials("unknown", TCP, code=1) is None
+
+    monkeypatch.setenv("LIBVIRT_AUTH_FILE", f"{user}/none")
+    missing = bad_credentials("unknown", f"{TCP}?authfile=/a", code=1)
+    assert missing is not None
+    assert missing.message == f"cannot read {user}/none: No such file or directory"
+
+    (user / "none").write_text("[")
+    broken = bad_credentials("unknown", TCP, code=1)
+    assert broken is not None
+    assert (broken.message, broken.hint) == ("unknown", f"is {user}/none a valid auth.conf?")

@@ -117,12 +117,12 @@ def test_s_sorts_by_the_next() -> None:
 
 
 def test_hosts_keep_their_order_and_their_guests() -> None:
-    shown = View(["hv2", None, "hv1"])
+    shown = View(["hv2", "hv3", "hv1"])
     shown.update(2, host([FULL]), NOW)
-    assert names(shown) == ["hv2", "libvirt's default host", "hv1", "full"]
+    assert names(shown) == ["hv2", "hv3", "hv1", "full"]
 
     shown.update(1, host([BIG]), NOW)
-    assert names(shown) == ["hv2", "qemu:///system", "big", "hv1", "full"]
+    assert names(shown) == ["hv2", "hv3", "big", "hv1", "full"]
     assert shown.guests == 2
     assert len(shown.reports) == 2
 

@@ -13,6 +13,7 @@ from virtballoon import __version__
 from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
 from virtballoon.errors import ConfigurationError, VirtballoonError
 from virtballoon.system.cleanup import undo_pending
+from virtballoon.system.packages import missing_package
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
@@ -108,7 +109,7 @@ def _run() -> int:
         complain(str(error))
         return int(getattr(error, "exit_status", NOTHING))
     except ImportError as error:
-        complain(f"a library is missing: {error} (libvirt's is python3-libvirt or libvirt-python)")
+        complain(missing_package(error))
     except OSError:
         raise
     except Exception as error:

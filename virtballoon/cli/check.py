@@ -11,14 +11,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from virtballoon.cli.options import F, Settings, complain, domain_argument, with_settings
+from virtballoon.cli.options import (
+    F,
+    Settings,
+    complain,
+    domain_argument,
+    of_default_host,
+    with_settings,
+)
 from virtballoon.errors import VirtballoonError
+from virtballoon.system.packages import missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from virtballoon.check.judging import CheckResult, CheckStatus, Policy, Trouble
+    from virtballoon.check.judging import CheckResult, CheckStatus, Policy, Problem, Trouble
     from virtballoon.check.ranges import Range
+    from virtballoon.model.report import HostReport
     from virtballoon.model.verdict import Verdict
 
 _UNKNOWN: Final = 3
@@ -56,6 +65,8 @@ def _unknown(error: Exception) -> int:
         message = error.format_message()
     elif isinstance(error, VirtballoonError):
         message = str(error)
+    elif isinstance(error, ImportError):
+        message = missing_package(error)
     else:
         import logging
 
@@ -203,9 +214,28 @@ def command(
         result = compared(path, lambda former: judge(former=former))
     else:
         result = judge()
+    if settings.is_unnamed and (problem := _empty_host(settings, hosts[0])) is not None:
+        result = result.with_problem(problem)
     _print(settings, result, perfdata=perfdata, generated_at=started)
     settings.is_complete = True
     return int(result.status)
+
+
+def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
+    """The problem that a host which libvirt chose has no domain at all: it is likely not the one
+    that was meant."""
+    if host.error is not None or host.domains or host.unmatched:
+        return None
+    from virtballoon.check.judging import CheckStatus, Problem
+    from virtballoon.operations.fleet import probe_hosts
+
+    (probe,) = probe_hosts(settings.targets, timeout=settings.timeout)
+    if probe.error is not None:
+        return Problem(status=CheckStatus.UNKNOWN, message=str(probe.error))
+    if probe.running or probe.defined:
+        return None
+    text = of_default_host(settings, host.uri) or "no domain"
+    return Problem(status=CheckStatus.UNKNOWN, message=text)
 
 
 def _policy(

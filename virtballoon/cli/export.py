@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +10,7 @@ import click
 
 from virtballoon.cli.options import OK, Settings, complain, with_settings
 from virtballoon.cli.set_interval import interval_of
+from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,7 +92,6 @@ def command(
     if not listen and (max_age is not None or ensure_interval is not None):
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} goes with --listen")
-    _require_library()
     if listen:
         rounds = _rounds(settings, inactive, 1.0 if max_age is None else max_age, ensure_interval)
         return _serve(listen, rounds, libvirt_exporter=compat is not None)
@@ -101,19 +100,12 @@ def command(
     )
 
 
-def _require_library() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("prometheus_client") is None:
-        raise click.UsageError(
-            "export needs the library prometheus-client "
-            "(python3-prometheus-client, or virtballoon[prometheus])"
-        )
-
-
 def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exporter: bool) -> int:
     from virtballoon.cli.list_domains import finish_reading
     from virtballoon.cli.options import progress
+
+    # Before the hosts are read: it may be missing.
+    from virtballoon.exporter.metrics import exposition
     from virtballoon.operations.fleet import read_hosts
 
     targets = _named(settings)
@@ -127,7 +119,6 @@ def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exp
             jobs=settings.jobs,
             each=each,
         )
-    from virtballoon.exporter.metrics import exposition
     from virtballoon.exporter.snapshots import Round
 
     reports = dict(zip(targets, hosts, strict=True))
@@ -150,7 +141,7 @@ def _named(settings: Settings) -> dict[str, str | None]:
     named: dict[str, str | None] = {}
     for target in settings.targets:
         hosts = settings.named(target)
-        uri = target or os.environ.get("LIBVIRT_DEFAULT_URI") or "default"
+        uri = target or default_uri()
         name = hosts[0].name if hosts else uri
         named[uri if name in named else name] = target
     return named

@@ -14,6 +14,7 @@ from virtballoon.cli.options import (
     Settings,
     complain,
     complain_of_all,
+    complain_of_session,
     domain_argument,
     print_records,
     read_meant,
@@ -114,6 +115,8 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         complain(f"no domain matches {word!r}")
+    if not rows and hosts and hosts[0].error is None:
+        complain_of_session(settings, hosts[0].uri)
     if all(host.error is not None for host in hosts) and not rows:
         return NOTHING
     if words and not rows:

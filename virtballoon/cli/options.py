@@ -91,6 +91,13 @@ class Settings:
         uris = (*self._given.get("connect", ()), *(host.uri for host in self.hosts))
         return tuple(dict.fromkeys(uris)) or (None,)
 
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether the one host is the one that libvirt chooses, and nothing names it."""
+        from virtballoon.hypervisor.uri import configured_default
+
+        return self.targets == (None,) and configured_default() is None
+
     def named(self, uri: str | None) -> list[ConfiguredHost]:
         """The hosts of the configuration that are meant and have this URI."""
         return [host for host in self.hosts if host.uri == uri]
@@ -309,6 +316,7 @@ def _set_up(settings: Settings) -> None:
     # What is wrong with the configuration, or with the hosts' names, is said before all else.
     targets = settings.targets
     from virtballoon.hypervisor.connection import keep_stderr_quiet
+    from virtballoon.hypervisor.uri import default_uri
 
     if not settings.is_verbose:
         keep_stderr_quiet()
@@ -325,7 +333,7 @@ def _set_up(settings: Settings) -> None:
     logger.setLevel(logging.DEBUG)
     for file in settings.configuration.files:
         logger.debug("configuration: %s", file)
-    logger.debug("hosts: %s", ", ".join(target or "libvirt's default" for target in targets))
+    logger.debug("hosts: %s", ", ".join(target or default_uri() for target in targets))
 
 
 def _printable_record(record: logging.LogRecord) -> bool:
@@ -483,6 +491,26 @@ def complain_of_all(
     for error in wrong.values() if settings.log is None else ():
         complain(str(error))
     return bool(wrong)
+
+
+def of_default_host(settings: Settings, uri: str) -> str | None:
+    """What to say of an empty host that libvirt chose; None where it was named.
+
+    :param uri: the host's URI as libvirt gives it
+    """
+    if not settings.is_unnamed:
+        return None
+    text = f"no domain on {uri}, the default since no host is named; "
+    if uri.startswith("qemu:///session"):
+        return f"{text}for the system's domains use -c qemu:///system (needs the group libvirt)"
+    return f"{text}name one with -c URI"
+
+
+def complain_of_session(settings: Settings, uri: str) -> None:
+    """Say which daemon answered, where it may not be the one that was meant: an ordinary user's
+    own session."""
+    if uri.startswith("qemu:///session") and (text := of_default_host(settings, uri)):
+        complain(text)
 
 
 def print_records(

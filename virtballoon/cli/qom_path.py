@@ -13,10 +13,12 @@ from virtballoon.cli.options import (
     Settings,
     complain,
     complain_of_all,
+    complain_of_session,
     domain_argument,
     progress,
     with_settings,
 )
+from virtballoon.hypervisor.uri import default_uri
 
 
 @click.command("qom-path", short_help="Print the QOM path of a domain's balloon.")
@@ -56,6 +58,7 @@ def command(settings: Settings, *, domain: str) -> int:
         complain(f"domains of {len(found)} hosts match {domain!r}")
     elif not found and not failed:
         complain(f"no domain matches {domain!r}")
+        complain_of_session(settings, default_uri())
     if len(found) != 1:
         return NOTHING
     (path,) = found

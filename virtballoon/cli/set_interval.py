@@ -16,6 +16,7 @@ from virtballoon.cli.options import (
     Settings,
     complain,
     complain_of_all,
+    complain_of_session,
     domain_argument,
     print_records,
     progress_line,
@@ -168,6 +169,8 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         complain(f"no domain matches {word!r}; nothing was changed")
+    if hosts[0].error is None and not hosts[0].changes:
+        complain_of_session(settings, hosts[0].uri)
     changes = [change for host in hosts for change in host.changes]
     failed = [change for change in changes if change.outcome is Outcome.FAILED]
     wrong = complain_of_all(settings, hosts, [change.error for change in failed])

@@ -21,6 +21,7 @@ from virtballoon.cli.options import (
     read_meant,
     with_settings,
 )
+from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,9 +123,9 @@ def _require_terminal(settings: Settings) -> None:
         )
 
 
-def _label(settings: Settings, target: str | None) -> str | None:
+def _label(settings: Settings, target: str | None) -> str:
     named = settings.named(target)
-    return named[0].name if named else target
+    return named[0].name if named else target or default_uri()
 
 
 def _unmatched(view: View) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -95,7 +94,7 @@ class Visit:
         keep: bool = False,
     ) -> None:
         if target is None:
-            target = os.environ.get("LIBVIRT_DEFAULT_URI") or None
+            target = transport.configured_default()
         self._target = target
         self._words = None if words is None else tuple(words)
         self._via = via
@@ -109,7 +108,7 @@ class Visit:
         self._connecting: int | None = None
         self._is_over = False
         self.deadline = self._started + timeout
-        self.uri = target if isinstance(target, str) else "libvirt's default host"
+        self.uri = target if isinstance(target, str) else transport.default_uri()
         self.hostname: str | None = None
         self.link: Link | None = None
         self.domains: dict[str, Domain] = {}
@@ -242,7 +241,7 @@ class Visit:
 
     def _connect(self) -> Connection:
         if isinstance(self._target, str | None):
-            if transport.may_start_ssh(self._target):
+            if self._target is not None and transport.may_start_ssh(self._target):
                 self._connecting = threading.get_native_id()
             try:
                 return Connection.open(self._target, readonly=self._readonly)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.errors import ConnectError
+from virtballoon.hypervisor.uri import default_uri
 from virtballoon.log import log_host
 from virtballoon.model.outcome import HostChanges
 from virtballoon.model.report import HostReport, HostStatus
@@ -279,6 +280,6 @@ class Rounds:
 def _unread(
     target: Target, message: str, hint: str | None = None, *, elapsed_seconds: float
 ) -> HostReport:
-    uri = target if isinstance(target, str) else "libvirt's default host"
+    uri = target if isinstance(target, str) else default_uri()
     error = ConnectError(message, host=uri, hint=hint)
     return unread(error, uri, elapsed_seconds=elapsed_seconds)

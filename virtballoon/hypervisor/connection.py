@@ -24,7 +24,6 @@ from virtballoon.engine.calls import together
 from virtballoon.errors import (
     MONITOR_HELD,
     AccessDenied,
-    AuthError,
     Busy,
     ConnectError,
     ConnectionLost,
@@ -57,6 +56,16 @@ _XML_MAY_WAIT: Final = (9, 1)
 _HUNG_SECONDS: Final = 1.0
 
 _EACCES: Final = frozenset({errno.EPERM, errno.EACCES})
+#: What virsh announces that it can be asked for. Without any, libvirt does not read auth.conf; with
+#: VIR_CRED_USERNAME, which virsh leaves out, SASL would want a second name (remote_driver.c).
+_CREDENTIALS: Final = (
+    libvirt.VIR_CRED_AUTHNAME,
+    libvirt.VIR_CRED_ECHOPROMPT,
+    libvirt.VIR_CRED_REALM,
+    libvirt.VIR_CRED_PASSPHRASE,
+    libvirt.VIR_CRED_NOECHOPROMPT,
+    libvirt.VIR_CRED_EXTERNAL,
+)
 _AUTH: Final = frozenset(
     {
         libvirt.VIR_ERR_AUTH_FAILED,
@@ -181,7 +190,7 @@ class Connection:
         self._owned = owned
         self._domains: list[Domain] = []
         # A name for errors until libvirt has told the real one.
-        self.uri = uri or "libvirt's default host"
+        self.uri = uri or transport.default_uri()
         if uri is None:
             with _call("getURI", connection=self):
                 self.uri = raw.getURI()
@@ -191,13 +200,14 @@ class Connection:
         """Open a connection.
 
         There is no time limit: libvirt has none for connecting. :func:`end_children` ends an ssh
-        that would wait for ever. ssh asks nothing on the terminal, unless the URI has
-        ``no_tty=0``.
+        that would wait for ever. Nothing is asked on the terminal: names and passwords come from
+        libvirt's auth.conf (or ``?authfile=``, or ``LIBVIRT_AUTH_FILE``), and ssh asks nothing
+        unless the URI has ``no_tty=0``.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
         loop, which is started for it, in a thread, for as long as the process lives. A program
-        with an event loop of its own registers that first, opens the connection itself and hands
-        it over. Both this driver and ``test://`` with a file take custom resolvers from lxml, see
+        with an event loop of its own registers that first, opens the connection itself and passes
+        it. Both this driver and ``test://`` with a file take custom resolvers from lxml, see
         :func:`virtballoon.hypervisor.domainxml.leave_files_to_libvirt`.
 
         :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
@@ -205,27 +215,39 @@ class Connection:
         :param readonly: whether only reading is wanted
         :raise HostUnreachable: when there is no way to the host
         :raise HostKeyError: when ssh does not know the host's key, or knows another
-        :raise AuthError: when the host refuses us
+        :raise AuthError: when the host refuses the user
         :raise NoDaemon: when no libvirtd listens there
         :raise ConnectError: when there is no connection for any other reason
         """
         started = time.monotonic()
-        asked = uri or os.environ.get("LIBVIRT_DEFAULT_URI", "")
-        if _is_embedded(asked) or _is_file(asked):
+        # Without a configured default, libvirt itself looks for a driver.
+        named = uri or transport.configured_default()
+        asked: list[int] = []
+
+        def refuse(wanted: list[list[Any]], _data: object) -> int:
+            asked.extend(credential[0] for credential in wanted)
+            return -1
+
+        if named is not None and (_is_embedded(named) or _is_file(named)):
             domainxml.leave_files_to_libvirt()
-        if _is_embedded(asked):
-            _run_event_loop()
-        opener = libvirt.openReadOnly if readonly else libvirt.open
+            if _is_embedded(named):
+                _run_event_loop()
         try:
-            raw = opener(transport.without_prompts(uri) if uri is not None else None)
+            raw = libvirt.openAuth(
+                None if named is None else transport.without_prompts(named),
+                [list(_CREDENTIALS), refuse, None],
+                libvirt.VIR_CONNECT_RO if readonly else 0,
+            )
         except libvirt.libvirtError as error:
-            raise _no_connection(error, uri) from error
+            host = named or transport.default_uri()
+            raise _no_connection(error, host, asked=bool(asked)) from error
         except ValueError as error:
-            # A NUL, or what no UTF-8 can hold: it does not even reach libvirt.
-            raise ConnectError(f"the URI is none: {error}", host=uri) from error
+            # A NUL, or text that is not valid UTF-8: it does not even reach libvirt.
+            raise ConnectError(f"invalid URI: {error}", host=uri) from error
         finally:
             elapsed = (time.monotonic() - started) * 1000
-            _log.debug("%s: %s, %.1f ms", uri or "default", opener.__name__, elapsed)
+            mode = "read-only" if readonly else "read-write"
+            _log.debug("%s: openAuth(%s), %.1f ms", named or "default", mode, elapsed)
         return cls(raw, uri=uri, owned=True)
 
     @classmethod
@@ -622,15 +644,17 @@ def end_children(thread: int, *, process: str = "self") -> None:
             os.kill(int(child), signal.SIGTERM)
 
 
-def _no_connection(error: libvirt.libvirtError, uri: str | None) -> ConnectError:
+def _no_connection(error: libvirt.libvirtError, uri: str, *, asked: bool) -> ConnectError:
     code = error.get_error_code()
     message = error.get_error_message() or str(error)
     # For a system error libvirt keeps the errno beside the number.
     number = error.get_int1() if code == libvirt.VIR_ERR_SYSTEM_ERROR else None
     if code in _AUTH or number in _EACCES:
-        hint = "the user needs access to libvirt's socket, or the right password or key"
-        host = uri or "libvirt's default host"
-        return AuthError(message, host=host, code=code, hint=hint)
+        return transport.refused(message, uri, code=code, number=number, asked=asked)
+    # libvirt has no words for an auth.conf that it cannot read.
+    is_unknown = code == libvirt.VIR_ERR_INTERNAL_ERROR
+    if is_unknown and (bad := transport.bad_credentials(message, uri, code=code)):
+        return bad
     return transport.explain(message, number, uri, code=code)
 
 

@@ -202,7 +202,7 @@ class View:
 
     def __init__(
         self,
-        labels: Sequence[str | None],
+        labels: Sequence[str],
         *,
         order: Order = Order.NEED,
         units: Units = Units.HUMAN,
@@ -291,9 +291,7 @@ class View:
         return None
 
     def _label(self, index: int) -> str:
-        report = self._reports.get(index)
-        default = report.uri if report is not None else "libvirt's default host"
-        return self._given[index] or default
+        return self._given[index]
 
     def _host(self, index: int) -> HostLine:
         report = self._reports.get(index)
