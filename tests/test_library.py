@@ -21,7 +21,7 @@ import virtballoon
 from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.kernel import CACHE, CHECKOUT
-from tests.test_man import OTHER_PAGES, PAGES, sections, tool, words
+from tests.test_man import OTHER_PAGES, PAGES, blocks, sections, tool, words
 from virtballoon import (
     Busy,
     HostStatus,
@@ -34,12 +34,6 @@ CALLERS: Final = CACHE / "caller" / os.environ.get("VIRTBALLOON_STACK", "newest"
 CALLER: Final = Path(__file__).with_name("caller.py")
 
 
-def blocks(section: str) -> list[str]:
-    """The examples in a section of the manual page."""
-    text = "\n".join(sections(PAGE)[section])
-    return re.findall(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-
-
 def readme() -> list[str]:
     """The README's programs."""
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +41,12 @@ def readme() -> list[str]:
 
 
 EXAMPLES: Final = {
-    **{f"{PAGE}-{n}": code for n, code in enumerate([*blocks("SYNOPSIS"), *blocks("EXAMPLES")])},
+    **{
+        f"{PAGE}-{n}": code
+        for n, code in enumerate(
+            code for title in ("SYNOPSIS", "EXAMPLES") for code in blocks(sections(PAGE)[title])
+        )
+    },
     **{f"README-{n}": code for n, code in enumerate(readme())},
 }
 
@@ -56,14 +55,14 @@ EXAMPLES: Final = {
 
 
 def test_every_public_name_is_in_the_page() -> None:
-    text = "\n".join(line for lines in sections(PAGE).values() for line in lines)
+    text = "\n".join(section.astext() for section in sections(PAGE).values())
     assert set(virtballoon.__all__) <= words(text)
 
 
 def test_the_page_has_the_tree_of_errors() -> None:
     found: dict[str, str] = {}
     parents: list[str] = []
-    (block,) = blocks("ERRORS")
+    (block,) = blocks(sections(PAGE)["ERRORS"])
     for line in block.splitlines():
         depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
         parents[depth:] = [name]

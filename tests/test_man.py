@@ -8,15 +8,16 @@ import re
 import shlex
 import shutil
 import subprocess
-import tomllib
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import pytest
+from docutils import nodes
 
 import virtballoon
+from man import build
 from virtballoon import configuration
 from virtballoon.cli import cli, hosts
 from virtballoon.model.memory import STATISTICS, UsedFormula
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 MAN: Final = Path(__file__).parent.parent / "man"
 SECTIONS: Final = (
-    "NAME",
     "SYNOPSIS",
     "DESCRIPTION",
     "OPTIONS",
@@ -45,7 +45,7 @@ SECTIONS: Final = (
 )
 #: Pages about something else than a command.
 OTHER_PAGES: Final = ("virtballoon.3", "virtballoon-stats.7")
-MACRO: Final = re.compile(r"\.(?:B|I|BR|IR|RB|RI|BI|IB) ")
+PAGE_NAME: Final = re.compile(r"\b(virtballoon[a-z-]*)\((\d)\)")
 COLUMNS: Final = 80
 
 
@@ -71,49 +71,32 @@ PAGES: Final = (*(f"{name}.1" for name in COMMANDS), *OTHER_PAGES)
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
-def source(name: str) -> str:
-    """The text of a page; a command's is meant by its name alone."""
-    path = MAN / (name if name in OTHER_PAGES else f"{name}.1")
-    # Other characters than these need an encoding that a page cannot name.
-    return path.read_text("ascii")
+@cache
+def sections(name: str) -> dict[str, nodes.section]:
+    """The sections of a page by their titles; a command's page is meant by its name alone."""
+    tree = build.parse(MAN / f"{name if name in OTHER_PAGES else f'{name}.1'}.rst")
+    found = [child for child in tree.children if isinstance(child, nodes.section)]
+    titles = [section[0].astext() for section in found]
+    assert len(set(titles)) == len(titles)
+    return dict(zip(titles, found, strict=True))
 
 
-def unescaped(line: str) -> str:
-    """A line of roff as it is read, a macro for fonts included."""
-    if MACRO.match(line):
-        # These macros join their arguments.
-        separator = " " if line.startswith((".B ", ".I ")) else ""
-        line = separator.join(re.findall(r'"[^"]*"|\S+', line)[1:]).replace('"', "")
-    line = re.sub(r"\\f(?:\[\w*\]|.)", "", line)
-    for escape, character in {
-        r"\-": "-",
-        r"\(aq": "'",
-        r"\(ti": "~",
-        r"\ ": " ",
-        r"\&": "",
-        r"\e": "\\",
-    }.items():
-        line = line.replace(escape, character)
-    return line
+def terms(section: nodes.Element) -> list[tuple[str, str]]:
+    """What the definition lists of a section describe, and how."""
+    return [
+        (item[0].astext(), item[-1].astext())
+        for item in section.findall(nodes.definition_list_item)
+    ]
 
 
-def sections(name: str) -> dict[str, list[str]]:
-    """The lines of a page's sections, unescaped."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in source(name).splitlines():
-        if line.startswith(".SH "):
-            heading = line.removeprefix(".SH ").strip('"')
-            assert heading not in found, f"{name} has {heading} twice"
-            found[heading] = lines = []
-        else:
-            lines.append(unescaped(line))
-    return found
+def tags(section: nodes.Element) -> list[str]:
+    """What the definition lists of a section describe."""
+    return [term for term, _ in terms(section)]
 
 
-def tags(lines: list[str]) -> list[str]:
-    """What the tagged paragraphs of a section describe."""
-    return [line for macro, line in pairwise(lines) if macro == ".TP"]
+def blocks(section: nodes.Element) -> list[str]:
+    """The literal blocks of a section."""
+    return [f"{block.astext()}\n" for block in section.findall(nodes.literal_block)]
 
 
 def option_words(text: str) -> set[str]:
@@ -132,9 +115,7 @@ def options(name: str) -> list[click.Option]:
 
 def examples(name: str) -> list[str]:
     """The lines of a page's examples, continued ones joined."""
-    text = "\n".join(sections(name)["EXAMPLES"])
-    blocks: list[str] = re.findall(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(blocks).replace("\\\n", " ").splitlines()
+    return "".join(blocks(sections(name)["EXAMPLES"])).replace("\\\n", " ").splitlines()
 
 
 def invocations(name: str) -> list[list[str]]:
@@ -157,28 +138,42 @@ def tool(name: str) -> str:
     return path
 
 
-def test_one_page_per_command_and_the_others() -> None:
-    assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the pages for man(1)."""
+    directory = tmp_path_factory.mktemp("man")
+    build.build(directory, virtballoon.__version__)
+    return directory
 
 
-def test_every_page_is_installed_in_its_section() -> None:
-    project = tomllib.loads((MAN.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
-    assert shared == {f"man/{page}": f"share/man/man{page[-1]}/{page}" for page in PAGES}
+def test_one_page_per_command_and_the_others(built: Path) -> None:
+    assert sorted(path.name for path in built.iterdir()) == sorted(PAGES)
+
+
+def test_every_included_file_is_used() -> None:
+    included = {
+        name
+        for path in build.sources()
+        for name in re.findall(r"^\.\. include:: (.*)$", path.read_text("ascii"), re.MULTILINE)
+    }
+    assert included == {f"include/{path.name}" for path in (MAN / "include").iterdir()}
 
 
 @every_page
-def test_header_has_name_and_version(page: str) -> None:
+def test_header_has_name_and_version(page: str, built: Path) -> None:
     name, _, section = page.rpartition(".")
-    header = shlex.split(unescaped((MAN / page).read_text("ascii").splitlines()[0]))
-    titles = {
-        "1": "User Commands",
-        "3": "Library Functions Manual",
-        "7": "Miscellaneous Information",
-    }
+    header = shlex.split((built / page).read_text("ascii").splitlines()[0])
     assert header[:3] == [".TH", name.upper(), section]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", header[3])
-    assert header[4:] == [f"virtballoon {virtballoon.__version__}", titles[section]]
+    assert header[4:] == [f"virtballoon {virtballoon.__version__}", build.GROUPS[section]]
+
+
+@every_page
+def test_name_has_one_line(page: str, built: Path) -> None:
+    name, _, _ = page.rpartition(".")
+    text = (built / page).read_text("ascii")
+    (line,) = re.findall(r"^\.SH NAME\n(.*)\n\.SH ", text, re.MULTILINE)
+    assert line.startswith(f"{name} \\- ")
 
 
 @every_command
@@ -186,8 +181,7 @@ def test_sections(name: str) -> None:
     page = sections(name)
     assert set(SECTIONS) <= set(page)
     assert [heading for heading in page if heading in SECTIONS] == list(SECTIONS)
-    assert all(any(line and line[0] != "." for line in lines) for lines in page.values())
-    assert page["NAME"][0].startswith(f"{name} - ")
+    assert all(len(section) > 1 for section in page.values())
 
 
 @every_command
@@ -224,22 +218,22 @@ def test_arguments_are_those_of_the_command(name: str) -> None:
     page = sections(name)
     assert {tag for tag in tags(page["OPTIONS"]) if not option_words(tag)} == arguments
     for argument in arguments:
-        assert argument in "\n".join(page["SYNOPSIS"])
+        assert argument in page["SYNOPSIS"].astext()
 
 
 @every_command
 def test_synopsis_has_no_other_option(name: str) -> None:
     known = {word for option in options(name) for word in option.opts}
-    synopsis = sections(name)["SYNOPSIS"]
-    assert option_words("\n".join(synopsis)) <= known
-    assert any(line.startswith(name.replace("-", " ", 1)) for line in synopsis)
+    synopsis = sections(name)["SYNOPSIS"].astext()
+    assert option_words(synopsis) <= known
+    assert name.replace("-", " ", 1) in synopsis
 
 
 @every_command
 def test_no_option_is_named_that_there_is_not(name: str) -> None:
     known = {word for page in COMMANDS for option in options(page) for word in option.opts}
     virsh = {"--hmp", "--period"}
-    text = "\n".join(line for lines in sections(name).values() for line in lines)
+    text = "\n".join(section.astext() for section in sections(name).values())
     assert {word for word in option_words(text) if word.startswith("--")} <= known | virsh
 
 
@@ -254,8 +248,8 @@ def test_main_page_has_every_verdict() -> None:
 
 def test_main_page_has_every_field() -> None:
     page = sections("virtballoon")
-    columns = re.findall(r"^uri name .*?\n\.EE$", "\n".join(page["OUTPUT"]), re.M | re.S)
-    assert columns[0].split()[:-1] == ["uri", *RECORD]
+    (columns,) = blocks(page["OUTPUT"])
+    assert columns.split() == ["uri", *RECORD]
     described = words(" ".join(tags(page["OUTPUT"])))
     top = {key.partition(".")[0] for key in RECORD}
     assert described == top | {
@@ -264,23 +258,22 @@ def test_main_page_has_every_field() -> None:
     }
     nested = {key.rpartition(".")[2] for key in RECORD if not key.startswith("stats.")}
     enums = {m.value for enum in (State, HostStatus, Source) for m in enum}
-    assert nested | enums <= words("\n".join(page["OUTPUT"]))
+    assert nested | enums <= words(page["OUTPUT"].astext())
 
 
 def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
-    text = "\n".join(sections("virtballoon")["CONFIGURATION"])
-    block = re.search(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-    assert block is not None
+    section = sections("virtballoon")["CONFIGURATION"]
+    (block,) = blocks(section)
     path = tmp_path / "config.toml"
-    path.write_text(block[1], encoding="ascii")
+    path.write_text(block, encoding="ascii")
     read = virtballoon.load_configuration(path)
     assert [host.name for host in read.hosts] == ["hv1", "hv2"]
-    assert tags(text.splitlines()) == [*configuration._DEFAULTS, *configuration._HOST]
+    assert tags(section) == [*configuration._DEFAULTS, *configuration._HOST]
 
 
 def test_main_page_has_every_statistic() -> None:
-    text = words("\n".join(sections("virtballoon")["STATISTICS"]))
-    assert {*STATISTICS, *(formula.value for formula in UsedFormula)} <= text
+    described = words(sections("virtballoon")["STATISTICS"].astext())
+    assert {*STATISTICS, *(formula.value for formula in UsedFormula)} <= described
 
 
 def test_stats_page_has_every_statistic() -> None:
@@ -296,19 +289,15 @@ def test_stats_page_has_every_statistic() -> None:
 
 
 def test_hosts_page_has_every_field() -> None:
-    description = sections("virtballoon-hosts")["DESCRIPTION"]
-    assert {column.partition(".")[0] for column in hosts._COLUMNS} <= words("\n".join(description))
-    assert {column.rpartition(".")[2] for column in hosts._COLUMNS} <= words("\n".join(description))
+    described = words(sections("virtballoon-hosts")["DESCRIPTION"].astext())
+    assert {column.partition(".")[0] for column in hosts._COLUMNS} <= described
+    assert {column.rpartition(".")[2] for column in hosts._COLUMNS} <= described
 
 
 def test_watch_page_has_every_key() -> None:
-    page = sections("virtballoon-watch")
     described = [
         (label, what.rstrip(".").lower())
-        for macro, label, what in zip(
-            page["KEYS"], page["KEYS"][1:], page["KEYS"][2:], strict=False
-        )
-        if macro == ".TP"
+        for label, what in terms(sections("virtballoon-watch")["KEYS"])
     ]
     assert described == [(binding.label, binding.what.lower()) for binding in BINDINGS]
 
@@ -320,15 +309,14 @@ def test_set_interval_page_has_every_outcome() -> None:
 
 @every_page
 def test_other_pages_that_it_names_are_there(page: str) -> None:
-    text = "\n".join(unescaped(line) for line in (MAN / page).read_text("ascii").splitlines())
-    named = re.findall(r"\b(virtballoon[a-z-]*) ?\((\d)\)", text)
-    assert {f"{name}.{section}" for name, section in named} <= set(PAGES)
-    see_also = text.partition(".SH SEE ALSO")[2]
-    referred = {
-        f"{name}.{section}"
-        for name, section in re.findall(r"^(virtballoon[a-z-]*) ?\((\d)\)", see_also, re.MULTILINE)
+    name = page if page in OTHER_PAGES else page.removesuffix(".1")
+    found = {
+        title: {f"{name}.{number}" for name, number in PAGE_NAME.findall(section.astext())}
+        for title, section in sections(name).items()
     }
-    assert (set(PAGES) - {page} if page == "virtballoon.1" else {"virtballoon.1"}) <= referred
+    assert set().union(*found.values()) <= set(PAGES)
+    required = set(PAGES) - {page} if page == "virtballoon.1" else {"virtballoon.1"}
+    assert required <= found["SEE ALSO"]
 
 
 @every_command
@@ -352,26 +340,26 @@ def test_examples_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name in (*run, "virtballoon")
 
 
-@every_command
-def test_examples_can_be_copied(name: str) -> None:
-    text = source(name)
-    blocks = re.findall(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-    assert blocks
+@every_page
+def test_examples_can_be_copied(page: str, built: Path) -> None:
+    text = (built / page).read_text("ascii")
+    found = re.findall(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
+    assert found
     # A bare one of these is set as a typographic hyphen, quote or accent.
-    assert not re.search(r"(?<!\\)[-'`^~]", "".join(blocks))
+    assert not re.search(r"(?<!\\)[-'`^~]", "".join(found))
 
 
 @every_page
-def test_mandoc_has_no_complaint(page: str) -> None:
-    command = [tool("mandoc"), "-T", "lint", "-W", "warning", str(MAN / page)]
+def test_mandoc_has_no_complaint(page: str, built: Path) -> None:
+    command = [tool("mandoc"), "-T", "lint", "-W", "warning", str(built / page)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 @every_page
-def test_groff_has_no_complaint(page: str) -> None:
+def test_groff_has_no_complaint(page: str, built: Path) -> None:
     plain = ["-P-c", "-P-b", "-P-o", "-P-u"]  # no colours, no overstriking
-    command = [tool("groff"), "-man", "-ww", "-Tutf8", *plain, str(MAN / page)]
+    command = [tool("groff"), "-man", "-ww", "-Tutf8", *plain, str(built / page)]
     result = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert [line for line in result.stdout.splitlines() if len(line) > COLUMNS] == []
@@ -382,10 +370,8 @@ def test_groff_has_no_complaint(page: str) -> None:
 
 def stats_table(section: str) -> list[dict[str, str]]:
     """The table of a section."""
-    text = "\n".join(sections("virtballoon-stats.7")[section])
-    block = re.search(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-    assert block is not None
-    heading, *lines = (line.split() for line in block[1].splitlines())
+    (block,) = blocks(sections("virtballoon-stats.7")[section])
+    heading, *lines = (line.split() for line in block.splitlines())
     return [dict(zip(heading, line, strict=True)) for line in lines]
 
 
@@ -422,7 +408,7 @@ def test_reference_describes_each_once() -> None:
 
 
 def test_main_page_has_the_unit_and_the_key_of_each() -> None:
-    text = "\n".join(sections("virtballoon")["STATISTICS"])
+    text = sections("virtballoon")["STATISTICS"].astext()
     for statistic in STATISTIC_BY_NAME.values():
         key = statistic.libvirt or "(--via qom only)"
         line = rf"^{statistic.name} +{statistic.unit.value} +{re.escape(key)}$"

@@ -16,7 +16,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import virtballoon
-from tests.test_man import sections, tags
+from tests.test_man import blocks, sections, tags
 from tests.unit.test_cli import EVIL
 from tests.unit.test_documents import SCHEMA
 from tests.unit.test_domainxml import domain
@@ -377,9 +377,8 @@ def line_of(row: Row) -> list[str]:
 
 
 def test_the_man_page_has_the_table() -> None:
-    text = "\n".join(sections("virtballoon-doctor")["TABLE"])
-    blocks = re.findall(r"^\.EX\n(.*?)^\.EE$", text, flags=re.MULTILINE | re.DOTALL)
-    for block, rows in zip(blocks, (TABLE, BESIDE), strict=True):
+    tables = blocks(sections("virtballoon-doctor")["TABLE"])
+    for block, rows in zip(tables, (TABLE, BESIDE), strict=True):
         # A row that is too long goes on below, further in.
         lines = re.sub(r"\n {4,}", " ", block).splitlines()
         assert [line.replace(":", "").split() for line in lines] == [
