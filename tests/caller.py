@@ -17,6 +17,7 @@ from virtballoon import (
     CheckedHost,
     CheckResult,
     CheckStatus,
+    CommandPrefixes,
     Configuration,
     ConfiguredHost,
     Diagnosis,
@@ -43,10 +44,8 @@ from virtballoon import (
     PossibleCause,
     Problem,
     QomPath,
-    Question,
     Range,
     Rates,
-    Reach,
     Reading,
     Refresh,
     Round,
@@ -60,7 +59,6 @@ from virtballoon import (
     UsedFormula,
     Verdict,
     VirtballoonError,
-    VirtioStatus,
     Waited,
 )
 
@@ -129,7 +127,7 @@ def change(uri: str) -> None:
 
 def diagnose(uri: str) -> None:
     """What diagnosing gives."""
-    host = virtballoon.diagnose_host(uri, ["web*"], inactive=True, way=Reach.by_uri)
+    host = virtballoon.diagnose_host(uri, ["web*"], inactive=True, prefixes=CommandPrefixes.by_uri)
     assert_type(host, HostDiagnosis)
     assert_type(virtballoon.diagnose_hosts([uri]), tuple[HostDiagnosis, ...])
     assert_type(host.domains, tuple[Diagnosis, ...])
@@ -138,7 +136,6 @@ def diagnose(uri: str) -> None:
         assert_type(domain.possible_causes, tuple[PossibleCause, ...])
         assert_type(domain.remedy, str | None)
         assert_type(domain.evidence, tuple[Evidence, ...])
-        assert_type(domain.unasked, tuple[Question, ...])
         assert_type(domain.seen, tuple[Sign, ...])
 
 
@@ -179,4 +176,3 @@ def look(uri: str) -> None:
     assert_type(paths, tuple[QomPath | VirtballoonError, ...])
     monitor = Monitor(lambda command: command)
     assert_type(monitor.polling_interval("/machine"), int)
-    assert_type(monitor.virtio_status("/machine"), VirtioStatus)

@@ -1,9 +1,9 @@
-"""Why real guests give nothing, or nothing new: each cause brought about, and found.
+"""Causes of missing or stale statistics on real guests: each is brought about, and found.
 
 Not here, since nothing on a test machine brings them about, but with made-up answers in
 ``tests/unit/test_diagnosis.py``: a driver without statistics (a Windows guest without its balloon
 service), a guest agent's channel, a disk that fails, a watchdog, a job that holds a guest, an old
-libvirt, and a clock that is ahead.
+libvirt, and clocks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
@@ -129,8 +129,7 @@ def by_qemu(
 
 
 STALE = [Cause.DRIVER_UNLOADED, Cause.GUEST_HUNG, Cause.JUST_RESET, Cause.INTERVAL_DIFFERS]
-UNPOLLED = [Cause.POLLING_OFF, Cause.INTERVAL_DIFFERS]
-SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
+UNANSWERED = [Cause.NO_DRIVER, Cause.NO_STATISTICS, Cause.BOOTING, Cause.INTERVAL_DIFFERS]
 
 
 @pytest.mark.parametrize(
@@ -139,54 +138,38 @@ SILENT = [Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS]
         ("unloaded", STALE),
         ("panicked", STALE),
         ("reset", STALE),
-        ("driverless", SILENT),
+        ("driverless", UNANSWERED),
         ("bare", [Cause.NO_DEVICE]),
         ("behind", [Cause.UNKNOWN_TO_LIBVIRT]),
-        ("unpolled", UNPOLLED),
+        ("unpolled", [Cause.POLLING_OFF]),
         ("well", [Cause.WELL]),
         ("paused", [Cause.PAUSED]),
         ("off", [Cause.SHUTOFF]),
     ],
 )
 def test_through_libvirt(
-    alone: Hypervisor,
-    by_libvirt: dict[str, Diagnosis],
-    name: str,
-    expected: list[Cause],
+    alone: Hypervisor, by_libvirt: dict[str, Diagnosis], name: str, expected: list[Cause]
 ) -> None:
     found = by_libvirt[name]
     if name == "reset" and forgets(alone):
-        expected = SILENT
-    assert causes(found) == expected
-    assert found.cause is (expected[0] if len(expected) == 1 else None)
+        expected = UNANSWERED
+    # The likeliest is tested below; it depends on the processor time that the machine gives.
+    assert set(causes(found)) == set(expected)
+    assert found.cause is found.possible_causes[0].cause
     assert found.evidence
     assert all(each.by is Source.LIBVIRT for each in found.evidence)
-    if len(expected) > 1:
-        # Only QEMU could tell these apart; and what would is said.
-        assert found.to_tell_apart is not None
-        assert "doctor --via qom" in found.to_tell_apart
-        decisive = "x-query-virtio-status"
-        if name == "unpolled":
-            decisive = "qom-get guest-stats-polling-interval"
-            # Either is mended by the same.
-            assert "set-interval 10 unpolled" in (found.remedy or "")
-            assert "if " not in (found.remedy or "")
-        else:
-            for cause in expected:
-                assert f"if {cause.value}: " in (found.remedy or "")
-        assert decisive in {each.asked for each in found.unasked}
-    else:
-        assert (found.unasked, found.to_tell_apart) == ((), None)
-        assert (found.remedy is None) == (expected[0] in {Cause.WELL, Cause.SHUTOFF})
+    assert (found.remedy is None) == (found.cause in {Cause.WELL, Cause.SHUTOFF})
+    checks = [each.check for each in found.possible_causes]
+    assert all(checks) if len(expected) > 1 else checks == [None]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("unloaded", [Cause.DRIVER_UNLOADED, Cause.JUST_RESET]),
-        ("panicked", [Cause.GUEST_HUNG]),
-        ("reset", [Cause.DRIVER_UNLOADED, Cause.JUST_RESET]),
-        ("driverless", [Cause.BOOTING, Cause.NO_DRIVER]),
+        ("unloaded", STALE[:3]),
+        ("panicked", STALE[:3]),
+        ("reset", STALE[:3]),
+        ("driverless", UNANSWERED[:3]),
         ("bare", [Cause.NO_DEVICE]),
         ("behind", [Cause.POLLING_OFF]),
         ("unpolled", [Cause.POLLING_OFF]),
@@ -195,46 +178,85 @@ def test_through_libvirt(
     ],
 )
 def test_through_qemu(
-    alone: Hypervisor,
-    by_qemu: dict[str, Diagnosis],
-    name: str,
-    expected: list[Cause],
+    alone: Hypervisor, by_qemu: dict[str, Diagnosis], name: str, expected: list[Cause]
 ) -> None:
     found = by_qemu[name]
     if forgets(alone):
-        now = {"unloaded": [Cause.DRIVER_UNLOADED], "reset": [Cause.BOOTING, Cause.NO_DRIVER]}
+        now = {"unloaded": STALE[:2], "panicked": STALE[:2], "reset": UNANSWERED[:3]}
         expected = now.get(name, expected)
-    assert causes(found) == expected
-    assert found.unasked == ()
+    assert set(causes(found)) == set(expected)
     told = answers(found)
-    status, queue = "x-query-virtio-status", "x-query-virtio-queue-status, queue 2"
-    if name == "panicked":
-        assert "DRIVER_OK" in told[status]
-        assert told[queue] == "inuse 0"
-    elif name in {"unloaded", "driverless"}:
-        assert told[status].startswith("ACKNOWLEDGE, so a kernel has found it")
-    elif name == "behind":
+    if name == "behind":
         assert found.findings[0].cause is Cause.UNKNOWN_TO_LIBVIRT
         assert "set-interval --via qom 10 behind" in (found.remedy or "")
     elif name == "well":
         assert Cause.INTERVAL_DIFFERS in {each.cause for each in found.findings}
         assert (told["interval of live XML"], told["interval of QEMU"]) == ("2 s", "3 s")
-        # What its QEMU lacks is told of one that is well, too.
+        # What its QEMU lacks is said of a domain that is well, too.
         version = tuple(map(int, told["query-version"].split(".")))
         lacking = [each.meaning for each in found.findings if each.cause is Cause.TOO_OLD]
         assert bool(lacking) == (version < (9, 2))
         assert all("oom_kills" in meaning for meaning in lacking)
 
 
-def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
-    by_libvirt: dict[str, Diagnosis],
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        # A Linux that has crashed uses all of a CPU, others in these guests use next to nothing.
+        ("panicked", Cause.GUEST_HUNG),
+        ("unloaded", Cause.DRIVER_UNLOADED),
+        ("driverless", Cause.NO_DRIVER),
+    ],
+)
+def test_the_likeliest_cause(
+    by_qemu: dict[str, Diagnosis], ward: dict[str, Guest], name: str, cause: Cause
 ) -> None:
-    def processor_seconds(name: str) -> float:
-        (told,) = (v for k, v in answers(by_libvirt[name]).items() if k.startswith("processor"))
-        return float(told.split()[0])
+    # A machine with other work may have no processor time for the guest.
+    wait_until(lambda: diagnosed(ward[name]).cause is cause, 300, f"{cause.value} to be likeliest")
 
-    # On machines that have time for neither, the one has still more than the other.
-    assert processor_seconds("panicked") > processor_seconds("unloaded")
+
+def test_a_guest_that_boots(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+    guest = guest_maker(GuestSpec("booting", period=1, start=False))
+
+    def likeliest() -> Cause | None:
+        guest.domain.create()
+        try:
+            return diagnosed(guest, timeout=4).cause
+        finally:
+            guest.domain.destroy()
+
+    wait_until(lambda: likeliest() is Cause.BOOTING, 300, "a guest that boots to be seen booting")
+
+
+def test_iommu_on(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+    guest = guest_maker(
+        GuestSpec("iommu", model="virtio-non-transitional", machine="q35", period=1, start=False)
+    )
+    xml = guest.domain.XMLDesc()
+    alone.connection.defineXML(xml.replace("<stats period", "<driver iommu='on'/><stats period"))
+    guest.domain.create()
+    guest.wait_booted()
+    found = diagnosed(guest)
+    assert (found.verdict, found.cause) == (Verdict.UNANSWERED, Cause.IOMMU_ON)
+    assert "iommu='on'" in (found.remedy or "")
+
+
+@pytest.mark.parametrize("form", ["short", "json"])
+def test_a_balloon_from_the_commandline(
+    guest_maker: GuestFactory, form: Literal["short", "json"]
+) -> None:
+    guest = guest_maker(GuestSpec(f"commandline {form}", qemu_commandline=form))
+    found = diagnosed(guest)
+    assert found.cause is Cause.UNKNOWN_TO_LIBVIRT
+    wanted = f"virtballoon -c {guest.hypervisor.uri} set-interval --via qom 10"
+    assert wanted in (found.remedy or "")
+    # What the remedy sets is in QEMU.
+    virtballoon.set_interval(guest.domain, 1, via=Source.QOM)
+    wait_until(
+        lambda: virtballoon.read_domain(guest.domain, via=Source.QOM).verdict is Verdict.FRESH,
+        60,
+        "figures by QOM",
+    )
 
 
 def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
@@ -243,11 +265,10 @@ def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
     spec = GuestSpec("kernelless", memory_mib=16, period=1)
     domain = alone.connection.createXML(domain_xml(spec))
     try:
-        found = diagnose_domain(domain, via=Source.QOM)
+        found = diagnose_domain(domain)
     finally:
         domain.destroy()
-    assert causes(found) == [Cause.BOOTING, Cause.NO_DRIVER]
-    assert answers(found)["x-query-virtio-status"].startswith("nothing, so no kernel has found it")
+    assert {Cause.BOOTING, Cause.NO_DRIVER} <= set(causes(found))
 
 
 def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
@@ -260,12 +281,13 @@ def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
         wait_for(guest, Verdict.STALE)
         # So old figures cannot be from before a reset.
         found = diagnosed(guest, Source.QOM)
-        assert causes(found) == [Cause.DRIVER_UNLOADED]
+        assert set(causes(found)) == {Cause.DRIVER_UNLOADED, Cause.GUEST_HUNG}
         assert Sign.RESET_CLEARS in found.seen
         assert Sign.OLD_QEMU in found.absent
         guest.domain.reset(0)
         wait_for(guest, Verdict.UNANSWERED)
-        assert causes(diagnosed(guest, Source.QOM)) == [Cause.BOOTING, Cause.NO_DRIVER]
+        found = diagnosed(guest, Source.QOM)
+        assert set(causes(found)) == {Cause.BOOTING, Cause.NO_DRIVER, Cause.NO_STATISTICS}
     finally:
         newest_hypervisor.remove(guest)
 
@@ -283,12 +305,7 @@ def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
 
     wait_until(lambda: age() > 2 * 4 + 6, 60, "figures to be old enough")
     shorten()
-    found = diagnosed(guest, Source.QOM)
-    assert (found.verdict, found.cause) == (Verdict.STALE, Cause.NOT_DUE)
-    assert "due within 4 s" in found.possible_causes[0].meaning
-    assert (found.remedy or "").startswith("wait for 4 s")
-    shorten()
-    # Through libvirt, watching it for one interval tells.
+    # Watching it for one interval shows it.
     found = diagnosed(guest)
     assert (found.verdict, found.cause) == (Verdict.FRESH, Cause.JUST_ANSWERED)
     assert found.remedy is None
@@ -323,10 +340,8 @@ def test_polling_that_was_turned_on_behind_libvirts_back(
     try:
         before = int(guest.domain.memoryStats()["last_update"])
         wait_until(lambda: int(guest.domain.memoryStats()["last_update"]) > before, 60, "an answer")
-        # Its answers show it, and nothing else has to be asked.
         found = diagnosed(guest)
         assert (found.verdict, found.cause) == (Verdict.POLLING_OFF, Cause.INTERVAL_DIFFERS)
-        assert found.unasked == ()
         shell(found.remedy or "")
         assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 10
     finally:
@@ -457,14 +472,11 @@ def test_a_qemu_that_hangs_costs_its_own_row(
     assert host.elapsed_seconds < 12
     hung = rows["driverless"]
     assert (hung.verdict, hung.cause) == (Verdict.BUSY, Cause.QEMU_HUNG)
-    held = answers(hung)["who holds its monitor"]
+    held = answers(hung)["holder of its monitor"]
     assert "a call that waits for QEMU, for " in held
     assert ", since " in held
-    assert causes(rows["unpolled"]) == (UNPOLLED if via is Source.LIBVIRT else UNPOLLED[:1])
-    if via is Source.QOM:
-        assert rows["panicked"].cause is Cause.GUEST_HUNG
-    else:
-        assert set(STALE) >= set(causes(rows["panicked"])) - {Cause.NOT_DUE}
+    assert causes(rows["unpolled"]) == [Cause.POLLING_OFF]
+    assert set(STALE) >= set(causes(rows["panicked"])) - {Cause.NOT_DUE}
     wait_for(guest, Verdict.UNANSWERED)
 
 
@@ -505,7 +517,7 @@ def test_a_daemon_that_dies_while_a_guest_is_watched(
 def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
     with virtballoon.Connection.open(alone.uri, readonly=True) as connection:
         host = diagnose_host(connection, ["unpolled"])
-        assert [causes(row) for row in host.domains] == [UNPOLLED]
+        assert [causes(row) for row in host.domains] == [[Cause.POLLING_OFF]]
         host = diagnose_host(connection, ["unpolled"], via=Source.QOM)
         assert isinstance(host.error, virtballoon.ReadOnly)
 
@@ -516,18 +528,20 @@ def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
     assert (table.returncode, table.stderr) == (0, "")
     blocks = [line for line in table.stdout.splitlines() if not line.startswith(" ")]
     assert [line.partition(":")[0] for line in blocks] == sorted(words)
-    assert "  cause       polling-off: " in table.stdout
-    assert "  remedy      virtballoon set-interval 10 unpolled" in table.stdout
+    assert "  cause     polling-off: " in table.stdout
+    assert "  remedy    virtballoon set-interval 10 unpolled" in table.stdout
+    assert "evidence" not in table.stdout
+    assert "\n  evidence  libvirt, state: running\n" in run(alone, "-v", "doctor", *words).stdout
     document = json.loads(run(alone, "doctor", *words, "--format", "json").stdout)
     jsonschema.validate(document, SCHEMA)
     rows = {row["name"]: row for row in document["hosts"][0]["domains"]}
     assert rows["unpolled"]["possible_causes"][0]["cause"] == "polling-off"
     assert rows["unpolled"]["remedy"] == "virtballoon set-interval 10 unpolled"
-    assert rows["panicked"]["cause"] is None
+    assert rows["panicked"]["cause"] == rows["panicked"]["possible_causes"][0]["cause"]
     assert {"asked", "by", "answer"} == set(rows["panicked"]["evidence"][0])
     qom = run(alone, "doctor", "--via", "qom", "panicked", "--format", "jsonl")
     line: dict[str, Any] = json.loads(qom.stdout)
-    assert line["cause"] == "guest-hung"
+    assert "query-version" in {each["asked"] for each in line["evidence"]}
     assert line["signs"]["seen"] == sorted(line["signs"]["seen"], key=list(map(str, Sign)).index)
     quiet = run(alone, "doctor", "-q", "--format", "csv", *words)
     assert quiet.stdout.splitlines()[0].endswith("findings,signs.seen,signs.absent")

@@ -266,17 +266,14 @@ def test_the_longest_intervals(polled: Guest) -> None:
     reset(polled)
 
 
-def test_what_qemu_refuses_is_told_with_what_was_sent(polled: Guest) -> None:
+def test_an_error_of_qemu_has_what_was_sent(polled: Guest) -> None:
     monitor = virtballoon.Domain.of(polled.domain).monitor()
-    with pytest.raises(virtballoon.MonitorError, match="too big") as caught:
-        monitor.set_polling_interval("/machine/peripheral/balloon0", 2**32)
-    assert '"value": 4294967296' in caught.value.sent
-    assert caught.value.received is not None
-    assert '"error"' in caught.value.received
-    assert caught.value.domain == polled.name
     with pytest.raises(virtballoon.MonitorError) as caught:
         monitor.guest_stats("/machine/peripheral/nobody")
     assert caught.value.error_class == "DeviceNotFound"
+    assert '"/machine/peripheral/nobody"' in caught.value.sent
+    assert '"error"' in (caught.value.received or "")
+    assert caught.value.domain == polled.name
 
 
 def test_a_read_only_connection_writes_nothing(polled: Guest) -> None:

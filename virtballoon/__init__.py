@@ -31,15 +31,13 @@ if TYPE_CHECKING:
     from virtballoon.check.ranges import Range
     from virtballoon.configuration import Configuration, ConfiguredHost, load_configuration
     from virtballoon.doctor.causes import Cause, Sign
-    from virtballoon.doctor.examination import (
+    from virtballoon.doctor.examination import diagnose_domain, diagnose_host, diagnose_hosts
+    from virtballoon.doctor.results import (
+        CommandPrefixes,
         Diagnosis,
         Evidence,
         HostDiagnosis,
         PossibleCause,
-        Question,
-        Reach,
-        diagnose_domain,
-        diagnose_host,
     )
     from virtballoon.errors import (
         AccessDenied,
@@ -75,7 +73,7 @@ if TYPE_CHECKING:
         DomainStatistics,
         Target,
     )
-    from virtballoon.hypervisor.qmp import Monitor, QomChild, VirtioStatus
+    from virtballoon.hypervisor.qmp import Monitor, QomChild
     from virtballoon.model.balloon import Balloon, BalloonConfig
     from virtballoon.model.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
     from virtballoon.model.note import Note
@@ -101,7 +99,6 @@ if TYPE_CHECKING:
     from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, Kind, Statistic, Unit
     from virtballoon.model.verdict import State, Verdict, judge
     from virtballoon.operations.fleet import (
-        diagnose_hosts,
         find_qom_paths,
         iter_hosts,
         probe_hosts,
@@ -150,15 +147,13 @@ _HOMES = {
         "Target",
     ),
     "doctor.causes": ("Cause", "Sign"),
-    "doctor.examination": (
+    "doctor.examination": ("diagnose_domain", "diagnose_host", "diagnose_hosts"),
+    "doctor.results": (
+        "CommandPrefixes",
         "Diagnosis",
         "Evidence",
         "HostDiagnosis",
         "PossibleCause",
-        "Question",
-        "Reach",
-        "diagnose_domain",
-        "diagnose_host",
     ),
     "errors": (
         "AccessDenied",
@@ -186,7 +181,6 @@ _HOMES = {
         "VirtballoonError",
     ),
     "operations.fleet": (
-        "diagnose_hosts",
         "find_qom_paths",
         "iter_hosts",
         "probe_hosts",
@@ -207,7 +201,7 @@ _HOMES = {
         "Outcome",
         "Waited",
     ),
-    "hypervisor.qmp": ("Monitor", "QomChild", "VirtioStatus"),
+    "hypervisor.qmp": ("Monitor", "QomChild"),
     "model.rates": ("NoRate", "Rates", "Sample"),
     "operations.reading": (
         "QomPath",
@@ -244,6 +238,7 @@ __all__ = [
     "CheckStatus",
     "CheckedDomain",
     "CheckedHost",
+    "CommandPrefixes",
     "Configuration",
     "ConfigurationError",
     "ConfiguredHost",
@@ -294,10 +289,8 @@ __all__ = [
     "Problem",
     "QomChild",
     "QomPath",
-    "Question",
     "Range",
     "Rates",
-    "Reach",
     "ReadOnly",
     "Reading",
     "Refresh",
@@ -318,7 +311,6 @@ __all__ = [
     "UsedFormula",
     "Verdict",
     "VirtballoonError",
-    "VirtioStatus",
     "Waited",
     "__version__",
     "check_hosts",

@@ -50,9 +50,10 @@ _COMMAND_LIMIT = 2000
 class GuestSpec:
     """A guest to be: its balloon first, then the rest.
 
-    `qemu_commandline` puts the balloon behind <qemu:commandline>, with an id or without one, and
-    has libvirt define none. `driver=False` boots without the balloon's driver. `paused` creates
-    the guest with its CPUs stopped. `swap_mib` gives it a disk of that size to swap to.
+    `qemu_commandline` puts the balloon behind <qemu:commandline>, with an id or without one, by its
+    short name or in JSON, and has libvirt define none. `driver=False` boots without the balloon's
+    driver. `paused` creates the guest with its CPUs stopped. `swap_mib` gives it a disk of that
+    size to swap to.
     `cmdline` is appended to the kernel's command line. `lies` is for a guest that is to `lie`,
     which takes a balloon that a legacy driver can drive.
     """
@@ -65,7 +66,7 @@ class GuestSpec:
     memory_mib: int = 128
     persistent: bool = True
     start: bool = True
-    qemu_commandline: Literal["id", "anon"] | None = None
+    qemu_commandline: Literal["id", "anon", "short", "json"] | None = None
     machine: Literal["pc", "q35"] = "pc"
     paused: bool = False
     swap_mib: int = 0
@@ -139,9 +140,13 @@ def _add_balloon(domain: ET.Element, devices: ET.Element, spec: GuestSpec) -> No
         ET.SubElement(balloon, "alias", name=spec.alias)
     if spec.qemu_commandline:
         # A high slot: libvirt gives out the low ones and does not know of this device.
-        device = f"virtio-balloon-pci,bus={'pcie' if spec.machine == 'q35' else 'pci'}.0,addr=0x1d"
+        bus = f"{'pcie' if spec.machine == 'q35' else 'pci'}.0"
+        driver = "virtio-balloon" if spec.qemu_commandline == "short" else "virtio-balloon-pci"
+        device = f"{driver},bus={bus},addr=0x1d"
         if spec.qemu_commandline == "id":
             device += ",id=extra-balloon"
+        if spec.qemu_commandline == "json":
+            device = json.dumps({"driver": driver, "bus": bus, "addr": "1d", "id": "extra-balloon"})
         arguments = ET.SubElement(domain, f"{{{QEMU_NAMESPACE}}}commandline")
         for value in ("-device", device):
             ET.SubElement(arguments, f"{{{QEMU_NAMESPACE}}}arg", value=value)

@@ -1,9 +1,11 @@
-"""QMP: what is sent, where the balloon is found, and whatever QEMU may answer."""
+"""QMP: what is sent, where the balloon is found, and any answer of QEMU."""
 
 from __future__ import annotations
 
 import json
 import pickle
+from contextlib import suppress
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtballoon.errors import MonitorError
-from virtballoon.hypervisor.qmp import Monitor, QomChild
+from virtballoon.hypervisor.qmp import MAX_INTERVAL, Monitor, QomChild, is_allowed
 from virtballoon.model.memory import Figures, MemoryStats
 
 if TYPE_CHECKING:
@@ -88,8 +90,11 @@ class FakeQemu:
         return json.dumps({"id": "libvirt-9", "error": {"class": kind, "desc": text}})
 
 
+ORIGIN: dict[str, Any] = {"host": "qemu:///system", "domain": "web1"}
+
+
 def answering(answer: str) -> Monitor:
-    return Monitor(lambda _command: answer, host="qemu:///system", domain="web1")
+    return Monitor(lambda _command: answer, **ORIGIN)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -183,24 +188,118 @@ def test_what_is_sent(path: str) -> None:
     ]
 
 
-@given(st.text(st.characters()), st.integers())
-def test_whatever_is_sent_is_json_on_one_line(path: str, seconds: int) -> None:
+NAMES = st.text(st.characters(exclude_characters="/"), min_size=1)
+
+
+@given(NAMES, st.integers(0, MAX_INTERVAL))
+def test_what_is_sent_is_json_on_one_line(name: str, seconds: int) -> None:
     sent: list[str] = []
 
     def send(command: str) -> str:
         sent.append(command)
         return '{"return": {}}'
 
-    Monitor(send).set_polling_interval(path, seconds)
+    Monitor(send).set_polling_interval(f"{PERIPHERAL}/{name}", seconds)
 
     (command,) = sent
     assert command.isascii()
     assert command.isprintable()
     assert json.loads(command)["arguments"] == {
-        "path": path,
+        "path": f"{PERIPHERAL}/{name}",
         "property": "guest-stats-polling-interval",
         "value": seconds,
     }
+
+
+# What must never be sent.
+
+COMMANDS = (
+    *("query-version", "qom-list", "qom-list-get", "qom-get", "qom-set"),
+    *("x-query-virtio", "x-query-virtio-status", "x-query-virtio-queue-status", "x-", "quit"),
+    *("human-monitor-command", "device_del", "balloon", "QOM-SET", "qom-set ", ""),
+)
+PATHS = (
+    *(BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{BALLOON0}/virtio-backend", "/machine", PERIPHERAL),
+    *("/", "", "/objects", "/objects/x", "/chardevs", "machine", "peripheral/balloon0", "balloon0"),
+    *("/machine/", f"{BALLOON0}/", "/machine//balloon0", "/machinery/x/y", f" {BALLOON0}"),
+)
+PROPERTIES = (
+    *("guest-stats", "guest-stats-polling-interval", "deflate-on-oom", "type", "realized", ""),
+    *("x-guest-stats", "guest-stats ", "Guest-Stats", "free-page-hint", "iothread"),
+)
+VALUES = (0, 1, MAX_INTERVAL, MAX_INTERVAL + 1, -1, 2**64, True, 1.0, "1", None, [1], {"a": 1})
+ARGUMENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "path": st.sampled_from(PATHS) | st.sampled_from(VALUES),
+        "paths": st.lists(st.sampled_from(PATHS), max_size=2) | st.sampled_from(PATHS),
+        "property": st.sampled_from(PROPERTIES) | st.sampled_from(VALUES),
+        "value": st.sampled_from(VALUES),
+        "id": st.just("x"),
+    },
+)
+DEVICES = frozenset({BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{BALLOON0}/virtio-backend"})
+
+
+@given(st.sampled_from(COMMANDS) | st.text(), ARGUMENTS)
+def test_the_list_of_commands_is_closed(command: str, arguments: dict[str, Any]) -> None:
+    if not is_allowed(command, arguments):
+        return
+    given = dict(arguments)
+    match command:
+        case "query-version":
+            pass
+        case "qom-list":
+            assert given.pop("path") in {*DEVICES, "/machine", PERIPHERAL}
+        case "qom-list-get":
+            assert set(given.pop("paths")) <= DEVICES
+        case "qom-get":
+            assert given.pop("path") in DEVICES
+            assert given.pop("property") in {"guest-stats", "guest-stats-polling-interval"}
+        case "qom-set":
+            value = given.pop("value")
+            assert type(value) is int
+            assert 0 <= value <= MAX_INTERVAL
+            assert given.pop("path") in DEVICES
+            assert given.pop("property") == "guest-stats-polling-interval"
+        case _:
+            pytest.fail(f"{command} may be sent")
+    assert given == {}
+
+
+@pytest.mark.parametrize("has_list_get", [False, True])
+def test_no_public_method_sends_anything_else(has_list_get: bool) -> None:
+    def send(text: str) -> str:
+        command = json.loads(text)
+        assert not command["execute"].startswith("x-")
+        assert is_allowed(command["execute"], command.get("arguments", {}))
+        # Each child is a way to a path that nobody asked for.
+        child = {"name": "../x", "type": "child<container>"}
+        return json.dumps({"return": [child, {"name": "", "type": "child<virtio-balloon-pci>"}]})
+
+    monitor = Monitor(send, has_list_get=has_list_get)
+    methods = {name for name in vars(Monitor) if not name.startswith("_")}
+    assert methods == {name.partition(",")[0] for name in METHODS}
+    calls: list[Callable[[Any, Any], object]] = [
+        lambda path, _: monitor.children(path),
+        lambda path, _: monitor.guest_stats(path),
+        lambda path, _: monitor.polling_interval(path),
+        lambda path, _: monitor.interval_and_stats(path),
+        monitor.set_polling_interval,
+        lambda _path, _: monitor.version(),
+        lambda path, _: monitor.find_balloon(path),
+        lambda path, _: list(islice(monitor.balloons_below(path), 100)),
+    ]
+    for call, path, value in product(calls, [*PATHS, *VALUES], VALUES):
+        with suppress(MonitorError, AttributeError):
+            call(path, value)
+
+
+def test_a_refused_command_is_not_sent() -> None:
+    with pytest.raises(MonitorError, match="not a command") as caught:
+        Monitor(pytest.fail).set_polling_interval(BALLOON0, MAX_INTERVAL + 1)
+    assert '"value": 4294967296' in caught.value.sent
+    assert caught.value.received is None
 
 
 def test_finding_a_balloon_only_lists() -> None:
@@ -233,22 +332,22 @@ def test_never_updated() -> None:
     assert figures.stats.is_empty
 
 
+def with_list_get(monitor: Monitor) -> object:
+    return Monitor(monitor._send, has_list_get=True, **ORIGIN).interval_and_stats(BALLOON0)
+
+
 METHODS: dict[str, Callable[[Monitor], object]] = {
     "children": lambda monitor: monitor.children(PERIPHERAL),
     "guest_stats": lambda monitor: monitor.guest_stats(BALLOON0),
     "polling_interval": lambda monitor: monitor.polling_interval(BALLOON0),
     "set_polling_interval": lambda monitor: monitor.set_polling_interval(BALLOON0, 5),
     "version": lambda monitor: monitor.version(),
-    "virtio_status": lambda monitor: monitor.virtio_status(BALLOON0),
-    "buffers_held": lambda monitor: monitor.buffers_held(BALLOON0),
+    "interval_and_stats": lambda monitor: monitor.interval_and_stats(BALLOON0),
+    "interval_and_stats, qom-list-get": with_list_get,
     "find_balloon": lambda monitor: monitor.find_balloon("balloon0"),
     "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
 }
-#: All that may be sent.
-ALLOWED = {
-    *("qom-list", "qom-get", "qom-set"),
-    *("query-version", "x-query-virtio-status", "x-query-virtio-queue-status"),
-}
+ALLOWED = {"qom-list", "qom-get", "qom-list-get", "qom-set", "query-version"}
 # A walk goes on past what it cannot read.
 REFUSABLE = sorted(METHODS.keys() - {"balloons_below"})
 
@@ -318,6 +417,12 @@ UNKNOWN_SHAPES: dict[str, list[object]] = {
         *({"stats": {}, "last-update": late} for late in (None, -5, 1.5, "5", 2**64)),
     ],
     "polling_interval": [None, [], "5", 5.0, True, -1, 2**32],
+    "version": [None, [], 5, {}, {"qemu": None}, {"qemu": {"major": 7}}, {"qemu": {"major": "7"}}],
+    "interval_and_stats, qom-list-get": [
+        *(None, {}, 5, [], [{}], [5], [{"properties": 5}], [{"properties": []}] * 2),
+        [{"properties": [5, {}, {"name": "guest-stats-polling-interval", "value": 5}]}],
+        [{"properties": [{"name": "guest-stats", "value": {"stats": {}, "last-update": 5}}]}],
+    ],
 }
 
 
@@ -330,67 +435,66 @@ def test_a_value_of_no_known_shape(method: str) -> None:
         assert caught.value.received == answer
 
 
-def backed(queries: dict[str, object]) -> Monitor:
-    """A monitor whose balloon has a backend, and which answers these queries so."""
+def test_version() -> None:
+    answer = {"return": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}}
 
-    def send(text: str) -> str:
-        command = json.loads(text)
-        name, arguments = command["execute"], command.get("arguments", {})
-        if name == "qom-list":
-            backend = {"name": "virtio-backend", "type": "child<virtio-balloon-device>"}
-            return json.dumps({"return": [backend]})
-        assert arguments.get("path", f"{BALLOON0}/virtio-backend") == f"{BALLOON0}/virtio-backend"
-        assert arguments.get("queue", 2) == 2
-        if name not in queries:
-            error = {"class": "CommandNotFound", "desc": f"The command {name} has not been found"}
-            return json.dumps({"error": error})
-        return json.dumps({"return": queries[name]})
-
-    return Monitor(send)
+    assert answering(json.dumps(answer)).version() == (7, 2)
 
 
-STATUS = {
-    "status": {
-        "statuses": [
-            "VIRTIO_CONFIG_S_ACKNOWLEDGE: Valid virtio device found",
-            "VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready",
-        ]
-    },
-    "guest-features": {
-        "unknown-dev-features": 1099511627776,
-        "dev-features": ["VIRTIO_BALLOON_F_STATS_VQ: Guest memory stats VQ available"],
-        "transports": [],
-    },
-}
+# QEMU 10.1 has qom-list-get.
 
-
-def test_how_far_the_guest_has_set_up_its_balloon() -> None:
-    ready = backed({"x-query-virtio-status": STATUS}).virtio_status(BALLOON0)
-    assert ready.statuses == ("ACKNOWLEDGE", "DRIVER_OK")
-    assert (ready.driver_ok, ready.statistics) == (True, True)
-    bare = STATUS | {"status": {"statuses": []}, "guest-features": {"dev-features": []}}
-    none = backed({"x-query-virtio-status": bare}).virtio_status(BALLOON0)
-    assert (none.driver_ok, none.statistics) == (False, False)
-    assert backed({"x-query-virtio-queue-status": {"inuse": 1}}).buffers_held(BALLOON0) == 1
-    version = {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}
-    assert backed({"query-version": version}).version() == (7, 2)
-
-
-OTHER_SHAPES: list[object] = [
-    *(None, [], {}, 5, {"status": {}, "guest-features": {}}),
-    *(STATUS | {"status": status} for status in (["x"], {"statuses": [5]}, None)),
-    STATUS | {"guest-features": {"dev-features": None}},
+PROPERTY_LIST = [
+    {"name": "type", "type": "string", "value": "virtio-balloon-pci"},
+    {"name": "guest-stats", "type": "guest statistics", "value": {"stats": {}, "last-update": 7}},
+    {"name": "rombar", "type": "uint32"},
+    {"name": "guest-stats-polling-interval", "type": "int", "value": 10},
 ]
 
 
-@pytest.mark.parametrize("method", ["virtio_status", "buffers_held", "version"])
-def test_a_query_that_is_gone_or_has_another_shape(method: str) -> None:
-    # These queries are not promised to stay as they are.
-    queries = ("x-query-virtio-status", "x-query-virtio-queue-status", "query-version")
-    monitors = [backed(dict.fromkeys(queries, shape)) for shape in OTHER_SHAPES]
-    for monitor in (*monitors, backed({})):
-        with pytest.raises(MonitorError):
-            METHODS[method](monitor)
+def dialogue(*exchanges: tuple[dict[str, Any], object]) -> tuple[Monitor, list[object]]:
+    """A monitor that expects these commands, in this order, and the answers that are left."""
+    left: list[Any] = list(exchanges)
+
+    def send(text: str) -> str:
+        expected, answer = left.pop(0)
+        assert json.loads(text) == expected
+        return json.dumps(answer)
+
+    return Monitor(send, has_list_get=True), left
+
+
+def test_one_call_reads_interval_and_figures() -> None:
+    list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
+    monitor, left = dialogue((list_get, {"return": [{"properties": PROPERTY_LIST}]}))
+
+    assert monitor.interval_and_stats(BALLOON0) == (10, Figures(last_update=7))
+    assert left == []
+
+
+def test_a_qemu_that_is_older_than_the_installed_one() -> None:
+    list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
+    unknown = {"class": "CommandNotFound", "desc": "The command qom-list-get has not been found"}
+    get = {"execute": "qom-get", "arguments": {"path": BALLOON0, "property": "guest-stats"}}
+    interval = get | {"arguments": {"path": BALLOON0, "property": "guest-stats-polling-interval"}}
+    singles = [
+        (interval, {"return": 10}),
+        (get, {"return": {"stats": {}, "last-update": 7}}),
+    ]
+    # The second time it is not tried again.
+    monitor, left = dialogue((list_get, {"error": unknown}), *singles, *singles)
+
+    for _ in range(2):
+        assert monitor.interval_and_stats(BALLOON0) == (10, Figures(last_update=7))
+    assert left == []
+
+
+def test_another_error_of_qom_list_get() -> None:
+    list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
+    error = {"class": "DeviceNotFound", "desc": "not found"}
+    monitor, _ = dialogue((list_get, {"error": error}))
+
+    with pytest.raises(MonitorError, match="not found"):
+        monitor.interval_and_stats(BALLOON0)
 
 
 def test_the_longest_interval() -> None:
@@ -471,7 +575,10 @@ def assert_read_or_refused(answers: list[str]) -> None:
             error = raised
         if error is not None:
             assert error.message
-            assert error.received is not None
+            if error.received is None:
+                # A path that came in an answer and is not one.
+                assert "not a command" in error.message
+                continue
             assert error.received == '{"return": []}' or any(
                 answer.startswith(error.received) for answer in answers
             )

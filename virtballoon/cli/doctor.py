@@ -1,7 +1,8 @@
-"""``virtballoon doctor``: why guests give nothing, or nothing new."""
+"""``virtballoon doctor``: explain missing or stale statistics."""
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from virtballoon.cli.list_domains import finish_reading
 from virtballoon.cli.options import (
+    PROGRAM,
     Settings,
     domain_argument,
     print_records,
@@ -19,32 +21,30 @@ from virtballoon.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from virtballoon.doctor.examination import Reach
+    from virtballoon.doctor.results import CommandPrefixes
 
-#: What CSV has beside the columns of a reading.
+#: The columns that CSV has besides those of a reading.
 COLUMNS = (
-    *("cause", "possible_causes", "evidence", "remedy", "to_tell_apart", "unasked", "findings"),
-    *("signs.seen", "signs.absent"),
+    *("cause", "possible_causes", "evidence", "remedy", "findings", "signs.seen", "signs.absent"),
 )
 
 
-@click.command("doctor", short_help="Say why guests give nothing, or nothing new.")
-@click.option("--all", "inactive", is_flag=True, help="Take in domains that do not run, too.")
+@click.command("doctor", short_help="Explain missing or stale statistics.")
+@click.option("--all", "inactive", is_flag=True, help="Include domains that are not running.")
 @domain_argument()
 @with_settings
 def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> int:
-    """Say of each running domain why its figures are missing or old: the cause, the evidence and
-    the command or advice that mends it.
+    """Explain missing or stale statistics of each running domain: the most likely cause, its
+    remedy, and other possible causes with how to check them. -v adds the evidence.
 
-    DOMAIN is a name, a UUID or a shell pattern; a domain that is named is looked at even if it
-    does not run. No guest is marked, unless --via qom is given; the diagnosis says what only that
-    could tell.
+    DOMAIN is a name, a UUID or a shell pattern; a domain that is named is examined even if it is
+    not running. No guest is tainted, unless --via qom is given.
     """
     from virtballoon.cli import quiet
-    from virtballoon.operations.fleet import diagnose_hosts
+    from virtballoon.doctor.examination import diagnose_hosts
 
     started = time.time()
-    with progress(settings) as each:
+    with progress(settings) as on_result:
         hosts = diagnose_hosts(
             settings.targets,
             domains or None,
@@ -52,15 +52,19 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            way=lambda uri: reach(settings, uri),
-            each=each,
+            prefixes=lambda uri: prefixes(settings, uri),
+            on_result=on_result,
         )
     shown = quiet.shown(settings, hosts)
     if settings.format == "table":
-        from virtballoon.render.diagnosis import diagnosis_blocks
+        from virtballoon.render.diagnosis import print_diagnoses
 
-        rows = [(host, row) for host in shown for row in host.domains]
-        diagnosis_blocks(rows, with_host=len(hosts) > 1, stream=settings.stream)
+        print_diagnoses(
+            [(host, diagnosis) for host in shown for diagnosis in host.domains],
+            with_host=len(hosts) > 1,
+            with_evidence=settings.is_verbose,
+            stream=settings.stream,
+        )
     else:
         from virtballoon.render.columns import RECORD
 
@@ -68,14 +72,26 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     return finish_reading(settings, hosts, domains)
 
 
-def reach(settings: Settings, uri: str) -> Reach:
-    """How a command line reaches a host, by its name in the configuration if it has one."""
-    from virtballoon.doctor.examination import Reach
+def prefixes(settings: Settings, uri: str) -> CommandPrefixes:
+    """How commands begin that reach a host, by its name in the configuration if it has one."""
+    from virtballoon.doctor.results import CommandPrefixes
 
-    words = tuple(words_to_reach(settings, uri))
-    return Reach(
-        virtballoon=words,
-        # So the XML stays true.
-        set_interval=(*words, "set-interval", *through_libvirt(settings)),
-        virsh=("virsh", *(("-c", uri) if settings.targets != (None,) else ())),
+    is_default = settings.targets == (None,) or (
+        uri == _default_uri() and not settings.configuration.hosts
     )
+    virtballoon = tuple(words_to_reach(settings, uri))
+    if is_default and settings.config_file is None:
+        virtballoon = (PROGRAM,)
+    needs_uri = not is_default or os.environ.get("VIRSH_DEFAULT_CONNECT_URI", uri) != uri
+    return CommandPrefixes(
+        virtballoon=virtballoon,
+        # The setting must go through libvirt, so that its XML stays true.
+        set_interval=(*virtballoon, "set-interval", *through_libvirt(settings)),
+        virsh=("virsh", *(("-c", uri) if needs_uri else ())),
+    )
+
+
+def _default_uri() -> str:
+    """libvirt's own default, unless its configuration file has another."""
+    system = "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
+    return os.environ.get("LIBVIRT_DEFAULT_URI") or system

@@ -43,9 +43,9 @@ def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
 def _why(row: DomainReport) -> str:
     if type(row) is DomainReport:
         return ""
-    from virtballoon.doctor.examination import Diagnosis
+    from virtballoon.doctor.results import Diagnosis
 
-    found = (*row.possible_causes, *row.findings) if isinstance(row, Diagnosis) else ()
+    found = (*row.possible_causes[:1], *row.findings) if isinstance(row, Diagnosis) else ()
     return f" ({', '.join(each.cause.value for each in found)})" if found else ""
 
 

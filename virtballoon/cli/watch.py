@@ -26,7 +26,7 @@ from virtballoon.hypervisor.uri import default_uri
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from virtballoon.doctor.examination import HostDiagnosis
+    from virtballoon.doctor.results import HostDiagnosis
     from virtballoon.engine.calls import Begun
     from virtballoon.model.report import HostReport
     from virtballoon.watch.view import View
@@ -184,7 +184,7 @@ class _Clinic:
             view.diagnoses[key] = (host.domains[0] if host.domains else said, now)
 
     def _diagnose(self, index: int, uuid: str) -> HostDiagnosis:
-        from virtballoon.cli.doctor import reach
+        from virtballoon.cli.doctor import prefixes
         from virtballoon.doctor.examination import diagnose_host
 
         settings = self._settings
@@ -194,7 +194,7 @@ class _Clinic:
             inactive=True,
             via=settings.via,
             timeout=settings.timeout,
-            way=lambda uri: reach(settings, uri),
+            prefixes=lambda uri: prefixes(settings, uri),
         )
 
 

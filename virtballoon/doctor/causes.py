@@ -1,9 +1,8 @@
-"""Why a guest gives nothing, or nothing new: the signs of each cause, as a table. Pure.
+"""Causes of missing or stale statistics, and the signs that point to each. Pure.
 
-A sign was seen, was found absent, or is not known. A row of the table fits unless a sign speaks
-against it; where one row fits, its cause is the cause, and where several do, all of them are
-possible. So a sign that is not known never decides anything, and no cause rests on a sign that
-has another meaning, too: that meaning is another row. ``virtballoon-doctor(1)`` has this table.
+A sign was seen, was found absent, or is not known. A row of a cause fits a domain with its verdict
+unless a known sign speaks against it. Every cause with a fitting row is possible; the likeliest is
+the one whose row names the most signs that were seen, then the one that stands first here.
 """
 
 from __future__ import annotations
@@ -11,462 +10,496 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from virtballoon.model.statistics import STATISTIC_BY_NAME
-from virtballoon.model.verdict import Verdict
-
-
-class Cause(StrEnum):
-    """Why a guest's figures are as they are, or what else there is to be mended."""
-
-    WELL = "well"
-    JUST_ANSWERED = "just-answered"
-    DRIVER_UNLOADED = "driver-unloaded"
-    JUST_RESET = "just-reset"
-    GUEST_HUNG = "guest-hung"
-    NOT_DUE = "not-due"
-    INTERVAL_DIFFERS = "interval-differs"
-    POLLING_OFF = "polling-off"
-    BOOTING = "booting"
-    NO_DRIVER = "no-driver"
-    NO_STATISTICS = "no-statistics"
-    PAUSED = "paused"
-    IN_TRANSIT = "in-transit"
-    ASLEEP = "asleep"
-    IO_ERROR = "io-error"
-    WATCHDOG = "watchdog"
-    CRASHED = "crashed"
-    NO_DEVICE = "no-device"
-    UNKNOWN_TO_LIBVIRT = "unknown-to-libvirt"
-    SHUTOFF = "shutoff"
-    QEMU_HUNG = "qemu-hung"
-    JOB_RUNNING = "job-running"
-    NOT_ASKED = "not-asked"
-    WAS_BUSY = "was-busy"
-    CLOCK_AHEAD = "clock-ahead"
-    NOT_PASSED_ON = "not-passed-on"
-    TOO_OLD = "too-old"
-    UNREADABLE = "unreadable"
-    CONFIG_DIFFERS = "config-differs"
-    RESTART_PENDING = "restart-pending"
-    CONTRADICTORY = "contradictory"
-
-    @property
-    def is_well(self) -> bool:
-        """Whether there is nothing that anyone would call a fault."""
-        return self in _WELL
-
-
-_WELL: Final = frozenset(
-    {
-        *(Cause.WELL, Cause.JUST_ANSWERED, Cause.SHUTOFF, Cause.NO_DEVICE),
-        *(Cause.PAUSED, Cause.IN_TRANSIT, Cause.ASLEEP, Cause.TOO_OLD),
-    }
-)
+from virtballoon.model.verdict import NO_STATISTICS_ADVICE, Verdict
 
 
 class Sign(StrEnum):
     """Something that an answer shows."""
 
-    AWAITED = "awaited"
-    OVERDUE = "overdue"
-    AGENT_CONNECTED = "agent-connected"
-    XML_POLLS = "xml-polls"
-    STOPPED = "stopped"
-    IN_TRANSIT = "in-transit"
-    ASLEEP = "asleep"
-    IO_ERROR = "io-error"
-    WATCHDOG = "watchdog"
-    CRASHED = "crashed"
-    BEHIND_LIBVIRT = "behind-libvirt"
-    OCCUPIED = "occupied"
-    JOB = "job"
-    BARRED = "barred"
-    AHEAD = "ahead"
-    NOT_GIVEN = "not-given"
-    OLD_LIBVIRT = "old-libvirt"
-    QEMU_INTERVAL = "qemu-interval"
-    DRIVER_OK = "driver-ok"
-    STATISTICS = "statistics"
-    BUFFER_HELD = "buffer-held"
-    RESET_CLEARS = "reset-clears"
-    DRIFT = "drift"
-    CONFIG_DRIFT = "config-drift"
-    CONFIG_BALLOON = "config-balloon"
-    UNPOLLED = "unpolled"
-    OLD_QEMU = "old-qemu"
+    meaning: str
+    _value_: str
 
+    def __new__(cls, value: str, meaning: str) -> Self:
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.meaning = meaning
+        return self
 
-#: What each sign means.
-SIGNS: Final[Mapping[Sign, str]] = {
-    Sign.AWAITED: "the first look found it stale, unanswered or not polled, and a later one saw "
-    "another answer",
-    Sign.OVERDUE: "it was watched for longer than the interval, and no answer came",
-    Sign.AGENT_CONNECTED: "a guest agent holds its channel open, so the guest has booted",
-    Sign.XML_POLLS: "the live XML has an interval above 0",
-    Sign.STOPPED: "its CPUs stand still",
-    Sign.IN_TRANSIT: "a migration, save, dump or snapshot holds its CPUs, or it is being started",
-    Sign.ASLEEP: "the guest has suspended itself",
-    Sign.IO_ERROR: "QEMU has stopped it since its disk failed",
-    Sign.WATCHDOG: "its watchdog has stopped it",
-    Sign.CRASHED: "the guest has told that it crashed, by a panic device",
-    Sign.BEHIND_LIBVIRT: "it has a balloon that is not libvirt's, as from <qemu:commandline>",
-    Sign.OCCUPIED: "a call waits for QEMU's monitor",
-    Sign.JOB: "a job holds the domain",
-    Sign.BARRED: "it was not asked, so as to leave the daemon to others",
-    Sign.AHEAD: "the last update lies in the future",
-    Sign.NOT_GIVEN: "libvirt gives no time of a last update",
-    Sign.OLD_LIBVIRT: "the host's libvirt is too old to give one",
-    Sign.QEMU_INTERVAL: "QEMU has told the interval that it really has",
-    Sign.DRIVER_OK: "a driver in the guest has set the balloon up (DRIVER_OK)",
-    Sign.STATISTICS: "that driver has accepted the statistics queue (F_STATS_VQ)",
-    Sign.BUFFER_HELD: "QEMU holds the guest's statistics buffer: it has not asked since the last "
-    "answer",
-    Sign.RESET_CLEARS: "this QEMU forgets the figures at a reset, so they are from after the last",
-    Sign.DRIFT: "QEMU's interval is not the live XML's",
-    Sign.CONFIG_DRIFT: "the persistent XML's interval is not the live XML's",
-    Sign.CONFIG_BALLOON: "the persistent XML has a balloon",
-    Sign.UNPOLLED: "the interval is 0",
-    Sign.OLD_QEMU: "this QEMU lacks something that newer ones have",
-}
+    UPDATED = "updated", "a new update came while it was watched"
+    OVERDUE = "overdue", "no update came while it was watched for longer than its interval"
+    AGENT_CONNECTED = "agent-connected", "a guest agent has opened its channel"
+    AGENT_DISCONNECTED = "agent-disconnected", "it has a guest agent's channel, which is not open"
+    PROCESSOR_BUSY = "processor-busy", "it used at least half of a CPU while it was watched"
+    LONG_RUN = "long-run", "its QEMU has used more than 5 minutes of processor time"
+    BALLOONED = "ballooned", "the balloon holds memory, so a driver has inflated it"
+    LOW_MEMORY = "low-memory", "its last figures show less than 5 % of its memory available"
+    IOMMU = "iommu", "its balloon has <driver iommu='on'/>"
+    LATE_ALIKE = "late-alike", "all polled domains of its host are late by about the same time"
+    XML_POLLS = "xml-polls", "the live XML has an interval above 0"
+    STOPPED = "stopped", "its CPUs are stopped"
+    IN_TRANSIT = "in-transit", "a migration, save, dump, snapshot or start has stopped its CPUs"
+    ASLEEP = "asleep", "the guest has suspended itself"
+    IO_ERROR = "io-error", "QEMU has stopped it because of a disk error"
+    WATCHDOG = "watchdog", "its watchdog has stopped it"
+    CRASHED = "crashed", "the guest has reported a crash to its panic device"
+    BEHIND_LIBVIRT = "behind-libvirt", "it has a balloon that libvirt did not define"
+    MONITOR = "monitor", "a call waits for QEMU's monitor"
+    JOB = "job", "a job holds the domain"
+    LIMIT = "limit", "it was not asked, to avoid using up libvirtd's workers"
+    FUTURE = "future", "the last update is in the future"
+    NOT_GIVEN = "not-given", "libvirt gives no time of a last update"
+    OLD_LIBVIRT = "old-libvirt", "the host's libvirt is too old to give one"
+    QEMU_INTERVAL = "qemu-interval", "QEMU's own interval is known"
+    RESET_CLEARS = "reset-clears", "this QEMU clears the figures at a reset"
+    DRIFT = "drift", "QEMU's interval differs from the live XML's"
+    CONFIG_DRIFT = "config-drift", "the persistent XML's interval differs from the live XML's"
+    CONFIG_BALLOON = "config-balloon", "the persistent XML has a balloon"
+    UNPOLLED = "unpolled", "the interval is 0"
+    OLD_QEMU = "old-qemu", "this QEMU lacks statistics that newer ones have"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table.
+    """A verdict and signs by which a cause is possible.
 
-    :ivar cause: the cause
-    :ivar verdict: the verdict that it belongs to; None for what is found beside any verdict
-    :ivar has: signs that speak for it: it does not fit where one is known to be absent
-    :ivar lacks: signs that speak against it: it does not fit where one was seen
-    :ivar seen: signs without which nobody would think of it: it fits only where all were seen
+    :ivar verdict: the verdict; None for any
+    :ivar has: does not fit where one of these is known to be absent
+    :ivar lacks: does not fit where one of these was seen
+    :ivar seen: fits only where all of these were seen
     """
 
-    cause: Cause
     verdict: Verdict | None
     has: tuple[Sign, ...] = ()
     lacks: tuple[Sign, ...] = ()
     seen: tuple[Sign, ...] = ()
 
-    @property
-    def signs(self) -> tuple[Sign, ...]:
-        """All that it is judged by."""
-        return (*self.seen, *self.has, *self.lacks)
-
-    def fits(self, signs: Mapping[Sign, bool]) -> bool:
+    def fits(self, verdict: Verdict, signs: Mapping[Sign, bool]) -> bool:
         """Whether nothing that is known speaks against it."""
         return (
-            all(signs.get(sign) for sign in self.seen)
+            self.verdict in {None, verdict}
+            and all(signs.get(sign) for sign in self.seen)
             and all(signs.get(sign) is not False for sign in self.has)
             and not any(signs.get(sign) for sign in self.lacks)
         )
 
 
-#: What stops a guest other than somebody's wish.
-STOPPERS: Final = (Sign.IN_TRANSIT, Sign.ASLEEP, Sign.IO_ERROR, Sign.WATCHDOG, Sign.CRASHED)
-_HELD: Final = (Sign.OCCUPIED, Sign.JOB, Sign.BARRED)
-
-#: Why the figures are as they are. Of a verdict's rows one fits, or several, the likelier first.
-TABLE: Final = (
-    Row(Cause.WELL, Verdict.FRESH, lacks=(Sign.AWAITED,)),
-    Row(Cause.JUST_ANSWERED, Verdict.FRESH, has=(Sign.AWAITED,)),
-    Row(Cause.DRIVER_UNLOADED, Verdict.STALE, lacks=(Sign.DRIVER_OK,)),
-    Row(
-        Cause.GUEST_HUNG,
-        Verdict.STALE,
-        has=(Sign.DRIVER_OK, Sign.STATISTICS),
-        lacks=(Sign.BUFFER_HELD,),
-    ),
-    # QEMU keeps a guest's figures over a reset up to 9.x.
-    Row(
-        Cause.JUST_RESET,
-        Verdict.STALE,
-        lacks=(Sign.DRIVER_OK, Sign.AGENT_CONNECTED, Sign.RESET_CLEARS),
-    ),
-    Row(
-        Cause.NOT_DUE,
-        Verdict.STALE,
-        has=(Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD),
-        lacks=(Sign.OVERDUE,),
-    ),
-    Row(Cause.NO_STATISTICS, Verdict.STALE, lacks=(Sign.STATISTICS,), seen=(Sign.DRIVER_OK,)),
-    # A QEMU that polls more slowly than the XML says makes its guest look stale.
-    Row(Cause.INTERVAL_DIFFERS, Verdict.STALE, lacks=(Sign.QEMU_INTERVAL,)),
-    Row(Cause.BOOTING, Verdict.UNANSWERED, lacks=(Sign.DRIVER_OK, Sign.AGENT_CONNECTED)),
-    Row(Cause.NO_DRIVER, Verdict.UNANSWERED, lacks=(Sign.DRIVER_OK,)),
-    Row(Cause.NO_STATISTICS, Verdict.UNANSWERED, has=(Sign.DRIVER_OK,), lacks=(Sign.STATISTICS,)),
-    Row(
-        Cause.GUEST_HUNG,
-        Verdict.UNANSWERED,
-        lacks=(Sign.BUFFER_HELD,),
-        seen=(Sign.DRIVER_OK, Sign.STATISTICS),
-    ),
-    Row(
-        Cause.JUST_ANSWERED,
-        Verdict.UNANSWERED,
-        seen=(Sign.DRIVER_OK, Sign.STATISTICS, Sign.BUFFER_HELD),
-    ),
-    Row(Cause.POLLING_OFF, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.AWAITED)),
-    # A QEMU whose interval was set behind libvirt's back polls, whatever the XML says.
-    Row(Cause.INTERVAL_DIFFERS, Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.QEMU_INTERVAL)),
-    Row(Cause.INTERVAL_DIFFERS, Verdict.POLLING_OFF, has=(Sign.XML_POLLS,)),
-    Row(Cause.NO_STATISTICS, Verdict.EMPTY),
-    Row(Cause.PAUSED, Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=STOPPERS),
-    Row(Cause.IN_TRANSIT, Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)),
-    Row(Cause.ASLEEP, Verdict.SUSPENDED, has=(Sign.ASLEEP,)),
-    Row(Cause.IO_ERROR, Verdict.SUSPENDED, has=(Sign.IO_ERROR,)),
-    Row(Cause.WATCHDOG, Verdict.SUSPENDED, has=(Sign.WATCHDOG,)),
-    Row(Cause.CRASHED, Verdict.SUSPENDED, has=(Sign.CRASHED,)),
-    Row(Cause.NO_DEVICE, Verdict.NO_DEVICE, lacks=(Sign.BEHIND_LIBVIRT, Sign.CONFIG_BALLOON)),
-    Row(
-        Cause.RESTART_PENDING,
-        Verdict.NO_DEVICE,
-        lacks=(Sign.BEHIND_LIBVIRT,),
-        seen=(Sign.CONFIG_BALLOON,),
-    ),
-    Row(Cause.UNKNOWN_TO_LIBVIRT, Verdict.NO_DEVICE, has=(Sign.BEHIND_LIBVIRT,)),
-    Row(Cause.SHUTOFF, Verdict.SHUTOFF),
-    Row(Cause.QEMU_HUNG, Verdict.BUSY, has=(Sign.OCCUPIED,)),
-    Row(Cause.JOB_RUNNING, Verdict.BUSY, has=(Sign.JOB,)),
-    Row(Cause.NOT_ASKED, Verdict.BUSY, has=(Sign.BARRED,), lacks=(Sign.OCCUPIED, Sign.JOB)),
-    Row(Cause.WAS_BUSY, Verdict.BUSY, lacks=_HELD),
-    Row(Cause.CLOCK_AHEAD, Verdict.FAILED, has=(Sign.AHEAD,)),
-    Row(Cause.NOT_PASSED_ON, Verdict.FAILED, has=(Sign.NOT_GIVEN,), lacks=(Sign.OLD_LIBVIRT,)),
-    Row(Cause.TOO_OLD, Verdict.FAILED, has=(Sign.NOT_GIVEN, Sign.OLD_LIBVIRT)),
-    Row(Cause.UNREADABLE, Verdict.FAILED, lacks=(Sign.AHEAD, Sign.NOT_GIVEN)),
-)
-
-#: What else there may be to be mended, whatever the verdict; any number of these fit.
-BESIDE: Final = (
-    Row(Cause.INTERVAL_DIFFERS, None, seen=(Sign.DRIFT,)),
-    Row(Cause.CONFIG_DIFFERS, None, seen=(Sign.CONFIG_DRIFT,)),
-    Row(Cause.POLLING_OFF, Verdict.SUSPENDED, seen=(Sign.UNPOLLED,)),
-    Row(Cause.UNKNOWN_TO_LIBVIRT, None, seen=(Sign.BEHIND_LIBVIRT,)),
-    Row(Cause.RESTART_PENDING, Verdict.NO_DEVICE, seen=(Sign.CONFIG_BALLOON,)),
-    Row(Cause.TOO_OLD, None, seen=(Sign.OLD_QEMU,)),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """What is said of a cause. In braces stands what differs from guest to guest: ``virtballoon``,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CauseInfo:
+    """What is known of a cause. In braces is what differs between domains: ``virtballoon``,
     ``set_interval`` and ``virsh`` are these commands up to the host's URI, ``name`` and ``domain``
-    the domain as virtballoon and virsh take it; ``interval`` is the interval in force
-    and ``wanted`` the one to set, in seconds; ``lacks`` is what is too old and what it lacks.
+    the domain as virtballoon and virsh take it; ``interval`` is the interval in force,
+    ``wanted`` the one to set and ``watch`` a timeout that is long enough to watch the domain, in
+    seconds; ``lacks`` is what is too old and what it lacks.
 
-    :ivar meaning: what is the matter
-    :ivar remedy: the command or the advice that mends it; None where there is nothing to mend
-    :ivar tell: by what it is told from others
+    :ivar meaning: what it is
+    :ivar remedy: the command or the advice that fixes it; None where there is nothing to fix
+    :ivar check: how to check that it is this cause; None where nothing else is possible
+    :ivar is_well: whether it is not a fault
+    :ivar rows: by what it is possible as the reason for the verdict
+    :ivar also: by what it is a problem of its own, whatever the reason for the verdict
     """
 
     meaning: str
     remedy: str | None = None
-    tell: str = ""
+    check: str | None = None
+    is_well: bool = False
+    rows: tuple[Row, ...] = ()
+    also: tuple[Row, ...] = ()
 
 
 _CONSOLE: Final = "its display or console ({virsh} console {domain})"
-_STUCK: Final = f"wait until it has booted; if it does not, see where on {_CONSOLE}"
-
-WORDINGS: Final[Mapping[Cause, Wording]] = {
-    Cause.WELL: Wording("its figures are fresh"),
-    Cause.JUST_ANSWERED: Wording(
-        "it has answered only now: it has just booted or been reset or resumed, or its interval "
-        "or its driver has just been changed"
-    ),
-    Cause.DRIVER_UNLOADED: Wording(
-        "it has answered before, and its balloon driver is no longer loaded",
-        "load it in the guest: modprobe virtio_balloon; on Windows, enable the VirtIO Balloon "
-        "Driver in the device manager",
-        "the guest works, and its lsmod shows no virtio_balloon",
-    ),
-    Cause.GUEST_HUNG: Wording(
-        "its driver is there and does not answer: the guest hangs or has crashed",
-        f"see what it says on {_CONSOLE}; if nothing goes on there: {{virsh}} reset {{domain}}",
-        f"it does not react at {_CONSOLE}",
-    ),
-    Cause.JUST_RESET: Wording(
-        "it was reset since its last answer, and is booting or stuck there",
-        _STUCK,
-        f"{_CONSOLE} shows it boot, or be stuck there",
-    ),
-    Cause.NOT_DUE: Wording(
-        "the guest has answered all that it was asked, and QEMU has not asked again since its "
-        "interval was changed or it was resumed: the next answer is due within {interval} s",
-        "wait for {interval} s, and change the interval less often than that",
-        "it answers within {interval} s",
-    ),
-    Cause.INTERVAL_DIFFERS: Wording(
-        "QEMU has another interval than libvirt's XML says",
-        "{set_interval} {wanted} {name}",
-        "{virtballoon} list --via qom {name} shows QEMU's own interval",
-    ),
-    Cause.POLLING_OFF: Wording(
-        "its interval is 0, so nobody asks it",
-        "{set_interval} {wanted} {name}",
-        "its last update stays the same",
-    ),
-    Cause.BOOTING: Wording(
-        "it was started or reset, has not answered since, and is still booting or stuck there",
-        _STUCK,
-        f"{_CONSOLE} shows it boot, or be stuck there",
-    ),
-    Cause.NO_DRIVER: Wording(
-        "it has booted, and has no balloon driver",
-        "load it in the guest: modprobe virtio_balloon; on Windows, install the balloon driver "
-        "and its service from virtio-win",
-        "the guest works, and its lsmod shows no virtio_balloon",
-    ),
-    Cause.NO_STATISTICS: Wording(
-        "its balloon driver gives no statistics",
-        "on Windows, install the balloon service of virtio-win (blnsvr.exe -i); the drivers of "
-        "other systems than Linux and Windows may have no statistics at all",
-        "the guest has another system than Linux",
-    ),
-    Cause.PAUSED: Wording("somebody has suspended it", "{virsh} resume {domain}"),
-    Cause.IN_TRANSIT: Wording(
-        "a migration, save, dump, snapshot or start holds its CPUs for its time",
-        "wait for it: {virsh} domjobinfo {domain}",
-    ),
-    Cause.ASLEEP: Wording("the guest has suspended itself", "{virsh} dompmwakeup {domain}"),
-    Cause.IO_ERROR: Wording(
-        "QEMU has stopped it since its disk failed or is full",
-        "mend the disk ({virsh} domblkerror {domain} names it), then: {virsh} resume {domain}",
-    ),
-    Cause.WATCHDOG: Wording(
-        "its watchdog has stopped it, since the guest no longer fed it",
-        "see what it says in its console, then: {virsh} reset {domain} && {virsh} resume {domain}",
-    ),
-    Cause.CRASHED: Wording(
-        "the guest's kernel has crashed, and said so to its panic device",
-        "keep a dump if you want one ({virsh} dump {domain} FILE), then: {virsh} destroy {domain} "
-        "&& {virsh} start {domain}",
-    ),
-    Cause.NO_DEVICE: Wording(
-        "it has no balloon device",
-        "{virsh} edit {domain}, and give its <devices> a <memballoon model='virtio'/> in place of "
-        "any other; it has the balloon once it was shut down and started anew, for which a reboot "
-        "from within is not enough",
-        "{virtballoon} qom-path --via qom {name} finds none",
-    ),
-    Cause.UNKNOWN_TO_LIBVIRT: Wording(
-        "it has a balloon that libvirt does not know, as from <qemu:commandline>",
-        "read and set it with --via qom, which marks the guest as tainted: {virtballoon} "
-        "set-interval --via qom {wanted} {name}; or give its XML a <memballoon model='virtio'/> "
-        "in place of it, and shut it down and start it anew",
-        "{virtballoon} qom-path --via qom {name} finds it",
-    ),
-    Cause.SHUTOFF: Wording("it does not run"),
-    Cause.QEMU_HUNG: Wording(
-        "its QEMU does not answer its monitor",
-        "see on the host what its QEMU waits for (ps shows T for one that is stopped, D for one "
-        "that waits for storage or a network file system), and mend that; the last resort is "
-        "{virsh} destroy {domain}",
-    ),
-    Cause.JOB_RUNNING: Wording(
-        "a job holds it, such as a migration, a backup or another call to libvirt",
-        "wait for it: {virsh} domjobinfo {domain}",
-    ),
-    Cause.NOT_ASKED: Wording(
-        "too many other guests of its host hang for it to be asked", "mend those first"
-    ),
-    Cause.WAS_BUSY: Wording(
-        "the time was up before it could be read, and nobody holds its monitor now",
-        "{virtballoon} doctor --timeout 30 {name}",
-    ),
-    Cause.CLOCK_AHEAD: Wording(
-        "its last update lies in the future",
-        "set the clocks of this machine and of the host right",
-    ),
-    Cause.NOT_PASSED_ON: Wording(
-        "libvirt gives no statistics of this balloon, as of one on virtio-mmio",
-        "ask QEMU itself, which marks the guest as tainted: {virtballoon} stats --via qom {name}",
-    ),
-    Cause.TOO_OLD: Wording(
-        "something is old: {lacks}",
-        "update it; QEMU is a new one once the guest was shut down and started anew",
-    ),
-    Cause.UNREADABLE: Wording("reading it failed", "see the error"),
-    Cause.CONFIG_DIFFERS: Wording(
-        "its persistent XML has another interval than the live one, and rules from the next start "
-        "on",
-        "{set_interval} --live --config {wanted} {name}",
-    ),
-    Cause.RESTART_PENDING: Wording(
-        "its persistent XML has a balloon, which it gets with its next start",
-        "shut it down and start it anew: {virsh} shutdown {domain}, then {virsh} start {domain}",
-    ),
-    Cause.CONTRADICTORY: Wording(
-        "the answers contradict each other, as when it changes while it is asked",
-        "{virtballoon} doctor {name}",
-    ),
-}
-
-#: What only QEMU can answer: the question for each of these signs.
-QEMU_QUESTIONS: Final[Mapping[Sign, str]] = {
-    Sign.DRIVER_OK: "x-query-virtio-status",
-    Sign.STATISTICS: "x-query-virtio-status",
-    Sign.BUFFER_HELD: "x-query-virtio-queue-status",
-    Sign.QEMU_INTERVAL: "qom-get guest-stats-polling-interval",
-    Sign.RESET_CLEARS: "query-version",
-    Sign.BEHIND_LIBVIRT: "qom-list",
-}
-#: What the answer would tell.
-WOULD_TELL: Final[Mapping[str, str]] = {
-    "x-query-virtio-status": "whether a driver has set the balloon up, and with statistics",
-    "x-query-virtio-queue-status": "whether QEMU waits for the guest's answer or has it",
-    "qom-get guest-stats-polling-interval": "whether QEMU has the interval that the XML says",
-    "query-version": "whether the figures can be from before a reset",
-    "qom-list": "whether there is a balloon that libvirt does not know",
-}
-
-#: From this QEMU on a reset clears the figures, and up to that one it does not; in between it
-#: depends (hw/virtio/virtio-balloon.c).
-CLEARS_FROM: Final = (10, 0)
-KEEPS_UP_TO: Final = (9, 0)
-
-#: From this QEMU on it tells how far a guest has set up a device.
-_TELLS_STATUS_FROM: Final = (7, 2)
-#: libvirt tells of a last update from 2.1 on (libvirt-domain.h).
-LIBVIRT_TELLS_LAST_UPDATE: Final = (2, 1)
+_BOOT: Final = f"wait until it has booted; if it does not, see where it stops on {_CONSOLE}"
+_RESTART: Final = "then shut the domain down and start it (a reboot is not enough)"
+_STOPPERS: Final = (Sign.IN_TRANSIT, Sign.ASLEEP, Sign.IO_ERROR, Sign.WATCHDOG, Sign.CRASHED)
 
 
-def fitting(verdict: Verdict, signs: Mapping[Sign, bool]) -> tuple[Row, ...]:
-    """The rows that fit, the likelier first; none where the signs contradict each other."""
-    return tuple(row for row in TABLE if row.verdict is verdict and row.fits(signs))
+class Cause(StrEnum):
+    """Why a domain's figures are as they are, or another problem. The likelier stand first."""
 
+    info: CauseInfo
+    _value_: str
 
-def beside(verdict: Verdict, signs: Mapping[Sign, bool], main: Iterable[Cause]) -> tuple[Row, ...]:
-    """What else there is to be mended.
+    def __new__(cls, value: str, info: CauseInfo) -> Self:
+        self = str.__new__(cls, value)
+        self._value_ = value
+        self.info = info
+        return self
 
-    :param main: the causes that are named already
-    """
-    named = set(main)
-    return tuple(
-        row
-        for row in BESIDE
-        if row.verdict in {None, verdict} and row.cause not in named and row.fits(signs)
+    WELL = (
+        "well",
+        CauseInfo(
+            meaning="its figures are fresh",
+            is_well=True,
+            rows=(Row(Verdict.FRESH, lacks=(Sign.UPDATED,)),),
+        ),
+    )
+    JUST_ANSWERED = (
+        "just-answered",
+        CauseInfo(
+            meaning="it answered while it was watched: it has just booted, was reset or resumed, "
+            "or its interval or its driver was changed",
+            is_well=True,
+            rows=(Row(Verdict.FRESH, has=(Sign.UPDATED,)),),
+        ),
+    )
+    CLOCK_BEHIND = (
+        "clock-behind",
+        CauseInfo(
+            meaning="its host's clock is behind this machine's, so its figures seem older than "
+            "they are",
+            remedy="set the clocks of this machine and of the host, for example by NTP",
+            check="compare `date` on both; every polled domain of the host is late by the same "
+            "time",
+            rows=(
+                # A new update is new by any clock.
+                Row(Verdict.STALE, seen=(Sign.UPDATED,)),
+                Row(Verdict.STALE, lacks=(Sign.OVERDUE,), seen=(Sign.LATE_ALIKE,)),
+            ),
+        ),
+    )
+    IOMMU_ON = (
+        "iommu-on",
+        CauseInfo(
+            meaning="its balloon has <driver iommu='on'/>, which Linux' balloon driver does not "
+            "support",
+            remedy="remove iommu='on' from the <driver> of its <memballoon> ({virsh} edit "
+            f"{{domain}}), {_RESTART}",
+            check="the guest's dmesg shows that virtio_balloon failed to probe",
+            rows=(Row(Verdict.UNANSWERED, seen=(Sign.IOMMU,)),),
+        ),
+    )
+    DRIVER_UNLOADED = (
+        "driver-unloaded",
+        CauseInfo(
+            meaning="its balloon driver was unloaded or, on Windows, its balloon service stopped",
+            remedy="in the guest: modprobe virtio_balloon; on Windows, start the service "
+            "BalloonService, and enable the VirtIO Balloon Driver in the device manager",
+            check="the guest works, and its lsmod does not show virtio_balloon",
+            rows=(Row(Verdict.STALE, lacks=(Sign.UPDATED,)),),
+        ),
+    )
+    GUEST_HUNG = (
+        "guest-hung",
+        CauseInfo(
+            meaning="the guest hangs or has crashed",
+            remedy=f"see what it shows on {_CONSOLE}; if it does not react: "
+            "{virsh} reset {domain}",
+            check=f"it does not react at {_CONSOLE}",
+            rows=(
+                Row(Verdict.STALE, lacks=(Sign.UPDATED,)),
+                # A kernel that has crashed uses all of a CPU.
+                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.PROCESSOR_BUSY,)),
+                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.LOW_MEMORY,)),
+            ),
+        ),
+    )
+    JUST_RESET = (
+        "just-reset",
+        CauseInfo(
+            meaning="it was reset since its last update, and is booting or stuck",
+            remedy=_BOOT,
+            check=f"{_CONSOLE} shows it boot, or where it is stuck",
+            # QEMU before 10.0 keeps a guest's figures over a reset.
+            rows=(
+                Row(
+                    Verdict.STALE,
+                    lacks=(Sign.UPDATED, Sign.AGENT_CONNECTED, Sign.RESET_CLEARS),
+                ),
+                Row(
+                    Verdict.STALE,
+                    lacks=(Sign.UPDATED, Sign.RESET_CLEARS),
+                    seen=(Sign.PROCESSOR_BUSY, Sign.AGENT_DISCONNECTED),
+                ),
+            ),
+        ),
+    )
+    NO_DRIVER = (
+        "no-driver",
+        CauseInfo(
+            meaning="the guest has no balloon driver",
+            remedy="in the guest: modprobe virtio_balloon; on Windows, install the balloon driver "
+            "and its service from virtio-win",
+            check="the guest works, and its lsmod does not show virtio_balloon",
+            rows=(Row(Verdict.UNANSWERED),),
+        ),
+    )
+    NO_STATISTICS = (
+        "no-statistics",
+        CauseInfo(
+            meaning="its balloon driver gives no statistics",
+            remedy=NO_STATISTICS_ADVICE,
+            check="the guest is not Linux",
+            rows=(
+                Row(Verdict.UNANSWERED),
+                Row(Verdict.UNANSWERED, seen=(Sign.BALLOONED,)),
+                Row(Verdict.EMPTY),
+            ),
+        ),
+    )
+    BOOTING = (
+        "booting",
+        CauseInfo(
+            meaning="it was started or reset, and is booting or stuck",
+            remedy=_BOOT,
+            check=f"{_CONSOLE} shows it boot, or where it is stuck",
+            rows=(
+                Row(Verdict.UNANSWERED, lacks=(Sign.AGENT_CONNECTED,)),
+                Row(
+                    Verdict.UNANSWERED,
+                    lacks=(Sign.AGENT_CONNECTED, Sign.LONG_RUN),
+                    seen=(Sign.PROCESSOR_BUSY,),
+                ),
+            ),
+        ),
+    )
+    NOT_DUE = (
+        "not-due",
+        CauseInfo(
+            meaning="its interval was changed or it was resumed, and QEMU asks it next within "
+            "{interval} s",
+            remedy="wait {interval} s, and change the interval less often than that",
+            check="{virtballoon} doctor --timeout {watch} {name} watches it for that time",
+            rows=(Row(Verdict.STALE, lacks=(Sign.OVERDUE, Sign.UPDATED)),),
+        ),
+    )
+    POLLING_OFF = (
+        "polling-off",
+        CauseInfo(
+            meaning="its interval is 0, so it is not polled",
+            remedy="{set_interval} {wanted} {name}",
+            rows=(Row(Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.UPDATED)),),
+            also=(Row(Verdict.SUSPENDED, seen=(Sign.UNPOLLED,)),),
+        ),
+    )
+    INTERVAL_DIFFERS = (
+        "interval-differs",
+        CauseInfo(
+            meaning="QEMU's interval differs from the one in libvirt's XML",
+            remedy="{set_interval} {wanted} {name}",
+            check="{virtballoon} list --via qom {name} shows QEMU's own interval (this taints the "
+            "guest)",
+            rows=(
+                Row(Verdict.STALE, lacks=(Sign.UPDATED, Sign.QEMU_INTERVAL)),
+                Row(Verdict.UNANSWERED, lacks=(Sign.QEMU_INTERVAL,)),
+                # QEMU polls although the XML says that it does not, and the reverse.
+                Row(Verdict.POLLING_OFF, seen=(Sign.UPDATED,)),
+                Row(Verdict.POLLING_OFF, seen=(Sign.XML_POLLS,)),
+            ),
+            also=(Row(None, seen=(Sign.DRIFT,)),),
+        ),
+    )
+    PAUSED = (
+        "paused",
+        CauseInfo(
+            meaning="it is suspended",
+            remedy="{virsh} resume {domain}",
+            is_well=True,
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=_STOPPERS),),
+        ),
+    )
+    IN_TRANSIT = (
+        "in-transit",
+        CauseInfo(
+            meaning="a migration, save, dump, snapshot or start has stopped its CPUs for a while",
+            remedy="wait for it: {virsh} domjobinfo {domain}",
+            is_well=True,
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)),),
+        ),
+    )
+    ASLEEP = (
+        "asleep",
+        CauseInfo(
+            meaning="the guest has suspended itself",
+            remedy="{virsh} dompmwakeup {domain}",
+            is_well=True,
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.ASLEEP,)),),
+        ),
+    )
+    IO_ERROR = (
+        "io-error",
+        CauseInfo(
+            meaning="QEMU has stopped it because its disk failed or is full",
+            remedy="repair the disk ({virsh} domblkerror {domain} names it), then: "
+            "{virsh} resume {domain}",
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.IO_ERROR,)),),
+        ),
+    )
+    WATCHDOG = (
+        "watchdog",
+        CauseInfo(
+            meaning="its watchdog has stopped it, because the guest did not feed it",
+            remedy="see what it shows on its console, then: {virsh} reset {domain} && {virsh} "
+            "resume {domain}",
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.WATCHDOG,)),),
+        ),
+    )
+    CRASHED = (
+        "crashed",
+        CauseInfo(
+            meaning="the guest's kernel has crashed, and has reported it to the panic device",
+            remedy="keep a dump if you need one ({virsh} dump {domain} FILE), then: "
+            "{virsh} destroy {domain} && {virsh} start {domain}",
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.CRASHED,)),),
+        ),
+    )
+    RESTART_PENDING = (
+        "restart-pending",
+        CauseInfo(
+            meaning="its persistent XML has a balloon, which it gets at its next start",
+            remedy="shut it down and start it: {virsh} shutdown {domain}, then "
+            "{virsh} start {domain}",
+            rows=(
+                Row(Verdict.NO_DEVICE, lacks=(Sign.BEHIND_LIBVIRT,), seen=(Sign.CONFIG_BALLOON,)),
+            ),
+            also=(Row(Verdict.NO_DEVICE, seen=(Sign.CONFIG_BALLOON,)),),
+        ),
+    )
+    NO_DEVICE = (
+        "no-device",
+        CauseInfo(
+            meaning="it has no balloon device",
+            remedy="replace its <memballoon> by <memballoon model='virtio'/> ({virsh} edit "
+            f"{{domain}}), {_RESTART}",
+            check="{virtballoon} qom-path --via qom {name} finds no balloon (this taints the "
+            "guest)",
+            is_well=True,
+            rows=(Row(Verdict.NO_DEVICE, lacks=(Sign.BEHIND_LIBVIRT, Sign.CONFIG_BALLOON)),),
+        ),
+    )
+    UNKNOWN_TO_LIBVIRT = (
+        "unknown-to-libvirt",
+        CauseInfo(
+            meaning="it has a balloon that libvirt did not define, as from <qemu:commandline>",
+            remedy="read and set it by --via qom, which taints the guest: {virtballoon} "
+            "set-interval --via qom {wanted} {name}; or replace it by <memballoon "
+            f"model='virtio'/> ({{virsh}} edit {{domain}}), {_RESTART}",
+            check="{virtballoon} qom-path --via qom {name} finds it (this taints the guest)",
+            rows=(Row(Verdict.NO_DEVICE, has=(Sign.BEHIND_LIBVIRT,)),),
+            also=(Row(None, seen=(Sign.BEHIND_LIBVIRT,)),),
+        ),
+    )
+    SHUTOFF = (
+        "shutoff",
+        CauseInfo(meaning="it is not running", is_well=True, rows=(Row(Verdict.SHUTOFF),)),
+    )
+    QEMU_HUNG = (
+        "qemu-hung",
+        CauseInfo(
+            meaning="its QEMU does not answer on its monitor",
+            remedy="see on the host what its QEMU waits for (in ps, T is a stopped process, D one "
+            "that waits for storage or a network file system) and fix that; the last resort is "
+            "{virsh} destroy {domain}",
+            rows=(Row(Verdict.BUSY, has=(Sign.MONITOR,)),),
+        ),
+    )
+    JOB_RUNNING = (
+        "job-running",
+        CauseInfo(
+            meaning="a job holds it, such as a migration, a backup or another call to libvirt",
+            remedy="wait for it: {virsh} domjobinfo {domain}",
+            rows=(Row(Verdict.BUSY, has=(Sign.JOB,)),),
+        ),
+    )
+    NOT_ASKED = (
+        "not-asked",
+        CauseInfo(
+            meaning="it was not asked, because too many other domains of its host hang",
+            remedy="fix those first",
+            rows=(Row(Verdict.BUSY, has=(Sign.LIMIT,), lacks=(Sign.MONITOR, Sign.JOB)),),
+        ),
+    )
+    WAS_BUSY = (
+        "was-busy",
+        CauseInfo(
+            meaning="it could not be read in time, and its monitor is free now",
+            remedy="{virtballoon} doctor --timeout 30 {name}",
+            rows=(Row(Verdict.BUSY, lacks=(Sign.MONITOR, Sign.JOB, Sign.LIMIT)),),
+        ),
+    )
+    CLOCK_AHEAD = (
+        "clock-ahead",
+        CauseInfo(
+            meaning="its last update is in the future: its host's clock is ahead of this machine's",
+            remedy="set the clocks of this machine and of the host, for example by NTP",
+            rows=(Row(Verdict.FAILED, has=(Sign.FUTURE,)),),
+        ),
+    )
+    NOT_PASSED_ON = (
+        "not-passed-on",
+        CauseInfo(
+            meaning="libvirt gives no statistics of this balloon, as of one on virtio-mmio",
+            remedy="ask QEMU, which taints the guest: {virtballoon} stats --via qom {name}",
+            rows=(Row(Verdict.FAILED, has=(Sign.NOT_GIVEN,), lacks=(Sign.OLD_LIBVIRT,)),),
+        ),
+    )
+    TOO_OLD = (
+        "too-old",
+        CauseInfo(
+            meaning="software is too old: {lacks}",
+            remedy="update it; a new QEMU is in use after the domain was shut down and started",
+            is_well=True,
+            rows=(Row(Verdict.FAILED, has=(Sign.NOT_GIVEN, Sign.OLD_LIBVIRT)),),
+            also=(Row(None, seen=(Sign.OLD_QEMU,)),),
+        ),
+    )
+    UNREADABLE = (
+        "unreadable",
+        CauseInfo(
+            meaning="reading it failed",
+            remedy="see the error",
+            rows=(Row(Verdict.FAILED, lacks=(Sign.FUTURE, Sign.NOT_GIVEN)),),
+        ),
+    )
+    CONFIG_DIFFERS = (
+        "config-differs",
+        CauseInfo(
+            meaning="its persistent XML has another interval, which applies from its next start",
+            remedy="{set_interval} --live --config {wanted} {name}",
+            also=(Row(None, seen=(Sign.CONFIG_DRIFT,)),),
+        ),
     )
 
 
-def unasked(rows: Iterable[Row], signs: Mapping[Sign, bool]) -> tuple[str, ...]:
-    """The questions that only QEMU could answer and that would tell these rows apart."""
-    rows = tuple(rows)
-    unknown = [sign for row in rows for sign in row.signs if sign not in signs]
-    asked = (QEMU_QUESTIONS[sign] for sign in unknown if sign in QEMU_QUESTIONS)
-    return tuple(dict.fromkeys(asked)) if len(rows) > 1 else ()
+#: From this QEMU on a reset clears the figures, before that one it does not; in between it depends
+#: (hw/virtio/virtio-balloon.c).
+CLEARS_FROM: Final = (10, 0)
+KEEPS_UP_TO: Final = (9, 0)
+
+#: libvirt gives a last update from 2.1 on (libvirt-domain.h).
+LIBVIRT_GIVES_LAST_UPDATE: Final = (2, 1)
+
+
+def possible_causes(verdict: Verdict, signs: Mapping[Sign, bool]) -> tuple[Cause, ...]:
+    """The causes with a row that fits, the likeliest first; none where the domain changed while it
+    was examined."""
+    fitting = [
+        (row, cause) for cause in Cause for row in cause.info.rows if row.fits(verdict, signs)
+    ]
+    fitting.sort(key=lambda pair: -len(pair[0].seen))
+    return tuple(dict.fromkeys(cause for _, cause in fitting))
+
+
+def other_problems(
+    verdict: Verdict, signs: Mapping[Sign, bool], named: Iterable[Cause]
+) -> tuple[Cause, ...]:
+    """The problems that are no reason for the verdict.
+
+    :param named: the causes that are named already
+    """
+    named = set(named)
+    return tuple(
+        cause
+        for cause in Cause
+        if cause not in named and any(row.fits(verdict, signs) for row in cause.info.also)
+    )
 
 
 def lacking(version: tuple[int, int]) -> tuple[str, ...]:
-    """What a QEMU of this version lacks."""
-    lacks = []
-    if version < _TELLS_STATUS_FROM:
-        lacks.append("x-query-virtio-status, which tells a missing driver from a guest that hangs")
-    newer = [s.name for s in STATISTIC_BY_NAME.values() if _numbers(s.qemu_since) > version]
-    if newer:
-        *others, last = newer
-        lacks.append(f"{', '.join(others)} and {last}" if others else last)
-    return tuple(lacks)
+    """The statistics that a QEMU of this version lacks."""
+    return tuple(s.name for s in STATISTIC_BY_NAME.values() if _numbers(s.qemu_since) > version)
 
 
 def _numbers(version: str) -> tuple[int, int]:

@@ -654,13 +654,8 @@ def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
     balloon = locate(monitor, known)
     if balloon is None or balloon.qom_path is None:
         return _Qom()
-    path = balloon.qom_path
-    return _Qom(
-        balloon=balloon,
-        interval=monitor.polling_interval(path),
-        figures=monitor.guest_stats(path),
-        read_at=time.time(),
-    )
+    interval, figures = monitor.interval_and_stats(balloon.qom_path)
+    return _Qom(balloon=balloon, interval=interval, figures=figures, read_at=time.time())
 
 
 def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import libvirt
@@ -51,6 +52,9 @@ MAX_INTERVAL: Final = 2**31 - 1
 
 #: The daemon's version from which on a domain's XML may wait for whoever holds the domain.
 _XML_MAY_WAIT: Final = (9, 1)
+
+#: QEMU's version from which on it has ``qom-list-get``, as virConnectGetVersion gives it.
+_HAS_LIST_GET: Final = 10_001_000
 
 #: A QEMU that is well answers within some milliseconds.
 _HUNG_SECONDS: Final = 1.0
@@ -306,6 +310,13 @@ class Connection:
         with _call("getLibVersion", connection=self):
             number = int(self.raw.getLibVersion())
         return number // 1_000_000, number // 1000 % 1000
+
+    @cached_property
+    def _has_list_get(self) -> bool:
+        # The QEMU that is installed; that of a running domain may be older.
+        with suppress(VirtballoonError), _call("getVersion", connection=self):
+            return bool(self.raw.getVersion() >= _HAS_LIST_GET)
+        return False
 
     def require_monitor(self) -> None:
         """Refuse a hypervisor that has no QEMU monitor.
@@ -605,7 +616,12 @@ class Domain:
             with self._call(f"qemuMonitorCommand {command}", NotRunning):
                 return str(libvirt_qemu.qemuMonitorCommand(self.raw, command, 0))
 
-        return Monitor(send, host=self.connection.uri, domain=self.name)
+        return Monitor(
+            send,
+            has_list_get=self.connection._has_list_get,
+            host=self.connection.uri,
+            domain=self.name,
+        )
 
 
 #: A domain of ours or of the caller's.

@@ -1,13 +1,14 @@
-"""Reads a domain's XML. The only module that knows lxml."""
+"""Reads a domain's XML. The only module that imports lxml."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 from virtballoon.errors import DomainXMLError
-from virtballoon.model.balloon import QOM_TYPES, Balloon, BalloonConfig, qom_path_of
+from virtballoon.model.balloon import DEVICE_NAMES, Balloon, BalloonConfig, qom_path_of
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 MAX_XML_BYTES: Final = 16 * 1024 * 1024
 
 _QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
-#: The channel of QEMU's guest agent; libvirt keeps its state by what QEMU tells of the guest.
+_BALLOON_IN_JSON: Final = re.compile(
+    rf"""["']driver["']\s*:\s*["']({"|".join(sorted(DEVICE_NAMES))})["']"""
+)
+#: The channel of QEMU's guest agent; QEMU reports to libvirt when the guest opens or closes it.
 _AGENT: Final = "org.qemu.guest_agent.0"
 
 
@@ -64,19 +68,21 @@ def _parse(xml: bytes) -> etree._Element | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DomainHints:
-    """What the live XML says of a guest beside its balloon.
+    """What the live XML says about reasons for a missing or silent balloon.
 
     :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where
         it reads a file that may
-    :ivar agent_connected: whether a guest agent holds its channel open; None without a channel
+    :ivar balloon_iommu: whether the balloon has ``<driver iommu='on'/>``
+    :ivar agent_connected: whether a guest agent has opened its channel; None without a channel
     """
 
     balloon_in_commandline: bool | None
+    balloon_iommu: bool
     agent_connected: bool | None
 
 
 def hints(xml: str) -> DomainHints:
-    """Read what tells why a balloon is silent or missing.
+    """Read what may explain a missing or silent balloon.
 
     :raise DomainXMLError: when it is not a domain's XML
     """
@@ -87,6 +93,7 @@ def hints(xml: str) -> DomainHints:
     in_commandline: bool | None = any(map(_is_balloon, devices))
     if not in_commandline and "readconfig" in options:
         in_commandline = None
+    driver = root.find("./devices/memballoon/driver")
     states = [
         target.get("state")
         for target in root.iterfind("./devices/channel/target")
@@ -94,23 +101,21 @@ def hints(xml: str) -> DomainHints:
     ]
     return DomainHints(
         balloon_in_commandline=in_commandline,
+        balloon_iommu=driver is not None and driver.get("iommu") == "on",
         agent_connected="connected" in states if states else None,
     )
 
 
 def _is_balloon(device: str) -> bool:
-    # -device takes "DRIVER,key=value,…", "driver=DRIVER,…" and JSON.
+    """Whether a value of QEMU's ``-device`` is a balloon: ``DRIVER,key=value,…``,
+    ``driver=DRIVER,…`` or JSON, in which QEMU accepts single quotes."""
     if device.startswith("{"):
-        # A list does without.
-        import json
-
-        try:
-            properties = json.loads(device)
-        except (ValueError, RecursionError):
-            return False
-        return isinstance(properties, dict) and properties.get("driver") in QOM_TYPES
-    pairs = [part.strip() for part in device.split(",")]
-    return pairs[0] in QOM_TYPES or any(f"driver={name}" in pairs for name in QOM_TYPES)
+        return bool(_BALLOON_IN_JSON.search(device))
+    first, *pairs = (part.strip() for part in device.split(","))
+    drivers = {
+        pair.removeprefix("driver=") for pair in (first, *pairs) if pair.startswith("driver=")
+    }
+    return not DEVICE_NAMES.isdisjoint({first, *drivers})
 
 
 def parse(xml: str) -> DomainXML:

@@ -1,18 +1,17 @@
 """Speaks QMP to a guest's QEMU, for the balloon and nothing else.
 
 The module knows neither libvirt nor sockets: a :class:`Monitor` is given a function that carries
-one JSON command to QEMU and brings back the JSON answer. What it sends is limited to ``qom-list``,
-``qom-get`` of ``guest-stats`` and ``guest-stats-polling-interval``, ``qom-set`` of the latter, and
-queries that change nothing: ``query-version``, ``x-query-virtio-status`` and
-``x-query-virtio-queue-status`` (QEMU: docs/interop/virtio-balloon-stats.rst, qapi/qom.json,
-qapi/virtio.json).
+one JSON command to QEMU and returns the JSON answer. :func:`is_allowed` is the closed list of what
+is sent (QEMU: docs/interop/virtio-balloon-stats.rst, qapi/qom.json, qapi/misc.json). No command
+that QEMU calls unstable (``x-``) is on it: ``x-query-virtio-status`` aborts QEMU 11.1.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,8 +27,6 @@ INTERVAL: Final = "guest-stats-polling-interval"
 
 # The guest's statistics are well below 1 KiB, a qom-list a few tens of KiB.
 _MAX_ANSWER: Final = 4 * 1024 * 1024
-# Queues are numbered by the device: inflating, deflating, statistics (virtio 1.2, 5.5.2).
-_STATS_QUEUE: Final = 2
 # A full tree of a PC has about a thousand nodes.
 _MAX_NODES: Final = 10_000
 
@@ -46,27 +43,40 @@ class QomChild:
     type: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VirtioStatus:
-    """How far the guest has set up a virtio device.
+# Any object of the machine, and what may be a device: an object in one of its containers. A name
+# can contain anything but a slash.
+_OBJECT: Final = re.compile(r"/machine(/[^/]+)*")
+_DEVICE: Final = re.compile(r"/machine/[^/]+(/[^/]+)+")
 
-    :ivar statuses: the bits that the guest has set, such as ``ACKNOWLEDGE`` and ``DRIVER_OK``
-    :ivar features: the features of this kind of device that its driver has accepted, such as
-        ``STATS_VQ``
-    """
 
-    statuses: tuple[str, ...]
-    features: tuple[str, ...]
+def _is_device(path: object) -> bool:
+    return isinstance(path, str) and _DEVICE.fullmatch(path) is not None
 
-    @property
-    def driver_ok(self) -> bool:
-        """Whether a driver has set the device up."""
-        return "DRIVER_OK" in self.statuses
 
-    @property
-    def statistics(self) -> bool:
-        """Whether that driver has accepted the statistics queue."""
-        return "STATS_VQ" in self.features
+# All that is sent: each command with each of its arguments.
+_ALLOWED: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
+    "query-version": {},
+    "qom-list": {"path": lambda path: isinstance(path, str) and bool(_OBJECT.fullmatch(path))},
+    "qom-list-get": {
+        "paths": lambda paths: isinstance(paths, list) and all(map(_is_device, paths))
+    },
+    "qom-get": {"path": _is_device, "property": lambda name: name in (STATS, INTERVAL)},
+    "qom-set": {
+        "path": _is_device,
+        "property": lambda name: name == INTERVAL,
+        "value": lambda value: type(value) is int and 0 <= value <= MAX_INTERVAL,
+    },
+}
+
+
+def is_allowed(command: str, arguments: Mapping[str, object]) -> bool:
+    """Whether QEMU may be sent this command with exactly these arguments."""
+    checks = _ALLOWED.get(command)
+    return (
+        checks is not None
+        and arguments.keys() == checks.keys()
+        and all(check(arguments[name]) for name, check in checks.items())
+    )
 
 
 class Monitor:
@@ -74,14 +84,21 @@ class Monitor:
 
     :param send: carries one command, JSON, and returns the answer, JSON; what it raises passes
         through
+    :param has_list_get: whether QEMU may have ``qom-list-get``, as from 10.1 on
     :param host: the host's URI, for errors
     :param domain: the domain's name, for errors
     """
 
     def __init__(
-        self, send: Callable[[str], str], *, host: str | None = None, domain: str | None = None
+        self,
+        send: Callable[[str], str],
+        *,
+        has_list_get: bool = False,
+        host: str | None = None,
+        domain: str | None = None,
     ) -> None:
         self._send = send
+        self._has_list_get = has_list_get
         self._host = host
         self._domain = domain
 
@@ -109,7 +126,9 @@ class Monitor:
 
         :raise MonitorError: when QEMU refuses or the answer has another shape
         """
-        command, answer, value = self._execute("qom-get", {"path": path, "property": STATS})
+        return self._figures(*self._execute("qom-get", {"path": path, "property": STATS}))
+
+    def _figures(self, command: str, answer: str, value: object) -> Figures:
         stats = value.get("stats") if isinstance(value, dict) else None
         last_update = figure(value.get("last-update")) if isinstance(value, dict) else None
         if not isinstance(stats, dict) or last_update is None:
@@ -121,16 +140,51 @@ class Monitor:
 
         :raise MonitorError: when QEMU refuses or the answer has another shape
         """
-        command, answer, value = self._execute("qom-get", {"path": path, "property": INTERVAL})
+        return self._interval(*self._execute("qom-get", {"path": path, "property": INTERVAL}))
+
+    def _interval(self, command: str, answer: str, value: object) -> int:
         interval = figure(value)
         if interval is None or interval > MAX_INTERVAL:
-            raise self._error("the polling interval is no number of seconds", command, answer)
+            raise self._error("the polling interval is not a number of seconds", command, answer)
         return interval
+
+    def interval_and_stats(self, path: str) -> tuple[int, Figures]:
+        """What :meth:`polling_interval` and :meth:`guest_stats` give, in one call where QEMU has
+        ``qom-list-get`` (from 10.1 on).
+
+        :raise MonitorError: when QEMU refuses or the answer has another shape
+        """
+        if self._has_list_get:
+            try:
+                command, answer, value = self._execute("qom-list-get", {"paths": [path]})
+            except MonitorError as error:
+                # The guest's QEMU can be older than the one that is installed.
+                if error.error_class != "CommandNotFound":
+                    raise
+                self._has_list_get = False
+            else:
+                values = self._property_values(command, answer, value)
+                return (
+                    self._interval(command, answer, values.get(INTERVAL)),
+                    self._figures(command, answer, values.get(STATS)),
+                )
+        return self.polling_interval(path), self.guest_stats(path)
+
+    def _property_values(self, command: str, answer: str, value: object) -> dict[str, object]:
+        """The values of the properties of one object, by name."""
+        match value:
+            case [{"properties": [*entries]}]:
+                return {
+                    entry["name"]: entry.get("value")
+                    for entry in entries
+                    if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+                }
+        raise self._error("qom-list-get gave no list of properties", command, answer)
 
     def set_polling_interval(self, path: str, seconds: int) -> None:
         """Set the polling interval, in seconds; 0 turns polling off. libvirt does not learn of it.
 
-        :raise MonitorError: when QEMU refuses
+        :raise MonitorError: when QEMU refuses, or no QEMU takes such an interval
         """
         self._execute("qom-set", {"path": path, "property": INTERVAL, "value": seconds})
 
@@ -150,48 +204,6 @@ class Monitor:
         if major is None or minor is None:
             raise self._error("query-version gave no version", command, answer)
         return major, minor
-
-    def virtio_status(self, path: str) -> VirtioStatus:
-        """How far the guest has set up the balloon (``x-query-virtio-status``, from QEMU 7.2 on
-        and not promised to stay).
-
-        :param path: the balloon's QOM path
-        :raise MonitorError: when QEMU has no such command, refuses, or answers in another shape
-        """
-        command, answer, value = self._execute(
-            "x-query-virtio-status", {"path": self._backend(path)}
-        )
-        status, features = (
-            (value.get("status"), value.get("guest-features"))
-            if isinstance(value, dict)
-            else (None, None)
-        )
-        statuses = _words(status, "statuses", "VIRTIO_CONFIG_S_")
-        accepted = _words(features, "dev-features", "VIRTIO_BALLOON_F_")
-        if statuses is None or accepted is None:
-            raise self._error("x-query-virtio-status has another shape", command, answer)
-        return VirtioStatus(statuses=statuses, features=accepted)
-
-    def buffers_held(self, path: str) -> int:
-        """How many of the guest's buffers QEMU holds of the statistics queue: 1 while it has not
-        asked since the last answer, 0 while it waits for one (``x-query-virtio-queue-status``,
-        from QEMU 7.2 on and not promised to stay).
-
-        :param path: the balloon's QOM path
-        :raise MonitorError: when QEMU has no such command, refuses, or answers in another shape
-        """
-        command, answer, value = self._execute(
-            "x-query-virtio-queue-status", {"path": self._backend(path), "queue": _STATS_QUEUE}
-        )
-        held = figure(value.get("inuse")) if isinstance(value, dict) else None
-        if held is None:
-            raise self._error("x-query-virtio-queue-status has another shape", command, answer)
-        return held
-
-    def _backend(self, path: str) -> str:
-        # A PCI or CCW device has the virtio device inside; one on virtio-mmio is it.
-        below = [child.name for child in self.children(path) if child.type == BACKEND_TYPE]
-        return f"{path}/{below[0]}" if below else path
 
     def find_balloon(self, alias: str | None = None, *, everywhere: bool = True) -> str | None:
         """The QOM path of the guest's balloon, or None if it has none.
@@ -236,15 +248,17 @@ class Monitor:
     def _execute(self, name: str, arguments: dict[str, Any] | None = None) -> tuple[str, str, Any]:
         request = {"execute": name} | ({"arguments": arguments} if arguments is not None else {})
         command = json.dumps(request)
+        if not is_allowed(name, arguments or {}):
+            raise self._error("not a command that virtballoon sends to QEMU", command, None)
         answer = self._send(command)
         if len(answer) > _MAX_ANSWER:
             raise self._error(f"an answer of {len(answer)} characters", command, answer[:1000])
         try:
             document = json.loads(answer)
         except (ValueError, RecursionError) as error:
-            raise self._error("the answer is no JSON", command, answer) from error
+            raise self._error("the answer is not JSON", command, answer) from error
         if not isinstance(document, dict):
-            raise self._error("the answer is no JSON object", command, answer)
+            raise self._error("the answer is not a JSON object", command, answer)
         if "error" in document:
             raise self._refusal(document["error"], command, answer)
         if "return" not in document:
@@ -256,14 +270,16 @@ class Monitor:
         details = error if isinstance(error, dict) else {}
         kind, text = details.get("class"), details.get("desc")
         return self._error(
-            text if isinstance(text, str) and text.strip() else "QEMU refused without a word",
+            text
+            if isinstance(text, str) and text.strip()
+            else "QEMU returned an error without a message",
             command,
             answer,
             error_class=kind if isinstance(kind, str) else None,
         )
 
     def _error(
-        self, message: str, sent: str, received: str, *, error_class: str | None = None
+        self, message: str, sent: str, received: str | None, *, error_class: str | None = None
     ) -> MonitorError:
         return MonitorError(
             message,
@@ -273,12 +289,3 @@ class Monitor:
             host=self._host,
             domain=self._domain,
         )
-
-
-def _words(holder: object, key: str, prefix: str) -> tuple[str, ...] | None:
-    """The names in a list such as ``["VIRTIO_CONFIG_S_DRIVER_OK: Driver setup and ready"]``,
-    without what they begin with; None for another shape."""
-    entries = holder.get(key) if isinstance(holder, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        return None
-    return tuple(entry.partition(":")[0].strip().removeprefix(prefix) for entry in entries)

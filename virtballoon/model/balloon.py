@@ -24,6 +24,9 @@ QOM_TYPES: Final = frozenset(
         BACKEND_TYPE,
     }
 )
+#: The names that ``-device`` takes for a balloon: the types, and a short name for the one that
+#: fits the machine (softmmu/qdev-monitor.c).
+DEVICE_NAMES: Final = QOM_TYPES | {"virtio-balloon"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

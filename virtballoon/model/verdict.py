@@ -15,6 +15,12 @@ UNPOLLED_SECONDS: Final = 5.0
 #: A clock that is up to this far ahead of ours is taken for equal; last-update has whole seconds.
 CLOCK_SKEW_SECONDS: Final = 5
 
+#: What to do about a driver without statistics.
+NO_STATISTICS_ADVICE: Final = (
+    "on Windows, install the balloon service of virtio-win (blnsvr.exe -i); the drivers of "
+    "FreeBSD, OpenBSD and OpenWrt have no statistics, so measure inside the guest"
+)
+
 
 class Verdict(StrEnum):
     """What a domain's figures are worth."""

@@ -21,7 +21,6 @@ from virtballoon.model.source import Source
 from virtballoon.system import cleanup
 
 if TYPE_CHECKING:
-    from virtballoon.doctor.examination import HostDiagnosis, Way
     from virtballoon.model.outcome import HostChanges, HostProbe
     from virtballoon.model.report import HostReport
     from virtballoon.operations.reading import QomPath
@@ -162,37 +161,6 @@ def _read(
     from virtballoon.operations.reading import read_visited
 
     return read_visited(visit, inactive=inactive, via=via)
-
-
-def diagnose_hosts(
-    targets: Sequence[Target],
-    domains: Iterable[str] | None = None,
-    *,
-    inactive: bool = False,
-    via: Source = Source.LIBVIRT,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-    way: Way | None = None,
-    each: Callable[[HostDiagnosis], object] | None = None,
-) -> tuple[HostDiagnosis, ...]:
-    """Find out why the figures of several hosts' domains are as they are, as
-    :func:`diagnose_host` does, many hosts at a time.
-
-    :param jobs: how many hosts are visited at a time
-    :param way: how the commands of the remedies reach a host; None for by its URI
-    :param each: called in this thread with each host as soon as it is done
-    :return: the diagnoses of each target, in their order
-    """
-    words = None if domains is None else tuple(domains)
-
-    def diagnose(target: Target) -> HostDiagnosis:
-        visit = Visit(target, words, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-        # Meanwhile it connects.
-        from virtballoon.doctor.examination import Reach, diagnose_visited
-
-        return diagnose_visited(visit, inactive=inactive, via=via, way=way or Reach.by_uri)
-
-    return _visit_all([partial(diagnose, target) for target in targets], jobs, each)
 
 
 def probe_hosts(

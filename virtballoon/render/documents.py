@@ -12,7 +12,7 @@ from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import DomainReport, HostReport, Interval
 
 if TYPE_CHECKING:
-    from virtballoon.doctor.examination import Diagnosis, PossibleCause
+    from virtballoon.doctor.results import Diagnosis, PossibleCause
     from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Waited
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
@@ -85,7 +85,7 @@ def rates_record(rates: Rates) -> Record:
 def _more(row: DomainReport) -> Record:
     """What a reading that is more than a reading has beside it."""
     # Not before it is needed: a list does without.
-    from virtballoon.doctor.examination import Diagnosis
+    from virtballoon.doctor.results import Diagnosis
 
     return _diagnosis_record(row) if isinstance(row, Diagnosis) else {}
 
@@ -99,16 +99,6 @@ def _diagnosis_record(row: Diagnosis) -> Record:
             for each in row.evidence
         ],
         "remedy": row.remedy,
-        "to_tell_apart": row.to_tell_apart,
-        "unasked": [
-            {
-                "asked": each.asked,
-                "by": each.by.value,
-                "would_tell": each.would_tell,
-                "command": each.command,
-            }
-            for each in row.unasked
-        ],
         "findings": [_cause_record(each) for each in row.findings],
         "signs": {
             "seen": [sign.value for sign in row.seen],
@@ -122,7 +112,7 @@ def _cause_record(each: PossibleCause) -> Record:
         "cause": each.cause.value,
         "meaning": each.meaning,
         "remedy": each.remedy,
-        "tell": each.tell,
+        "check": each.check,
     }
 
 
@@ -280,11 +270,7 @@ def _cell(value: object) -> object:
 def _listed(records: Iterable[Mapping[str, Any]]) -> str:
     """Records in one cell, each by what it is about and what was said of it."""
     told = (
-        record["cause"] if "cause" in record else f"{record['asked']}: {_said(record)}"
+        record["cause"] if "cause" in record else f"{record['asked']}: {record['answer']}"
         for record in records
     )
     return "\n".join(told)
-
-
-def _said(record: Mapping[str, Any]) -> str:
-    return str(record.get("answer") or record.get("would_tell"))

@@ -16,7 +16,7 @@ from rich.text import Text
 from virtballoon.model.memory import UsedFormula
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import Verdict
+from virtballoon.model.verdict import NO_STATISTICS_ADVICE, Verdict
 from virtballoon.render import text
 from virtballoon.render.columns import column, is_size
 from virtballoon.render.diagnosis import diagnosis_facts
@@ -46,7 +46,7 @@ MEANINGS: Final = {
     Verdict.POLLING_OFF: "nobody asks the guest, so that its figures stay as they were: turn "
     "polling on with virtballoon set-interval",
     Verdict.UNANSWERED: "it has never answered: wait if it boots, else load its balloon driver",
-    Verdict.EMPTY: "its driver answers without figures: on Windows, install the balloon service",
+    Verdict.EMPTY: f"its driver gives no statistics: {NO_STATISTICS_ADVICE}",
     Verdict.SUSPENDED: "its CPUs stand still, and the figures with them",
     Verdict.NO_DEVICE: "it has no balloon, so that it cannot be asked",
     Verdict.SHUTOFF: "it does not run",

@@ -12,7 +12,7 @@ from virtballoon.model.verdict import Verdict, judge
 from virtballoon.watch.history import History
 
 if TYPE_CHECKING:
-    from virtballoon.doctor.examination import Diagnosis
+    from virtballoon.doctor.results import Diagnosis
 
 #: A line: the number of its host, and the UUID of its guest, "" for the host's own.
 LineKey: TypeAlias = tuple[int, str]

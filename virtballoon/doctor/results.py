@@ -1,0 +1,194 @@
+"""What an examination gives: a diagnosis for each domain."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Final, Self, TypeAlias
+
+from virtballoon.doctor.causes import Cause, Sign, lacking, other_problems, possible_causes
+from virtballoon.model.report import DomainReport, HostReport
+from virtballoon.model.selection import words_for
+from virtballoon.model.source import Source
+
+_WANTED_INTERVAL: Final = 10
+#: To watch a domain for its interval, a timeout is longer than that by this many seconds.
+_WATCH_MARGIN_SECONDS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A question and its answer.
+
+    :ivar asked: the question
+    :ivar by: who answered it
+    :ivar answer: the answer
+    """
+
+    asked: str
+    by: Source
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PossibleCause:
+    """A cause that is possible by what is known.
+
+    :ivar cause: the cause
+    :ivar meaning: what it is
+    :ivar remedy: the command or the advice that fixes it, or None where there is nothing to fix
+    :ivar check: how to check that it is this cause, or None where that is certain
+    """
+
+    cause: Cause
+    meaning: str
+    remedy: str | None
+    check: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis(DomainReport):
+    """One domain as it was last read, and why its figures are as they are.
+
+    :ivar possible_causes: the causes that are possible, the likeliest first; none where the domain
+        changed while it was examined
+    :ivar findings: other problems
+    :ivar evidence: what was asked and answered, in this order
+    :ivar seen: the signs that the answers show
+    :ivar absent: the signs that they show to be absent
+    """
+
+    possible_causes: tuple[PossibleCause, ...] = ()
+    findings: tuple[PossibleCause, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    seen: tuple[Sign, ...] = ()
+    absent: tuple[Sign, ...] = ()
+
+    @property
+    def cause(self) -> Cause | None:
+        """The likeliest cause, or None where nothing is known."""
+        return self.possible_causes[0].cause if self.possible_causes else None
+
+    @property
+    def remedy(self) -> str | None:
+        """The command or the advice that fixes it, or None where there is nothing to fix."""
+        return self.possible_causes[0].remedy if self.possible_causes else None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is nothing to fix."""
+        found = (*self.possible_causes[:1], *self.findings)
+        return self.verdict.is_well and all(each.cause.info.is_well for each in found)
+
+    @classmethod
+    def from_signs(
+        cls,
+        report: DomainReport,
+        signs: Mapping[Sign, bool],
+        evidence: Iterable[Evidence],
+        *,
+        prefixes: CommandPrefixes,
+        qemu_version: tuple[int, int] | None = None,
+    ) -> Self:
+        """What follows from these signs.
+
+        :param prefixes: how the commands of the remedies begin
+        """
+        causes = possible_causes(report.verdict, signs)
+        words = _words(report, prefixes, qemu_version)
+        others = other_problems(report.verdict, signs, causes)
+        is_certain = len(causes) == 1
+        return cls(
+            **{f.name: getattr(report, f.name) for f in fields(DomainReport)},
+            possible_causes=tuple(_filled_in(c, words, is_certain=is_certain) for c in causes),
+            findings=tuple(_filled_in(cause, words, is_certain=True) for cause in others),
+            evidence=tuple(evidence),
+            seen=tuple(sign for sign in Sign if signs.get(sign) is True),
+            absent=tuple(sign for sign in Sign if signs.get(sign) is False),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDiagnosis(HostReport):
+    """One host and the diagnoses of its domains.
+
+    :ivar domains: the domains, sorted by name
+    """
+
+    domains: tuple[Diagnosis, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandPrefixes:
+    """How the commands of remedies begin: the words that reach one host.
+
+    :ivar virtballoon: of ``virtballoon``
+    :ivar set_interval: of ``virtballoon set-interval`` through libvirt
+    :ivar virsh: of ``virsh``
+    """
+
+    virtballoon: tuple[str, ...]
+    set_interval: tuple[str, ...]
+    virsh: tuple[str, ...]
+
+    @classmethod
+    def by_uri(cls, uri: str) -> Self:
+        """With the host's URI, whatever the configuration."""
+        virtballoon = ("virtballoon", "-c", uri)
+        return cls(
+            virtballoon=virtballoon,
+            set_interval=(*virtballoon, "set-interval"),
+            virsh=("virsh", "-c", uri),
+        )
+
+
+#: Gives the prefixes for the host with this URI.
+PrefixesByHost: TypeAlias = Callable[[str], CommandPrefixes]
+
+
+def dotted(version: tuple[int, int]) -> str:
+    """A version as it is written."""
+    return ".".join(map(str, version))
+
+
+def _words(
+    report: DomainReport, prefixes: CommandPrefixes, version: tuple[int, int] | None
+) -> dict[str, str]:
+    """What replaces the braces in the texts of causes."""
+    interval = report.interval
+    lacks = lacking(version) if version is not None else ()
+    set_interval = prefixes.set_interval
+    if report.balloon is not None and report.balloon.model is None:
+        # libvirt cannot set it.
+        set_interval = (*prefixes.virtballoon, "set-interval", "--via", "qom")
+    return {
+        "virtballoon": shlex.join(prefixes.virtballoon),
+        "set_interval": shlex.join(set_interval),
+        "virsh": shlex.join(prefixes.virsh),
+        "name": shlex.join(words_for([report])),
+        "domain": shlex.quote(report.name if _is_plain(report.name) else report.uuid),
+        "interval": str(interval.in_force or 0),
+        "wanted": str(interval.live or interval.config or _WANTED_INTERVAL),
+        "watch": str((interval.in_force or 0) + _WATCH_MARGIN_SECONDS),
+        "lacks": f"QEMU {dotted(version)} has no {', '.join(lacks)}"
+        if version is not None and lacks
+        else "libvirt gives no last update before 2.1",
+    }
+
+
+def _is_plain(name: str) -> bool:
+    """Whether virsh takes this for a name, not for an option, a number or a UUID."""
+    looks_other = re.fullmatch(r"\d+|[\da-fA-F-]{32,}|-.*", name)
+    return bool(name) and name.isprintable() and not looks_other
+
+
+def _filled_in(cause: Cause, words: Mapping[str, str], *, is_certain: bool) -> PossibleCause:
+    remedy, check = cause.info.remedy, cause.info.check
+    return PossibleCause(
+        cause=cause,
+        meaning=cause.info.meaning.format(**words),
+        remedy=remedy.format(**words) if remedy is not None else None,
+        check=check.format(**words) if check is not None and not is_certain else None,
+    )
