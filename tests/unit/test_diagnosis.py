@@ -92,7 +92,7 @@ def test_every_sign_is_used_and_every_text_can_be_filled_in() -> None:
 
 SOME = MemoryStats(total_memory=2**27, free_memory=2**26)
 WATCHED = {Sign.UPDATED: False, Sign.OVERDUE: True}
-BUSY = {Sign.PROCESSOR_BUSY: True}
+SPINNING = {Sign.SPINNING: True}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ BUSY = {Sign.PROCESSOR_BUSY: True}
         ),
         (
             Verdict.STALE,
-            WATCHED | BUSY | {Sign.QEMU_INTERVAL: True},
+            WATCHED | SPINNING | {Sign.QEMU_INTERVAL: True},
             "guest-hung driver-unloaded just-reset",
         ),
         (
@@ -122,10 +122,10 @@ BUSY = {Sign.PROCESSOR_BUSY: True}
             WATCHED | {Sign.LOW_MEMORY: True, Sign.RESET_CLEARS: True, Sign.QEMU_INTERVAL: True},
             "guest-hung driver-unloaded",
         ),
-        # A guest agent that has a channel and has not opened it, in a guest that is busy.
+        # A guest agent that has a channel and has not opened it, in a guest that uses all of a CPU.
         (
             Verdict.STALE,
-            WATCHED | BUSY | {Sign.AGENT_CONNECTED: False, Sign.AGENT_DISCONNECTED: True},
+            WATCHED | SPINNING | {Sign.AGENT_CONNECTED: False, Sign.AGENT_DISCONNECTED: True},
             "just-reset guest-hung driver-unloaded interval-differs",
         ),
         (
@@ -142,15 +142,15 @@ BUSY = {Sign.PROCESSOR_BUSY: True}
         ),
         # A domain that was never updated.
         (Verdict.UNANSWERED, {}, "no-driver no-statistics booting interval-differs"),
-        (Verdict.UNANSWERED, BUSY, "booting no-driver no-statistics interval-differs"),
+        (Verdict.UNANSWERED, SPINNING, "booting no-driver no-statistics interval-differs"),
         (
             Verdict.UNANSWERED,
-            BUSY | {Sign.LONG_RUN: True},
+            SPINNING | {Sign.LONG_RUN: True},
             "no-driver no-statistics booting interval-differs",
         ),
         (
             Verdict.UNANSWERED,
-            BUSY | {Sign.AGENT_CONNECTED: True, Sign.QEMU_INTERVAL: True},
+            SPINNING | {Sign.AGENT_CONNECTED: True, Sign.QEMU_INTERVAL: True},
             "no-driver no-statistics",
         ),
         (
@@ -448,7 +448,8 @@ def watched(
 
 @pytest.mark.parametrize("last_update", [None, NOW - 60])
 @pytest.mark.parametrize(
-    ("processor_seconds", "cause"), [(0.1, Cause.DRIVER_UNLOADED), (2.9, Cause.GUEST_HUNG)]
+    ("processor_seconds", "cause"),
+    [(0.1, Cause.DRIVER_UNLOADED), (2.9, Cause.GUEST_HUNG), (9, Cause.DRIVER_UNLOADED)],
 )
 def test_no_update_while_it_is_watched(
     last_update: int | None, processor_seconds: float, cause: Cause

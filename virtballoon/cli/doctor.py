@@ -75,9 +75,10 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
 def prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     """How commands begin that reach a host, by its name in the configuration if it has one."""
     from virtballoon.doctor.results import CommandPrefixes
+    from virtballoon.hypervisor.uri import default_uri
 
     is_default = settings.targets == (None,) or (
-        uri == _default_uri() and not settings.configuration.hosts
+        uri == default_uri() and not settings.configuration.hosts
     )
     virtballoon = tuple(words_to_reach(settings, uri))
     if is_default and settings.config_file is None:
@@ -89,9 +90,3 @@ def prefixes(settings: Settings, uri: str) -> CommandPrefixes:
         set_interval=(*virtballoon, "set-interval", *through_libvirt(settings)),
         virsh=("virsh", *(("-c", uri) if needs_uri else ())),
     )
-
-
-def _default_uri() -> str:
-    """libvirt's own default, unless its configuration file has another."""
-    system = "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
-    return os.environ.get("LIBVIRT_DEFAULT_URI") or system

@@ -32,7 +32,7 @@ class Sign(StrEnum):
     OVERDUE = "overdue", "no update came while it was watched for longer than its interval"
     AGENT_CONNECTED = "agent-connected", "a guest agent has opened its channel"
     AGENT_DISCONNECTED = "agent-disconnected", "it has a guest agent's channel, which is not open"
-    PROCESSOR_BUSY = "processor-busy", "it used at least half of a CPU while it was watched"
+    SPINNING = "spinning", "it used all of one CPU, and no more, while it was watched"
     LONG_RUN = "long-run", "its QEMU has used more than 5 minutes of processor time"
     BALLOONED = "ballooned", "the balloon holds memory, so a driver has inflated it"
     LOW_MEMORY = "low-memory", "its last figures show less than 5 % of its memory available"
@@ -191,7 +191,7 @@ class Cause(StrEnum):
             rows=(
                 Row(Verdict.STALE, lacks=(Sign.UPDATED,)),
                 # A kernel that has crashed uses all of a CPU.
-                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.PROCESSOR_BUSY,)),
+                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.SPINNING,)),
                 Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.LOW_MEMORY,)),
             ),
         ),
@@ -211,7 +211,7 @@ class Cause(StrEnum):
                 Row(
                     Verdict.STALE,
                     lacks=(Sign.UPDATED, Sign.RESET_CLEARS),
-                    seen=(Sign.PROCESSOR_BUSY, Sign.AGENT_DISCONNECTED),
+                    seen=(Sign.SPINNING, Sign.AGENT_DISCONNECTED),
                 ),
             ),
         ),
@@ -250,7 +250,7 @@ class Cause(StrEnum):
                 Row(
                     Verdict.UNANSWERED,
                     lacks=(Sign.AGENT_CONNECTED, Sign.LONG_RUN),
-                    seen=(Sign.PROCESSOR_BUSY,),
+                    seen=(Sign.SPINNING,),
                 ),
             ),
         ),

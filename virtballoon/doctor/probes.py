@@ -29,8 +29,8 @@ WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
 
 #: A guest that has used this much processor time was not started just now.
 _LONG_RUN_SECONDS: Final = 300.0
-#: A guest that uses this share of a CPU or more is busy; Linux uses all of one after a crash.
-_BUSY_SHARE: Final = 0.5
+#: Linux uses all of one CPU after a crash and, emulation apart, while it boots.
+_ONE_CPU: Final = (0.8, 1.2)
 _LOW_SHARE: Final = 0.05
 
 _TRANSIT: Final = frozenset(
@@ -233,7 +233,7 @@ def processor_use(before: ProcessorTime, now: ProcessorTime) -> tuple[Evidence, 
         by=Source.LIBVIRT,
         answer=f"{used:.2f} s; the guest has {cpus}",
     )
-    return evidence, {Sign.PROCESSOR_BUSY: used >= _BUSY_SHARE * elapsed}
+    return evidence, {Sign.SPINNING: _ONE_CPU[0] * elapsed <= used <= _ONE_CPU[1] * elapsed}
 
 
 def signs_of(report: DomainReport) -> dict[Sign, bool]:
