@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""For tools that have a libvirt connection already: ask about the domains they are working on.
+"""Read domains on an existing libvirt connection.
 
 usage: existing_connection.py DOMAIN...
 """
@@ -12,7 +12,7 @@ import virtballoon
 
 
 def describe(domain: libvirt.virDomain) -> str:
-    """One line on a domain that the caller has at hand."""
+    """Describe a domain in one line."""
     row = virtballoon.read_domain(domain)
     if row.verdict is virtballoon.Verdict.FRESH and row.usage.ratio is not None:
         return f"{row.name}: {row.usage.ratio:.0%} used, {row.age_seconds:.0f} s ago"
@@ -20,7 +20,7 @@ def describe(domain: libvirt.virDomain) -> str:
 
 
 def main() -> None:
-    """The tool's own work, of which the balloon is a small part."""
+    """Open a connection, as a program has it, and describe the domains."""
     connection = libvirt.openReadOnly()
     try:
         for name in sys.argv[1:]:

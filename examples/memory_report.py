@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A report over all running domains of some hosts: what they use, and what nobody knows.
+"""Report the memory use of all running domains of some hosts, and list what is unknown.
 
 usage: memory_report.py [URI...]
 """
@@ -12,7 +12,7 @@ GIB = 1024**3
 
 
 def main() -> int:
-    """Add up what can be trusted, and name what cannot."""
+    """Add up fresh figures, and list the domains without."""
     unknown = 0
     for host in virtballoon.read_hosts(sys.argv[1:] or [None]):
         if host.error is not None:

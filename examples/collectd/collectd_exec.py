@@ -1,10 +1,9 @@
 #!/opt/virtballoon/bin/python
-"""What the guests of this host use, for collectd's exec plugin; virtballoon.conf installs it.
+"""Report guests' memory use to collectd's exec plugin. For installation, see virtballoon.conf.
 
 usage: collectd_exec.py [URI...]
 
-With several URIs each guest is called by its host's and its own name: two hosts can have guests of
-the same name, and be of the same name themselves.
+With several URIs, the URI is part of each guest's name, because names repeat across hosts.
 """
 
 import os
@@ -19,18 +18,18 @@ INTERVAL = max(1.0, float(os.environ.get("COLLECTD_INTERVAL", "10")))
 
 
 def put(guest: str, kind: str, value: float) -> None:
-    """Hand collectd one value."""
+    """Report one value to collectd."""
     identifier = f"{HOST}/virtballoon-{guest}/{kind}"
     print(f'PUTVAL "{identifier}" interval={INTERVAL:.3f} N:{value}', flush=True)
 
 
 def report() -> None:
-    """Hand over every guest's fresh figures; of the others, how old they are."""
+    """Report the fresh figures of every guest, and the age of all figures."""
     targets = sys.argv[1:] or [None]
     for host in virtballoon.read_hosts(targets, timeout=INTERVAL):
         prefix = re.sub(r"[^\w.@-]+", "_", host.uri) + "-" if len(targets) > 1 else ""
         for row in host.domains:
-            # A name can be anything, a line of this protocol included.
+            # A name can contain anything, even a line of this protocol.
             guest = row.name if re.fullmatch(r"[\w.@-]{1,48}", row.name) else row.uuid
             guest = prefix + guest
             if row.age_seconds is not None:
@@ -41,7 +40,7 @@ def report() -> None:
 
 
 def main() -> None:
-    """Report once in each of collectd's intervals, until it is gone."""
+    """Report once per collectd interval, until collectd ends."""
     while True:
         began = time.monotonic()
         report()

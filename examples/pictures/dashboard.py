@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes dashboard.svg beside this file: the dashboard's queries, asked of a real Prometheus that
-has scraped real guests, and drawn without Grafana.
+"""Draws dashboard.svg next to this file: the dashboard's queries on a real Prometheus that has
+scraped real guests, without Grafana.
 
 Run it with a Python that has virtballoon and its test dependencies, after
 tests/lab/setup prometheus:
@@ -36,7 +36,7 @@ GUESTS = (
     GuestSpec("mail", period=1),
     GuestSpec("appliance", period=1, driver=False),
 )
-#: What the guests hold of their memory from one time to the next, in MiB.
+#: Memory that the guests use in each step, in MiB.
 HOGS = ((5, 10), (20, 40), (35, 70), (30, 85), (30, 30), (15, 60), (10, 80), (25, 20))
 STEP_SECONDS = 10
 CONFIGURATION = """
@@ -63,7 +63,7 @@ class Line:
 
 
 def main() -> None:
-    """Let guests use more and less memory for a while, and draw what Prometheus has of it."""
+    """Let guests use varying memory, and draw what Prometheus has recorded."""
     with Hypervisor() as hypervisor:
         guests = hypervisor.boot(GUESTS)
         configuration = hypervisor.directory / "hosts.toml"
@@ -91,7 +91,7 @@ def _scraped(address: str, guests: dict[str, Guest]) -> str:
             guests["web1"].hog(web1)
             guests["build1"].hog(build1)
             due = started + (number + 1) * STEP_SECONDS
-            # Until Prometheus has what the guests did meanwhile.
+            # Until Prometheus has scraped it.
             last = f"timestamp(virtballoon_up) > {due}"
             wait_until(lambda last=last: prometheus.query(last), 60, "newer figures")
         dashboard = json.loads(DASHBOARD.read_text())
@@ -99,7 +99,7 @@ def _scraped(address: str, guests: dict[str, Guest]) -> str:
 
 
 class Source:
-    """Prometheus, asked as Grafana would ask it."""
+    """Queries Prometheus like Grafana."""
 
     def __init__(self, prometheus: Prometheus, start: float, end: float) -> None:
         self.prometheus, self.start, self.end = prometheus, start, end

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes watch.svg beside this file: the live view of a private hypervisor, in a real terminal.
+"""Draws watch.svg next to this file: the live view of a private hypervisor, in a real terminal.
 
 Run it with a Python that has virtballoon and its test dependencies, after tests/lab/setup tmux:
 
@@ -47,10 +47,10 @@ WIDTH, HEIGHT, FONT = 9.6, 20, 16
 
 
 def main() -> None:
-    """Boot the guests, let them use more and less memory, and draw what is shown."""
+    """Boot guests, let them use varying memory, and draw the screen."""
     with Hypervisor() as hypervisor:
         guests = hypervisor.boot(GUESTS)
-        # The balloon takes a part of the maximum.
+        # The balloon takes part of the maximum.
         guests["mail"].domain.setMemory(96 * 1024)
         with Window(COLUMNS, LINES) as window:
             configuration = window.folder / "config.toml"
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def _picture(lines: list[str]) -> str:
-    """Lines with escape sequences as SVG, each word at its own place, whatever the font."""
+    """Lines with escape sequences as SVG, each word placed separately, for any font."""
     shapes: list[str] = []
-    # A line goes on in the colours of the one before.
+    # Colours continue across lines.
     decoder = AnsiDecoder()
     for row, line in enumerate(lines):
         column = 0
@@ -114,7 +114,7 @@ def _shapes(text: str, style: Style, column: int, row: int) -> Iterator[str]:
 
 
 def _updates(domain: object, number: int) -> object:
-    """Whether so many updates have come since this was called."""
+    """Whether this many updates have arrived since the first call."""
     seen = {domain.memoryStats().get("last_update")}  # type: ignore[attr-defined]
 
     def enough() -> bool:
