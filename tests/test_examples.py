@@ -279,7 +279,7 @@ def test_systemd_exporter(hypervisor: Hypervisor, guests: dict[str, Guest], tmp_
     assert "\nvirtballoon_up{" in (tmp_path / "virtballoon.prom").read_text()
 
 
-def test_systemd_service(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_service(fleet: Fleet, tmp_path: Path) -> None:
     # No systemd runs in a test's sandbox: the service's commands are started here.
     state = tmp_path / "state"
     state.mkdir()
@@ -290,9 +290,9 @@ def test_systemd_service(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.Monke
     ]
     first, second = fleet
     hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": NOBODY_LISTENS}
-    monkeypatch.setenv("VIRTBALLOON_CONFIG_FILE", str(configured(tmp_path, **hosts)))
+    configuration = configured(tmp_path, **hosts)
     for words in (setting, listing):
-        result = run(first, "virtballoon", *words)
+        result = run(first, "virtballoon", *words, configuration=configuration)
         records = [fields(line) for line in result.stderr.splitlines()]
         assert (result.returncode, result.stdout) == (3, "")
         logged = {(record["host"], record["level"]) for record in records}
@@ -308,7 +308,7 @@ def test_systemd_service(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.Monke
     # A run that finds another one does nothing, and that is no failure of the service.
     with (state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = run(first, "virtballoon", *listing)
+        result = run(first, "virtballoon", *listing, configuration=configuration)
     (complaint,) = result.stderr.splitlines()
     assert "is locked by process" in complaint
     assert f"\nSuccessExitStatus={result.returncode}\n" in service
