@@ -140,6 +140,11 @@ SPINNING = {Sign.SPINNING: True}
             {Sign.UPDATED: False, Sign.LATE_ALIKE: True, Sign.QEMU_INTERVAL: True},
             "clock-behind driver-unloaded guest-hung just-reset not-due",
         ),
+        (
+            Verdict.STALE,
+            WATCHED | {Sign.FUTURE: True, Sign.QEMU_INTERVAL: True},
+            "driver-unloaded guest-hung clock-ahead",
+        ),
         # A domain that was never updated.
         (Verdict.UNANSWERED, {}, "no-driver no-statistics booting interval-differs"),
         (Verdict.UNANSWERED, SPINNING, "booting no-driver no-statistics interval-differs"),
@@ -208,16 +213,15 @@ SPINNING = {Sign.SPINNING: True}
         # A libvirt before 2.1, virtio-mmio, and clocks.
         (
             Verdict.FAILED,
-            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: True, Sign.FUTURE: False},
+            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: True},
             "too-old",
         ),
         (
             Verdict.FAILED,
-            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: False, Sign.FUTURE: False},
+            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: False},
             "not-passed-on",
         ),
-        (Verdict.FAILED, {Sign.NOT_GIVEN: False, Sign.FUTURE: True}, "clock-ahead"),
-        (Verdict.FAILED, {Sign.NOT_GIVEN: False, Sign.FUTURE: False}, "unreadable"),
+        (Verdict.FAILED, {Sign.NOT_GIVEN: False}, "unreadable"),
     ],
 )
 def test_possible_causes(verdict: Verdict, signs: Mapping[Sign, bool], causes: str) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
+from virtballoon.model.clock import ClockOffset
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
 from virtballoon.model.note import Note
@@ -139,7 +140,13 @@ def test_the_keys_of_a_reading_and_their_order() -> None:
 
     assert list(read) == ["schema", "generated_at", "hosts"]
     (host,) = read["hosts"]
-    assert list(host) == ["uri", "hostname", "status", "error", "elapsed_seconds", "domains"]
+    assert list(host) == [
+        *("uri", "hostname", "status", "error", "elapsed_seconds"),
+        *("clock_offset_seconds", "domains"),
+    ]
+    assert host["clock_offset_seconds"] is None
+    skewed = replace(READ, clock=ClockOffset(-31, -30.5))
+    assert documents.host_record(skewed)["clock_offset_seconds"] == -30.8
     for domain in host["domains"]:
         assert list(domain) == [
             "name",
@@ -420,6 +427,7 @@ def place() -> dict[str, Any]:
     """A document of qom-path."""
     record = {"name": "web1", "uuid": UUID, "qom_path": "/machine/peripheral/balloon0"}
     host = documents.host_record(replace(READ, domains=())) | {"domains": [record]}
+    del host["clock_offset_seconds"]
     return documents.document([host], generated_at=NOW)
 
 

@@ -11,7 +11,7 @@ from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.memory import Figures, MemoryStats, Usage
 from virtballoon.model.note import Note
-from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import State, Verdict
 
@@ -83,12 +83,93 @@ def test_whatever_failed_says_what() -> None:
             assert found.error is None
 
 
-def test_a_future_update_says_so() -> None:
+def test_an_update_in_the_future_has_no_age() -> None:
     found = report(figures=Figures(last_update=1_700_000_100, stats=MemoryStats(swap_in=1)))
 
-    assert found.verdict is Verdict.FAILED
-    assert "future" in str(found.error)
-    assert found.age_seconds == -99.5
+    assert found.verdict is Verdict.STALE
+    assert found.error is None
+    assert (found.last_update, found.age_seconds) == (1_700_000_100, None)
+
+
+def host(*ages: float, uri: str = "qemu+ssh://hv1/system", **facts: Any) -> HostReport:
+    """A host whose domains have last updates of these ages, as if the clocks were equal."""
+    rows = [
+        report(
+            uuid=str(number),
+            figures=Figures(stats=MemoryStats(total_memory=5), last_update=int(NOW - age)),
+            **facts,
+        )
+        for number, age in enumerate(ages)
+    ]
+    return HostReport(
+        uri=uri,
+        hostname="hv1",
+        status=HostStatus.OK,
+        error=None,
+        elapsed_seconds=0.1,
+        domains=tuple(rows),
+    )
+
+
+def verdicts(host: HostReport) -> set[Verdict]:
+    return {row.verdict for row in host.domains}
+
+
+@pytest.mark.parametrize("offset", [-90, 90, -86400, 3600])
+def test_a_host_with_another_clock_has_fresh_figures(offset: int) -> None:
+    found = host(-offset, 6 - offset)
+    assert verdicts(found) == {Verdict.STALE}
+    found = found.by_clock(is_remote=True)
+
+    assert found.clock is not None
+    assert found.clock.seconds == pytest.approx(offset, abs=6)
+    assert verdicts(found) == {Verdict.FRESH}
+    assert all(0 <= (row.age_seconds or 0) <= 11 for row in found.domains)
+    assert all(row.notes == () for row in found.domains)
+    assert ("ahead of" if offset > 0 else "behind") in str(found.clock_problem)
+
+
+def test_a_known_offset_shows_what_stopped_answering() -> None:
+    """Two guests that stop answering later do not change what is known of the clock."""
+    first = host(90, 96).by_clock(is_remote=True)
+    assert verdicts(first) == {Verdict.FRESH}
+    later = host(150, 156).by_clock(first, is_remote=True)
+
+    assert later.clock == first.clock
+    assert verdicts(later) == {Verdict.STALE}
+
+
+def test_equal_clocks_make_no_offset() -> None:
+    first = host(150, 156).by_clock(is_remote=False)
+    second = host(150, 156).by_clock(first, is_remote=True)
+
+    assert (first.clock, second.clock, second.clock_problem) == (None, None, None)
+    assert verdicts(second) == {Verdict.STALE}
+
+
+def test_movement_corrects_a_single_domain() -> None:
+    first = host(92, now=NOW - 1).by_clock(is_remote=False)
+    second = host(90).by_clock(first, is_remote=False)
+
+    assert second.clock is not None
+    assert second.clock.seconds == pytest.approx(-90, abs=3)
+    assert verdicts(second) == {Verdict.FRESH}
+
+
+def test_the_clock_changes_only_what_depends_on_it() -> None:
+    facts: list[dict[str, Any]] = [
+        {"error": LibvirtFailure("no")},
+        {"interval": Interval(live=0)},
+        {"state": State.PAUSED},
+        {"figures": Figures(stats=MemoryStats(), last_update=1_699_999_900)},
+        {"figures": Figures(last_update=0)},
+    ]
+    for fact in facts:
+        row = report(**fact)
+        moved = row.at_offset(-90)
+        assert (moved.verdict, moved.error) == (row.verdict, row.error)
+        if row.age_seconds is not None and row.age_seconds > 85:
+            assert moved.age_seconds == row.age_seconds - 90
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ def test_two_intervals_and_five_seconds_are_still_fresh(interval: int) -> None:
 def test_an_update_from_the_future() -> None:
     assert aged(-0.5) is Verdict.FRESH
     assert aged(-CLOCK_SKEW_SECONDS) is Verdict.FRESH
-    assert aged(-CLOCK_SKEW_SECONDS - 0.001) is Verdict.FAILED
-    assert aged(-1e9) is Verdict.FAILED
+    assert aged(-CLOCK_SKEW_SECONDS - 0.001) is Verdict.STALE
+    assert aged(-1e9) is Verdict.STALE
 
 
 def test_stale_figures_that_are_none_are_empty() -> None:
@@ -114,7 +114,7 @@ def test_the_first_thing_that_is_the_matter_decides() -> None:
         (Verdict.FAILED, lambda facts: facts["last_update"] is None),
         (Verdict.UNANSWERED, lambda facts: facts["last_update"] == 0),
         (Verdict.EMPTY, lambda facts: facts["is_empty"]),
-        (Verdict.FAILED, lambda facts: facts["age_seconds"] is None or facts["age_seconds"] < -5),
+        (Verdict.STALE, lambda facts: facts["age_seconds"] is None or facts["age_seconds"] < -5),
         (Verdict.STALE, lambda facts: facts["age_seconds"] > 2 * facts["interval"] + 5),
         (Verdict.FRESH, lambda _facts: True),
     )

@@ -109,6 +109,9 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
 
     if settings.is_quiet and settings.output is not None:
         quiet.complain_of_exceptions(hosts)
+    for host in hosts:
+        if host.clock_problem is not None:
+            complain(host.clock_problem)
     rows = [row for host in hosts for row in host.domains]
     unread = [row for row in rows if row.verdict in {Verdict.BUSY, Verdict.FAILED}]
     failed = complain_of_all(settings, hosts, [row.error for row in unread])

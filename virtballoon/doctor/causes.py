@@ -424,7 +424,7 @@ class Cause(StrEnum):
         CauseInfo(
             meaning="its last update is in the future: its host's clock is ahead of this machine's",
             remedy="set the clocks of this machine and of the host, for example by NTP",
-            rows=(Row(Verdict.FAILED, has=(Sign.FUTURE,)),),
+            rows=(Row(Verdict.STALE, seen=(Sign.FUTURE,)),),
         ),
     )
     NOT_PASSED_ON = (
@@ -450,7 +450,7 @@ class Cause(StrEnum):
         CauseInfo(
             meaning="reading it failed",
             remedy="see the error",
-            rows=(Row(Verdict.FAILED, lacks=(Sign.FUTURE, Sign.NOT_GIVEN)),),
+            rows=(Row(Verdict.FAILED, lacks=(Sign.NOT_GIVEN,)),),
         ),
     )
     CONFIG_DIFFERS = (

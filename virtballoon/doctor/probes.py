@@ -20,9 +20,10 @@ from virtballoon.engine.reader import read_configs
 from virtballoon.engine.tasks import hold_of
 from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import Control, Domain
+from virtballoon.model.note import Note
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, STOPPED_STATES, State, Verdict
+from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
 
 #: Domains with these verdicts may update while they are watched.
 WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
@@ -261,9 +262,9 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
     total, available = figures.stats.total_memory, figures.stats.available_memory
     if total and available is not None:
         signs[Sign.LOW_MEMORY] = available < _LOW_SHARE * total
+    if Note.UPDATE_IN_FUTURE in report.notes:
+        signs[Sign.FUTURE] = True
     if report.verdict is Verdict.FAILED:
-        age = report.age_seconds
-        signs[Sign.FUTURE] = age is not None and age < -CLOCK_SKEW_SECONDS
         # Every other failure has an error of its own class.
         is_plain = type(report.error) is VirtballoonError
         signs[Sign.NOT_GIVEN] = is_plain and figures.last_update is None

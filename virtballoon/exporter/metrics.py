@@ -304,6 +304,11 @@ def _of_hosts(round_: Round) -> Iterator[Metric]:
     duration = GaugeMetricFamily(
         "virtballoon_sweep_duration_seconds", "How long reading the host took.", labels=_HOST
     )
+    offset = GaugeMetricFamily(
+        "virtballoon_host_clock_offset_seconds",
+        "The host's clock minus ours, by which ages are corrected; absent where it is not known.",
+        labels=_HOST,
+    )
     domains = GaugeMetricFamily(
         "virtballoon_domains",
         "How many domains of the host have this verdict.",
@@ -316,11 +321,13 @@ def _of_hosts(round_: Round) -> Iterator[Metric]:
             (label,), {"uri": _text(report.uri), "hostname": _text(report.hostname or "")}
         )
         duration.add_metric((label,), report.elapsed_seconds)
+        if report.clock is not None:
+            offset.add_metric((label,), report.clock.seconds)
         if report.hostname is not None:
             counts = Counter(row.verdict for row in report.domains)
             for verdict in Verdict:
                 domains.add_metric((label, verdict.value), counts[verdict])
-    yield from (up, info, duration, domains)
+    yield from (up, info, duration, offset, domains)
 
 
 def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterator[Metric]:

@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING, Self
 
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.model.balloon import Balloon
+from virtballoon.model.clock import ClockOffset, Look, offset_by_lateness, offset_by_movement
 from virtballoon.model.memory import Figures, MemoryStats, Usage, notes_on
 from virtballoon.model.note import Note
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import State, Verdict, is_in_future, judge
+from virtballoon.model.verdict import (
+    CLOCK_SKEW_SECONDS,
+    STOPPED_STATES,
+    State,
+    Verdict,
+    fresh_seconds,
+    is_in_future,
+    judge,
+)
 
 if TYPE_CHECKING:
     from virtballoon.model.rates import Rates, Sample
@@ -99,7 +108,10 @@ class DomainReport:
     :ivar source: where they come from
     :ivar last_update: when the guest gave them, epoch seconds by the host's clock, or None for
         never
-    :ivar age_seconds: the time of reading, by this machine's clock, minus ``last_update``
+    :ivar age_seconds: the time of reading minus ``last_update``; by the host's clock where its
+        offset is known (:attr:`HostReport.clock`), else by this machine's. None for never, and
+        where the last update would lie in the future.
+    :ivar read_at: the time of reading, epoch seconds by this machine's clock
     :ivar figures: the guest's figures and the host's beside them
     :ivar usage: what of the guest's memory is used
     :ivar notes: what cannot be so about the figures and their time
@@ -118,6 +130,7 @@ class DomainReport:
     source: Source
     last_update: int | None
     age_seconds: float | None
+    read_at: float
     figures: Figures
     usage: Usage
     notes: tuple[Note, ...] = ()
@@ -180,6 +193,9 @@ class DomainReport:
         :param now: the time of reading, epoch seconds
         """
         age = now - figures.last_update if figures.last_update else None
+        is_early = age is not None and is_in_future(age)
+        if is_early:
+            age = None
         verdict = judge(
             state=state,
             has_balloon=balloon is not None,
@@ -191,8 +207,7 @@ class DomainReport:
             has_failed=error is not None,
         )
         if verdict is Verdict.FAILED and error is None:
-            error = _unexplained(interval, figures, age, host=host, domain=name)
-        is_early = age is not None and is_in_future(age)
+            error = _unexplained(interval, host=host, domain=name)
         return cls(
             name=name,
             uuid=uuid,
@@ -205,10 +220,41 @@ class DomainReport:
             source=source,
             last_update=figures.last_update or None,
             age_seconds=age,
+            read_at=now,
             figures=figures,
             usage=Usage.of(figures.stats, maximum_bytes=figures.maximum_bytes),
             notes=(*notes_on(figures), *[Note.UPDATE_IN_FUTURE] * is_early),
             error=error,
+        )
+
+    @property
+    def look(self) -> Look:
+        """The last update, for estimating the offset of the host's clock."""
+        is_polled = self.state is not State.SHUTOFF and self.state not in STOPPED_STATES
+        interval = self.interval.in_force if is_polled else 0
+        return Look(interval or 0, self.last_update or 0, self.read_at)
+
+    def at_offset(self, seconds: float) -> Self:
+        """The same with the age, and what follows from it, by the host's clock.
+
+        :param seconds: the host's clock minus this machine's
+        """
+        if self.last_update is None:
+            return self
+        age = self.read_at + seconds - self.last_update
+        if age == self.age_seconds:
+            return self
+        is_early = is_in_future(age)
+        verdict = self.verdict
+        if verdict in {Verdict.FRESH, Verdict.STALE}:
+            is_fresh = not is_early and age <= fresh_seconds(self.interval.in_force or 0)
+            verdict = Verdict.FRESH if is_fresh else Verdict.STALE
+        notes = tuple(note for note in self.notes if note is not Note.UPDATE_IN_FUTURE)
+        return replace(
+            self,
+            age_seconds=None if is_early else age,
+            verdict=verdict,
+            notes=(*notes, *[Note.UPDATE_IN_FUTURE] * is_early),
         )
 
     @property
@@ -223,23 +269,14 @@ class DomainReport:
         return unpolled and self.interval.in_force == 0
 
 
-def _unexplained(
-    interval: Interval, figures: Figures, age: float | None, *, host: str, domain: str
-) -> VirtballoonError:
+def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonError:
     if interval.in_force is None:
         return VirtballoonError("its polling interval is unknown", host=host, domain=domain)
-    if figures.last_update is None:
-        return VirtballoonError(
-            "libvirt gives no statistics of this balloon",
-            host=host,
-            domain=domain,
-            hint="QEMU may have them: --via qom",
-        )
     return VirtballoonError(
-        f"the last update lies {-(age or 0):.0f} s in the future, so its age is unknown",
+        "libvirt gives no statistics of this balloon",
         host=host,
         domain=domain,
-        hint="set the clocks of this machine and of the host right",
+        hint="QEMU may have them: --via qom",
     )
 
 
@@ -286,9 +323,51 @@ class HostReport(HostResult):
     """One host and its domains.
 
     :ivar domains: the domains, sorted by name
+    :ivar clock: the host's clock minus this machine's, where that could be estimated; the ages are
+        by the host's clock then
     """
 
     domains: tuple[DomainReport, ...] = ()
+    clock: ClockOffset | None = None
+
+    def by_clock(self, earlier: HostReport | None = None, *, is_remote: bool) -> Self:
+        """The same with ages and verdicts by the host's clock, as far as its offset can be told.
+
+        Made of a reading as it came, before anything else is made of it.
+
+        :param earlier: the reading before it of the same host, itself with its clock; a domain
+            whose last update has moved since shows what the host's clock was in between
+        :param is_remote: whether the host may have a clock of its own
+        """
+        looks = {row.uuid: row.look for row in self.domains}
+        if earlier is None:
+            clock = offset_by_lateness(looks.values(), is_remote=is_remote)
+        else:
+            clock = offset_by_movement({row.uuid: row.look for row in earlier.domains}, looks)
+            if earlier.clock is not None:
+                clock = earlier.clock if clock is None else earlier.clock.narrowed(clock)
+        return self.at_clock(clock)
+
+    def at_clock(self, clock: ClockOffset | None) -> Self:
+        """The same by a clock with this offset; None where that is not known."""
+        if clock is None:
+            return self
+        rows = tuple(row.at_offset(clock.seconds) for row in self.domains)
+        return replace(self, domains=rows, clock=clock)
+
+    @property
+    def clock_problem(self) -> str | None:
+        """What is wrong with the host's clock, as a line for people; None where nothing is known
+        to be."""
+        seconds = self.clock.seconds if self.clock is not None else 0.0
+        if abs(seconds) <= CLOCK_SKEW_SECONDS:
+            return None
+        direction = "ahead of" if seconds > 0 else "behind"
+        return (
+            f"the clock of {self.uri} seems to be {abs(seconds):.0f} s {direction} this machine's; "
+            "ages are by the host's clock (set both clocks right, or all its guests stopped "
+            "answering at the same time)"
+        )
 
     def since(self, earlier: HostReport) -> Self:
         """The same with what each guest did since an earlier reading of the same host."""

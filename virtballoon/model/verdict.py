@@ -22,6 +22,12 @@ NO_STATISTICS_ADVICE: Final = (
 )
 
 
+def fresh_seconds(interval: int) -> float:
+    """How old the figures of a domain that is polled at this interval may be without being stale,
+    in seconds; and so how long its next update may take."""
+    return 2.0 * interval + GRACE_SECONDS
+
+
 class Verdict(StrEnum):
     """What a domain's figures are worth."""
 
@@ -78,7 +84,7 @@ def judge(
     :param interval: the polling interval in seconds that is in force, 0 for off, None if unknown
     :param last_update: when the guest last answered, epoch seconds; 0 for never; None where it
         could not be read
-    :param age_seconds: now minus last-update
+    :param age_seconds: now minus last-update; None where that is unknown
     :param is_empty: whether every figure is unset
     :param is_busy: whether QEMU's monitor did not let us in
     :param has_failed: whether reading failed in some other way
@@ -105,10 +111,10 @@ def judge(
 def _by_age(interval: int, age_seconds: float | None, *, is_empty: bool) -> Verdict:
     if is_empty:
         return Verdict.EMPTY
-    # An update from the future has no age, so nobody can say that it is fresh.
+    # The age of an update that lies in the future is unknown, so it does not count as fresh.
     if age_seconds is None or is_in_future(age_seconds):
-        return Verdict.FAILED
-    return Verdict.FRESH if age_seconds <= 2 * interval + GRACE_SECONDS else Verdict.STALE
+        return Verdict.STALE
+    return Verdict.FRESH if age_seconds <= fresh_seconds(interval) else Verdict.STALE
 
 
 def is_in_future(age_seconds: float) -> bool:

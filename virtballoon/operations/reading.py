@@ -19,6 +19,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor.connection import AnyDomain, Domain, Target
+from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport, HostStatus
 from virtballoon.model.source import Source
@@ -55,10 +56,12 @@ def read_visited(
     inactive: bool,
     via: Source,
     each: Callable[[DomainReport], object] | None = None,
+    earlier: HostReport | None = None,
 ) -> HostReport:
     """Read a host's domains as :func:`read_host` does, on a visit that has been begun.
 
     :param each: called in this thread with each domain as soon as it is read
+    :param earlier: the reading before it of the same host, to judge by what has moved since
     """
     rows: list[DomainReport] = []
     with visit:
@@ -66,7 +69,7 @@ def read_visited(
             rows.append(row)
             if each is not None:
                 each(row)
-    return host_report(visit, rows)
+    return host_report(visit, rows, earlier=earlier)
 
 
 def selected(visit: Visit, *, inactive: bool) -> dict[str, Domain]:
@@ -109,8 +112,20 @@ def swept(visit: Visit, meant: dict[str, Domain], *, via: Source) -> Iterator[Do
             left = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]
 
 
-def host_report(visit: Visit, rows: Iterable[DomainReport]) -> HostReport:
-    """What a visit came to whose domains have been read, logged."""
+def host_report(
+    visit: Visit, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
+) -> HostReport:
+    """The report of a host whose domains have been read, logged.
+
+    :param earlier: the reading before it of the same host, to judge by what has moved since
+    """
+    return log_host(unlogged_report(visit, rows, earlier=earlier))
+
+
+def unlogged_report(
+    visit: Visit, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
+) -> HostReport:
+    """The report of a host whose domains have been read, by the host's clock."""
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     report = HostReport(
         uri=visit.uri,
@@ -121,7 +136,7 @@ def host_report(visit: Visit, rows: Iterable[DomainReport]) -> HostReport:
         domains=rows,
         unmatched=visit.selection.unmatched,
     )
-    return log_host(report)
+    return report.by_clock(earlier, is_remote=is_remote(visit.uri))
 
 
 def unread(error: VirtballoonError, uri: str, *, elapsed_seconds: float) -> HostReport:

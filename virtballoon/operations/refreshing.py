@@ -35,8 +35,8 @@ from virtballoon.log import log_pleas
 from virtballoon.model.outcome import DomainWait, Waited
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, GRACE_SECONDS, UNPOLLED_SECONDS, Verdict
-from virtballoon.operations.reading import host_report, selected, swept
+from virtballoon.model.verdict import GRACE_SECONDS, UNPOLLED_SECONDS, Verdict
+from virtballoon.operations.reading import host_report, selected, swept, unlogged_report
 from virtballoon.operations.waiting import Awaited, Onlooker, answers
 from virtballoon.system import cleanup
 
@@ -112,13 +112,15 @@ def read_visited_fresh(
     :param debts: where what is owed to this host is kept, beside :data:`cleanup.pending`
     :param abandoned: set when nobody wants to know any more, so that no guest is asked
     """
+    first: HostReport | None = None
     rows: dict[str, DomainReport] = {}
     heard: dict[str, DomainWait] = {}
     loans = _Loans(visit, via)
     try:
         with visit:
-            for row in swept(visit, selected(visit, inactive=inactive), via=via):
-                rows[row.uuid] = row
+            meant = selected(visit, inactive=inactive)
+            first = unlogged_report(visit, list(swept(visit, meant, via=via)))
+            rows = {row.uuid: row for row in first.domains}
             old = [row for row in rows.values() if _may_be_newer(row, max_age)]
             doubtful = [row for row in old if _may_be_polled(row)]
             for answer in _unasked_answers(
@@ -163,11 +165,11 @@ def read_visited_fresh(
         raise
     finally:
         loans.close()
-    return host_report(visit, reports)
+    return host_report(visit, reports, earlier=first)
 
 
 def _is_new(row: DomainReport, max_age: float) -> bool:
-    return row.age_seconds is not None and -CLOCK_SKEW_SECONDS <= row.age_seconds <= max_age
+    return row.age_seconds is not None and row.age_seconds <= max_age
 
 
 def _may_be_newer(row: DomainReport, max_age: float) -> bool:
@@ -181,9 +183,12 @@ def _has_to_be_asked(row: DomainReport, seconds: float) -> bool:
     interval = row.interval.in_force
     if not interval:
         return interval == 0
-    if row.age_seconds is None:
+    if row.last_update is None:
         # It has never answered: what is missing is not a question.
         return False
+    if row.age_seconds is None:
+        # Its last update lies in the future: nothing says when the next is due.
+        return True
     to_go = interval - row.age_seconds
     # One that is long overdue may be polled by libvirt's word alone, and else is none the worse.
     return to_go > seconds or to_go < -(interval + GRACE_SECONDS)

@@ -150,14 +150,17 @@ def error_record(error: VirtballoonError | None) -> Record | None:
 
 def host_record(host: HostReport | HostChanges) -> Record:
     """One host, as it stands in a document, with its domains."""
-    return {
+    record: Record = {
         "uri": host.uri,
         "hostname": host.hostname,
         "status": host.status.value,
         "error": error_record(host.error),
         "elapsed_seconds": _rounded(host.elapsed_seconds, 3),
-        "domains": domain_records(host),
     }
+    if isinstance(host, HostReport):
+        offset = host.clock.seconds if host.clock is not None else None
+        record["clock_offset_seconds"] = _rounded(offset, 1)
+    return record | {"domains": domain_records(host)}
 
 
 def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:

@@ -161,7 +161,7 @@ def age_seconds(row: DomainReport, now: float) -> float | None:
 
     :param now: the time, epoch seconds
     """
-    return now - row.last_update if row.last_update is not None else None
+    return None if row.age_seconds is None else row.age_seconds + now - row.read_at
 
 
 def is_outdated(row: DomainReport, now: float) -> bool:
