@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
 from tests.lab.guest import TAGS
-from tests.test_command import COMMAND, run
+from tests.test_command import run
 from tests.unit.test_documents import VALIDATOR
 from virtballoon import (
     DomainReport,
@@ -146,33 +143,6 @@ def test_the_command_says_so(liar: Guest) -> None:
     assert shown[-1] == f"  {Note.AVAILABLE_ABOVE_TOTAL}: {Note.AVAILABLE_ABOVE_TOTAL.text}"
     listed = run(liar.hypervisor, "list", "--columns", "name,used,notes", "liar").stdout
     assert listed.splitlines()[1].split() == ["liar", "-", "available-above-total"]
-
-
-@pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_is_wrong(liar: Guest, hours: int) -> None:
-    """The one of this machine: seen from it, the host's was changed."""
-    if shutil.which("faketime") is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no faketime here")
-    liar.lie(memory(64 * MIB, 32 * MIB))
-    words = ["faketime", "--exclude-monotonic", "-f", f"{hours:+}h", str(COMMAND), "list", "liar"]
-    result = subprocess.run(
-        [*words, "-c", liar.hypervisor.uri, "--format", "json"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    (domain,) = json.loads(result.stdout)["hosts"][0]["domains"]
-    assert abs(domain["age_seconds"] - 3600 * hours) < 600
-    assert domain["used_bytes"] == 32 * MIB
-    if hours > 0:
-        assert (domain["verdict"], domain["notes"], result.returncode) == ("stale", [], 0)
-    else:
-        assert (domain["verdict"], result.returncode) == ("failed", 3)
-        assert domain["notes"] == ["update-in-future"]
-        assert "set the clocks" in domain["error"]["hint"]
-    VALIDATOR.validate(json.loads(result.stdout))
 
 
 def test_a_driver_without_statistics_is_believed_again(liar: Guest) -> None:

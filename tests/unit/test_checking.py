@@ -133,7 +133,9 @@ def test_what_verdicts_come_to() -> None:
         Verdict.NO_DEVICE,
         Verdict.SHUTOFF,
     }
-    assert all(DEFAULT_STATES[trouble] is UNKNOWN for trouble in Trouble)
+    assert DEFAULT_STATES[Trouble.CLOCK] is WARNING
+    rest = set(Trouble) - {Trouble.CLOCK}
+    assert all(DEFAULT_STATES[trouble] is UNKNOWN for trouble in rest)
     for verdict, facts in FULL.items():
         for status in CheckStatus:
             policy = Policy(states={verdict: status})

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
-from virtballoon.model.clock import ClockOffset
 from virtballoon.model.balloon import Balloon
+from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
 from virtballoon.model.note import Note
 from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Outcome

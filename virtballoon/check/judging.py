@@ -51,6 +51,7 @@ class Trouble(StrEnum):
 
     UNREACHABLE = "unreachable"
     UNMATCHED = "unmatched"
+    CLOCK = "clock"
 
 
 class Measure(StrEnum):
@@ -106,6 +107,8 @@ DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyTyp
         **{verdict: CheckStatus.OK for verdict in Verdict if verdict.is_well},
         **{verdict: CheckStatus.UNKNOWN for verdict in Verdict if not verdict.is_well},
         **dict.fromkeys(Trouble, CheckStatus.UNKNOWN),
+        # Ages are corrected, so that the guests are judged all the same.
+        Trouble.CLOCK: CheckStatus.WARNING,
     }
 )
 
@@ -336,6 +339,8 @@ def _check_host(host: HostReport, policy: Policy) -> CheckedHost:
     statuses = [domain.status for domain in domains]
     if host.error is not None:
         statuses.append(policy.state(Trouble.UNREACHABLE))
+    if host.clock_problem is not None:
+        statuses.append(policy.state(Trouble.CLOCK))
     return CheckedHost(status=CheckStatus.worst(statuses), report=host, domains=domains)
 
 
@@ -390,6 +395,8 @@ def _problems(
         if host.report.error is not None:
             status = policy.state(Trouble.UNREACHABLE)
             yield Problem(status=status, message=str(host.report.error))
+        if host.report.clock_problem is not None:
+            yield Problem(status=policy.state(Trouble.CLOCK), message=host.report.clock_problem)
     reports = [host.report for host in hosts]
     unmatched = unmatched_everywhere(reports)
     for word in unmatched:

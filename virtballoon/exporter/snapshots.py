@@ -153,6 +153,7 @@ class Rounds:
         self._lock = threading.Lock()
         self._current: _Running | None = None
         self._visits: dict[str, Visit] = {}
+        self._earlier: dict[str, HostReport] = {}
         self._ensuring = threading.Lock()
         self._tried: set[tuple[str, str, int | None]] = set()
         self._resting: dict[str, float] = {}
@@ -206,6 +207,7 @@ class Rounds:
                 running.reports[names[index]] = report
             for gone in self._visits.keys() - running.targets.keys():
                 self._visits.pop(gone, None)
+                self._earlier.pop(gone, None)
         except Exception:
             # Nobody waits for this thread; what is missing is said by the report of the host.
             _log.exception("reading the hosts failed")
@@ -226,7 +228,12 @@ class Rounds:
                 target, None, via=self._via, readonly=self._via is Source.LIBVIRT, timeout=seconds
             )
             self._visits[name] = visit
-            return read_visited(visit, inactive=self._inactive, via=self._via)
+            report = read_visited(
+                visit, inactive=self._inactive, via=self._via, earlier=self._earlier.get(name)
+            )
+            if report.hostname is not None:
+                self._earlier[name] = report
+            return report
         else:
             waited = time.monotonic() - begun
             message = "not visited, since others took all the time"

@@ -339,14 +339,19 @@ class HostReport(HostResult):
             whose last update has moved since shows what the host's clock was in between
         :param is_remote: whether the host may have a clock of its own
         """
-        looks = {row.uuid: row.look for row in self.domains}
+        looks = self._looks
         if earlier is None:
             clock = offset_by_lateness(looks.values(), is_remote=is_remote)
         else:
-            clock = offset_by_movement({row.uuid: row.look for row in earlier.domains}, looks)
+            clock = offset_by_movement(earlier._looks, looks)
             if earlier.clock is not None:
                 clock = earlier.clock if clock is None else earlier.clock.narrowed(clock)
         return self.at_clock(clock)
+
+    @property
+    def _looks(self) -> dict[str, Look]:
+        read = (row for row in self.domains if row.figures.last_update is not None)
+        return {row.uuid: row.look for row in read}
 
     def at_clock(self, clock: ClockOffset | None) -> Self:
         """The same by a clock with this offset; None where that is not known."""

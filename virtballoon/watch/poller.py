@@ -92,6 +92,7 @@ class Following:
         self._changed = threading.Condition()
         self._open: dict[int, Connection] = {}
         self._still_out: dict[int, Visit] = {}
+        self._earlier: dict[int, HostReport] = {}
         self._readings: list[Reading] = []
         self._failure: BaseException | None = None
         self._is_paused = False
@@ -190,10 +191,18 @@ class Following:
         arguments = (index, visit, rows, is_done)
         threading.Thread(target=self._add_so_far, args=arguments, name=_THREAD, daemon=True).start()
         try:
-            report = read_visited(visit, inactive=self._inactive, via=self._via, each=rows.append)
+            report = read_visited(
+                visit,
+                inactive=self._inactive,
+                via=self._via,
+                each=rows.append,
+                earlier=self._earlier.get(index),
+            )
         finally:
             with self._changed:
                 is_done.set()
+        if report.hostname is not None:
+            self._earlier[index] = report
         if visit.still_connecting(0) is not None:
             self._still_out[index] = visit
         if visit.left_open is not None:
@@ -224,6 +233,8 @@ class Following:
                     domains=there,
                     unmatched=visit.selection.unmatched,
                 )
+                earlier = self._earlier.get(index)
+                report = report.at_clock(earlier.clock if earlier is not None else None)
                 self._add(index, report, unless=is_done)
 
     def _add(
