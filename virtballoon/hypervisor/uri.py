@@ -114,7 +114,6 @@ def default_uri() -> str:
     return configured_default() or f"qemu:///{'session' if os.geteuid() else 'system'}"
 
 
-<<<<<<< HEAD
 def _client_conf() -> str:
     # libvirt reads one file only: root's is the system's (virconf.c, virConfLoadConfigPath).
     path = _user_file("libvirt.conf") if os.geteuid() else f"{SYSTEM_DIRECTORY}/libvirt.conf"
@@ -196,17 +195,13 @@ def may_start_ssh(uri: str) -> bool:
     return _scheme(without_alias(uri)).endswith(("+ssh", "+ext"))
 
 
-def explain(message: str, number: int | None, uri: str, *, code: int) -> ConnectError:
-    """The error that says why no connection could be made.
-=======
 def is_remote(uri: str) -> bool:
     """Whether the URI names a host, whose clock may differ from this machine's."""
-    return re.match(r"[\w.+-]+://[^/?#]", uri) is not None
+    return re.match(r"[\w.+-]+://[^/?#]", without_alias(uri)) is not None
 
 
-def explain(message: str, number: int | None, uri: str | None, *, code: int) -> ConnectError:
-    """What stood in the way.
->>>>>>> 9e3cab3 (Estimate the offset of a host's clock and judge ages by it)
+def explain(message: str, number: int | None, uri: str, *, code: int) -> ConnectError:
+    """The error that says why no connection could be made.
 
     :param message: libvirt's message
     :param number: the errno that libvirt keeps, if any
