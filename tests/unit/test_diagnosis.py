@@ -38,6 +38,7 @@ STOPPERS = (Sign.IN_TRANSIT, Sign.ASLEEP, Sign.IO_ERROR, Sign.WATCHDOG, Sign.CRA
 NEVER_ALONE = {
     *(Cause.BOOTING, Cause.JUST_RESET, Cause.GUEST_HUNG, Cause.DRIVER_UNLOADED, Cause.NO_DRIVER),
     *(Cause.IOMMU_ON, Cause.INTERVAL_DIFFERS, Cause.NOT_DUE, Cause.NO_STATISTICS),
+    Cause.CLOCK_AHEAD,
 }
 
 
@@ -143,7 +144,7 @@ SPINNING = {Sign.SPINNING: True}
         (
             Verdict.STALE,
             WATCHED | {Sign.FUTURE: True, Sign.QEMU_INTERVAL: True},
-            "driver-unloaded guest-hung clock-ahead",
+            "clock-ahead driver-unloaded guest-hung just-reset",
         ),
         # A domain that was never updated.
         (Verdict.UNANSWERED, {}, "no-driver no-statistics booting interval-differs"),
