@@ -26,6 +26,7 @@ from tests.unit.test_log import fields
 COMMAND = Path(sys.executable).with_name("virtballoon")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+pytestmark = pytest.mark.once
 
 NOBODY_LISTENS = "qemu:///session?socket=/no/such/sock"
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,6 @@ from tests.conftest import available
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, SharedGuests, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
-from tests.lab.newest import Newest, find_newest
 
 if TYPE_CHECKING:
     from tests.conftest import GuestFactory
@@ -332,19 +330,3 @@ def test_missing_kernel_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr("tests.lab.kernel.BOOT", tmp_path)
     with pytest.raises(LabUnavailable, match=r"no guest kernel.*tests/lab/setup"):
         find_kernel()
-
-
-def test_missing_newest_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # A machine with an old QEMU of its own.
-    monkeypatch.setattr("tests.lab.newest._qemu_version", lambda: (7, 2))
-    monkeypatch.setattr("tests.lab.newest.FETCHED", tmp_path)
-    with pytest.raises(LabUnavailable, match=r"no QEMU 10\.0.*tests/lab/setup --newest"):
-        find_newest()
-
-
-def test_a_new_machines_own_is_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What cannot be had on every machine: a QEMU and a kernel of its own that are new enough.
-    kernel = replace(find_kernel(), release="6.12.0-test")
-    monkeypatch.setattr("tests.lab.newest._qemu_version", lambda: (10, 1))
-    monkeypatch.setattr("tests.lab.newest.find_kernel", lambda: kernel)
-    assert find_newest() == Newest(kernel, tree=None)

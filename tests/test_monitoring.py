@@ -26,6 +26,8 @@ from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program, run
 from tests.unit.test_plugin import parsed
 from virtballoon import Verdict, read_domain
 
+pytestmark = pytest.mark.once
+
 BINARIES = Path(sys.executable).parent
 COMMAND = "/usr/local/bin/virtballoon"
 

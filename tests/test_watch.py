@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["fresh"]
 
 # Those without a guest take longer than tests without a guest may.
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.once]
 
 TEST = "test:///default"
 DEAD = "qemu:///session?socket=/nonexistent/libvirt-sock"

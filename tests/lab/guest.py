@@ -76,7 +76,7 @@ class GuestSpec:
 
 @dataclass(frozen=True)
 class BootFiles:
-    """What a guest boots from, the files it talks through, and a QEMU that is not the machine's."""
+    """What a guest boots from, and the files it talks through."""
 
     kernel: Path
     initramfs: Path
@@ -84,7 +84,6 @@ class BootFiles:
     control: Path
     swap: Path
     arguments: str = ""
-    emulator: Path | None = None
 
 
 def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
@@ -101,8 +100,6 @@ def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     devices = ET.SubElement(domain, "devices")
-    if files and files.emulator:
-        ET.SubElement(devices, "emulator").text = str(files.emulator)
     ET.SubElement(devices, "controller", type="usb", model="none")
     if files:
         arguments = [KERNEL_ARGUMENTS, files.arguments, spec.cmdline]

@@ -21,7 +21,6 @@ from .guest import BOOT_TIMEOUT, BootFiles, Guest, GuestSpec, domain_xml
 from .initramfs import build_initramfs, build_liar
 from .keeper import Keeper, signal_process, sweep
 from .kernel import SETUP, LabUnavailable, find_kernel
-from .newest import find_newest
 from .waiting import wait_until
 
 if TYPE_CHECKING:
@@ -42,13 +41,10 @@ class Hypervisor:
     start a guest.
 
     :param tcp: how whoever comes by TCP is asked who he is; None for no TCP
-    :param newest: whether guests have the newest QEMU and kernel, not the machine's own
     """
 
-    def __init__(self, *, tcp: Literal["none", "sasl"] | None = None, newest: bool = False) -> None:
+    def __init__(self, *, tcp: Literal["none", "sasl"] | None = None) -> None:
         self._tcp = tcp
-        self._is_newest = newest
-        self._emulator: Path | None = None
         self._daemon: int | None = None
         self._keeper: Keeper | None = None
         self._connection: Any = None
@@ -74,14 +70,12 @@ class Hypervisor:
         :raise LabUnavailable: when the machine lacks a part.
         """
         self._programs = {name: find_program(name) for name in PROGRAMS}
-        newest = find_newest() if self._is_newest else None
-        self._kernel = newest.kernel if newest else find_kernel()
-        initramfs = build_initramfs(self._kernel)
+        self.kernel = find_kernel()
+        initramfs = build_initramfs(self.kernel)
         # Not TMPDIR: below a long one, the path of a unix socket exceeds its 108 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
         try:
             self._keeper = Keeper(self.directory)
-            self._emulator = newest.furnish(self.directory) if newest else None
             self._furnish(initramfs)
             self.start_daemon()
         except BaseException:
@@ -91,7 +85,7 @@ class Hypervisor:
     def _furnish(self, initramfs: bytes) -> None:
         for name in ("run", "config/libvirt", "config/sasl", "cache", "data", "tmp", "guests"):
             (self.directory / name).mkdir(parents=True)
-        shutil.copyfile(self._kernel.image, self.directory / "vmlinuz")
+        shutil.copyfile(self.kernel.image, self.directory / "vmlinuz")
         (self.directory / "initramfs").write_bytes(initramfs)
         (self.directory / "config/libvirt/libvirtd.conf").write_text(
             f'log_outputs = "3:file:{self.directory}/libvirtd.log"\n'
@@ -270,7 +264,7 @@ class Hypervisor:
     def _boot_files(self, spec: GuestSpec) -> BootFiles:
         # By number: a domain's name need not be a file's, and the path must stay short.
         stem = self.directory / "guests" / str(next(self._number))
-        blacklist = not spec.driver and self._kernel.balloon_is_builtin
+        blacklist = not spec.driver and self.kernel.balloon_is_builtin
         return BootFiles(
             kernel=self.directory / "vmlinuz",
             initramfs=self._initramfs_that_lies() if spec.lies else self.directory / "initramfs",
@@ -278,11 +272,10 @@ class Hypervisor:
             control=stem.with_suffix(".control"),
             swap=stem.with_suffix(".swap"),
             arguments="initcall_blacklist=virtio_balloon_driver_init" if blacklist else "",
-            emulator=self._emulator,
         )
 
     def _make_disk(self, path: Path, mib: int) -> None:
-        if self._kernel.disk is None:
+        if self.kernel.disk is None:
             raise LabUnavailable(f"the guest kernel has no driver for a disk: run {SETUP}")
         with path.open("wb") as file:
             file.truncate(mib * 1024**2)

@@ -35,6 +35,11 @@ class Kernel:
     disk: tuple[Path, ...] | None
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """The first two numbers of its release."""
+        return tuple(map(int, re.findall(r"\d+", self.release)[:2]))
+
+    @property
     def balloon_is_builtin(self) -> bool:
         """Whether the balloon's driver cannot be left out by not loading it."""
         return not any(module_name(path) == "virtio_balloon" for path in self.balloon)
