@@ -7,11 +7,22 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, SharedGuests, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Before any test module is imported, whose decorators take the profile that is loaded.
+settings.register_profile(
+    "unit",
+    max_examples=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("unit")
 
 T = TypeVar("T")
 

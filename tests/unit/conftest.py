@@ -1,26 +1,16 @@
-"""What these tests share: quick generated examples, and the command in processes of its own."""
+"""The command in processes of its own, shared by these tests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.unit.command import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-settings.register_profile(
-    "unit",
-    max_examples=40,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("unit")
 
 
 @pytest.fixture(scope="session")
