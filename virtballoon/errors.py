@@ -19,7 +19,8 @@ these, never as a foreign exception, and never with an empty message::
     │   ├── NoBalloon        it has no balloon device
     │   ├── NotRunning       something live was asked of a domain that is shut off
     │   ├── TransientDomain  something persistent was asked of a transient domain
-    │   ├── Busy             QEMU's monitor, or a job that holds it, did not let us in in time
+    │   ├── Busy             QEMU's monitor or a job holds the domain
+    │   │   └── Incoming         it is being migrated to this host
     │   ├── DomainXMLError   its XML cannot be read
     │   └── MonitorError     QEMU refused, or answered in a shape nobody knows
     ├── ReadOnly             the connection may not write
@@ -30,10 +31,11 @@ these, never as a foreign exception, and never with an empty message::
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, Final
 
-#: What keeps everyone out of a guest's monitor.
-MONITOR_HELD: Final = "its QEMU hangs, or a job holds its monitor"
+#: What keeps every caller from a domain.
+MONITOR_HELD: Final = "its QEMU hangs, or a job holds the domain"
 
 
 class VirtballoonError(Exception):
@@ -142,8 +144,44 @@ class TransientDomain(DomainError):
     """Something persistent was asked of a domain that has no persistent configuration."""
 
 
+class BusyReason(StrEnum):
+    """Why a domain is busy.
+
+    :cvar MONITOR: QEMU has not answered a command on its monitor
+    :cvar JOB: a job of libvirt's holds the domain
+    :cvar LIMIT: a limit of this package: on time, or on calls that may be blocked
+    """
+
+    MONITOR = "monitor"
+    JOB = "job"
+    LIMIT = "limit"
+
+
 class Busy(DomainError):
-    """QEMU's monitor, or a job that holds it, did not let us in within the time."""
+    """QEMU's monitor or a job holds the domain.
+
+    :ivar reason: which of them, or a limit of this package
+    """
+
+    reason: BusyReason
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        # Libvirt's own error says that it waited for the job lock.
+        reason: BusyReason = BusyReason.JOB,
+        host: str | None = None,
+        domain: str | None = None,
+        code: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, host=host, domain=domain, code=code, hint=hint)
+        self.reason = reason
+
+
+class Incoming(Busy):
+    """The domain is being migrated to this host, which takes no other call until it has ended."""
 
 
 class DomainXMLError(DomainError):

@@ -157,7 +157,9 @@ def _bars(_panel: dict[str, Any], lines: list[Line], width: int, height: int) ->
     for index, line in enumerate(rows):
         y, value = 30 + index * space, line.points[-1][1]
         long = (width - 150) * value / most
-        colour = COLOURS[0] if line.name in {"fresh", "suspended", "shutoff"} else COLOURS[1]
+        colour = (
+            COLOURS[0] if line.name in {"fresh", "suspended", "incoming", "shutoff"} else COLOURS[1]
+        )
         yield _text(92, y + space / 2 + 4, line.name, anchor="end")
         yield f'<rect x="100" y="{y + 2:.1f}" width="{long:.1f}" height="{space - 4:.1f}" '
         yield f'fill="{colour}"/>'

@@ -235,6 +235,7 @@ def test_an_error() -> None:
     assert read["hosts"][0]["domains"][2]["error"] == {
         "code": 68,
         "message": "held",
+        "reason": "job",
         "hint": "wait",
     }
     assert read["hosts"][1]["error"]["message"] == "no route"

@@ -23,6 +23,7 @@ def test_what_is_well() -> None:
     assert [verdict.value for verdict in Verdict if verdict.is_well] == [
         "fresh",
         "suspended",
+        "incoming",
         "no-device",
         "shutoff",
     ]

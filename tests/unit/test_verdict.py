@@ -96,16 +96,18 @@ FACTS = {
     "last_update": (None, 0, NOW),
     "age_seconds": (None, -100.0, 0.0, 7.0, 25.0, 100.0),
     "is_empty": (True, False),
+    "is_incoming": (True, False),
     "is_busy": (True, False),
     "has_failed": (True, False),
 }
 
 
 def test_the_first_thing_that_is_the_matter_decides() -> None:
-    """Whatever else is true: busy, failed, shut off, without a device, stopped, not polled."""
+    """Whatever else is true: busy, failed, incoming, shut off, without a device, stopped, not polled."""
     first = (
         (Verdict.BUSY, lambda facts: facts["is_busy"]),
         (Verdict.FAILED, lambda facts: facts["has_failed"]),
+        (Verdict.INCOMING, lambda facts: facts["is_incoming"]),
         (Verdict.SHUTOFF, lambda facts: facts["state"] is State.SHUTOFF),
         (Verdict.NO_DEVICE, lambda facts: not facts["has_balloon"]),
         (Verdict.SUSPENDED, lambda facts: facts["state"] in STOPPED_STATES),

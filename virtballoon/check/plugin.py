@@ -34,9 +34,10 @@ _WORDS: Final[Mapping[Verdict, str]] = {
     Verdict.UNANSWERED: "it has never answered",
     Verdict.EMPTY: "its driver gives no figures",
     Verdict.SUSPENDED: "it is suspended",
+    Verdict.INCOMING: "it is being migrated to this host",
     Verdict.NO_DEVICE: "it has no balloon",
     Verdict.SHUTOFF: "it does not run",
-    Verdict.BUSY: "its QEMU does not answer",
+    Verdict.BUSY: "QEMU or a job holds it",
     Verdict.FAILED: "it could not be read",
 }
 

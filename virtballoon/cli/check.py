@@ -159,7 +159,7 @@ def _threshold_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002
     callback=_states,
     help="What a verdict, an unreachable host or a DOMAIN that is unmatched comes to: ok, "
     "warning, critical or unknown. Several may be given.  [default: unknown; ok for suspended, "
-    "no-device and shutoff]",
+    "incoming, no-device and shutoff]",
 )
 @click.option(
     "--state",

@@ -27,6 +27,7 @@ _COLUMNS = (
     "defined",
     "error.code",
     "error.message",
+    "error.reason",
     "error.hint",
 )
 

@@ -41,6 +41,7 @@ _COLUMNS = (
     "after.qemu",
     "error.code",
     "error.message",
+    "error.reason",
     "error.hint",
 )
 _WAITED = ("waited.answered", "waited.seconds", "waited.reason")

@@ -306,7 +306,7 @@ class Cause(StrEnum):
             meaning="a migration, save, dump, snapshot or start has stopped its CPUs for a while",
             remedy="wait for it: {virsh} domjobinfo {domain}",
             is_well=True,
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)),),
+            rows=(Row(Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)), Row(Verdict.INCOMING)),
         ),
     )
     ASLEEP = (

@@ -33,9 +33,9 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
-from virtballoon.engine.reader import IN_FLIGHT, MOST_HELD
+from virtballoon.engine.limits import IN_FLIGHT, MOST_HELD
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import SENT, hold_of, run
+from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import AnyDomain, Connection, Control, Domain, Target
 from virtballoon.log import log_host
@@ -247,7 +247,8 @@ class DomainExamination:
 
     def add_missing(self, outcome: object, source: Source) -> None:
         """Add that questions have no answer, and why."""
-        text = outcome.message if isinstance(outcome, VirtballoonError) else "no answer in time"
+        error = outcome.error if isinstance(outcome, NoAnswer) else outcome
+        text = error.message if isinstance(error, VirtballoonError) else "no answer in time"
         self.evidence.append(Evidence(asked="further questions", by=source, answer=text))
 
     def look(self) -> Snapshot | Control:
@@ -390,14 +391,15 @@ class HostExamination:
     ) -> dict[DomainExamination, object]:
         """Run a task for each of these, until this time and no longer than the deadline."""
         by_uuid = {examined.report.uuid: examined for examined in tasks}
-        looks = {uuid: partial(hold_of, e.domain) for uuid, e in by_uuid.items() if e.domain}
+        domains = {uuid: e.domain for uuid, e in by_uuid.items() if e.domain}
         named = {examined.report.uuid: task for examined, task in tasks.items()}
         link, end = self._connection.link, min(until, self._deadline)
-        outcomes = dict(run(named, looks, end, link, most=self._most))
+        outcomes = dict(run(named, domains, end, link, most=self._most))
         for outcome in outcomes.values():
             if isinstance(outcome, ConnectionLost):
                 raise outcome
-        in_flight = sum(outcome is SENT for outcome in outcomes.values())
+        missing = [outcome for outcome in outcomes.values() if isinstance(outcome, NoAnswer)]
+        in_flight = sum(outcome.in_flight for outcome in missing)
         self._most = max(1, self._most - in_flight)
         return {by_uuid[uuid]: outcome for uuid, outcome in outcomes.items()}
 

@@ -132,8 +132,9 @@ def _holder(domain: Domain) -> Answer:
         return Answer("none", signs)
     begun = datetime.fromtimestamp(time.time() - control.seconds, UTC)
     since = begun.strftime("%Y-%m-%dT%H:%M:%SZ")
-    holder = "a call that waits for QEMU" if control.waiting else "a job"
-    return Answer(f"{holder}, for {control.seconds:.0f} s, since {since}", signs)
+    if is_job:
+        return Answer("a job", signs)
+    return Answer(f"a call that waits for QEMU, for {control.seconds:.0f} s, since {since}", signs)
 
 
 def _libvirt_version(domain: Domain) -> Answer:

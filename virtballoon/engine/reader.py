@@ -1,11 +1,10 @@
 """Reads many domains of one host: as few calls as it takes, and none that can hold up the rest.
 
-Libvirt's bulk call walks the guests one by one and waits without limit for one whose QEMU hangs.
-So the guests are asked in chunks from several threads; where a chunk does not come back, libvirt's
-``controlInfo``, which does not wait for the guest, tells which guest it is stuck on, and the
-others are asked again without it. A guest whose monitor somebody else holds is asked again until
-the time is up. Where newer libvirt makes the XML of a held guest wait, it is asked for after the
-figures.
+Libvirt's bulk call walks the domains one by one and waits without limit for one whose QEMU hangs.
+So the domains are read in chunks from several threads; where a chunk does not come back, libvirt's
+``controlInfo``, which does not wait, says which domain it is stuck on, and the others are read
+again without it. A domain that is held is tried again until it has been held for ``HOLD_SECONDS``.
+Where newer libvirt makes the XML of a held domain wait, it is read after the figures.
 
 Each guest that hangs keeps a worker of the daemon for good, in this run and in those before. So as
 soon as one is seen, all are looked at, and where many hang, only so many more are asked that the
@@ -23,8 +22,17 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from virtballoon.engine.calls import Answer, Calls
+from virtballoon.engine.limits import (
+    HOLD_SECONDS,
+    IN_FLIGHT,
+    LATE_SECONDS,
+    MOST_HELD,
+    job_busy,
+    monitor_busy,
+    timed_out,
+    too_many_hung,
+)
 from virtballoon.errors import (
-    MONITOR_HELD,
     Busy,
     ConnectionLost,
     DomainNotFound,
@@ -45,12 +53,8 @@ from virtballoon.model.verdict import State
 if TYPE_CHECKING:
     from virtballoon.hypervisor.qmp import Monitor
 
-#: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
-IN_FLIGHT: Final = 4
 #: So many of them may be calls that a hung guest can hold up; the last one finds out which.
 _MAY_BLOCK: Final = IN_FLIGHT - 1
-#: libvirtd has 20 workers (``max_workers``) for all its clients; so many may wait for hung guests.
-MOST_HELD: Final = 12
 _CHUNK: Final = 8
 #: Where a round trip takes longer than this, and one for each domain longer than that, calls that
 #: cannot be held up are sent many at a time: the daemon does not serve more of them at once, but
@@ -58,9 +62,6 @@ _CHUNK: Final = 8
 _FAR_SECONDS: Final = 0.01
 _FAR_SECONDS_IN_ALL: Final = 0.4
 _FAR_IN_FLIGHT: Final = 50
-#: A chunk takes some 10 ms. After this time it is worth a look whether a guest holds it up.
-_WATCH_SECONDS: Final = 0.5
-_COUNT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
 #: Where nothing tells why a guest gives no figures, it is asked so often.
 _ASKED_IN_VAIN: Final = 3
@@ -158,12 +159,12 @@ class _Row:
     error: VirtballoonError | None = None
     state: State | None = None
     held_since: float | None = None
-    held_longer: bool = False
+    is_job: bool = False
+    is_incoming: bool = False
     attempts: int = 0
     in_vain: int = 0
     configs_asked: bool = False
     configs_again: bool = True
-    hung: bool = False
 
 
 class Sweep:
@@ -202,7 +203,8 @@ class Sweep:
         self._looked: dict[_Task, float] = {}
         self._routed_around: set[_Task] = set()
         self._held: set[str] = set()
-        self._counted_at: float | None = None
+        self._stuck: set[str] = set()
+        self._is_counted = False
         self._lost: ConnectionLost | None = None
         self.vanished: list[Domain] = []
 
@@ -219,6 +221,8 @@ class Sweep:
                 now = time.monotonic()
                 if now < self.deadline:
                     self._start_calls(now)
+                    if self._is_stalled():
+                        break
                 # When the time is up, what has been answered still counts.
                 answer = self._calls.wait(self._next_event() - now)
                 if answer is None and time.monotonic() >= self.deadline:
@@ -265,8 +269,10 @@ class Sweep:
             self._ask_for_configs(everyone)
 
     def _start_calls(self, now: float) -> None:
-        self._waiting += [task for at, task in self._later if at <= now]
-        self._later = [(at, task) for at, task in self._later if at > now]
+        # A domain that is done needs no other try.
+        later = [(at, t) for at, t in self._later if t.domains[0].uuid in self._rows]
+        self._waiting += [task for at, task in later if at <= now]
+        self._later = [(at, task) for at, task in later if at > now]
         while task := self._next_task():
             self._waiting.remove(task)
             self._calls.submit(task, self._work(task))
@@ -276,7 +282,8 @@ class Sweep:
         blocking = [task for task in in_flight if task.ask in _BLOCKING]
         answered = len(in_flight) - len(blocking)
         has_room = len(in_flight) < IN_FLIGHT
-        may_ask = has_room or (self._is_far and answered < _FAR_IN_FLIGHT)
+        # There is always a way for what cannot be blocked.
+        may_ask = has_room or not answered or (self._is_far and answered < _FAR_IN_FLIGHT)
         hung = [task for task in blocking if self._hung(task)]
         # Where every one of them is stuck and nothing else is left to do, the last way is for the
         # guests still to be asked.
@@ -294,18 +301,18 @@ class Sweep:
             (t for t in self._waiting if (may_block if t.ask in _BLOCKING else may_ask)), None
         )
 
+    def _is_stalled(self) -> bool:
+        """Whether nothing is to be expected but calls that are blocked."""
+        in_flight = self._calls.in_flight
+        is_blocked = all(task.ask in _BLOCKING and self._hung(task) for task in in_flight)
+        return is_blocked and not self._later
+
     def _count_held(self) -> None:
-        """See whose monitor is held, and how long, before any other guest is asked; where too many
-        are, see again whether they still are."""
-        now = time.monotonic()
-        if self._counted_at is None or any(at <= now for at in self._next_count()):
-            self._counted_at = now
+        """See whose monitor is held, and how long, before any other domain is read."""
+        if not self._is_counted:
+            self._is_counted = True
             rest = [row.domain for row in self._rows.values() if row.statistics is None]
             self._waiting.extendleft(self._split(_Ask.CENSUS, [d for d in rest if d.active]))
-
-    def _next_count(self) -> list[float]:
-        is_barred = self._counted_at is not None and len(self._held) >= MOST_HELD
-        return [self._counted_at + _COUNT_SECONDS] if self._counted_at and is_barred else []
 
     def _split(self, ask: _Ask, domains: Sequence[Domain]) -> Iterator[_Task]:
         """Tasks of a size that fits the way to the host: far away each call is worth a thread."""
@@ -315,32 +322,33 @@ class Sweep:
 
     def _next_event(self) -> float:
         late = [
-            self._looked.get(task, since) + _WATCH_SECONDS
+            self._looked.get(task, since) + LATE_SECONDS
             for task, since in self._calls.in_flight.items()
             if task.ask in _BLOCKING and not self._hung(task)
         ]
         again = [at for at, _ in self._later]
-        return min([self.deadline, *again, *late, *self._next_count()])
+        return min([self.deadline, *again, *late])
 
     def _look_after_late_calls(self) -> None:
         now = time.monotonic()
-        if self._next_count():
-            self._count_held()
         for task, since in self._calls.in_flight.items():
             if task.ask not in _BLOCKING or self._hung(task):
                 continue
-            if now - self._looked.get(task, since) >= _WATCH_SECONDS:
+            if now - self._looked.get(task, since) >= LATE_SECONDS:
                 self._looked[task] = now
                 self._waiting.extendleft(self._split(_Ask.CONTROL, task.domains))
 
-    def _hung(self, task: _Task) -> list[_Row]:
-        rows = [self._rows.get(domain.uuid) for domain in task.domains]
-        return [row for row in rows if row is not None and row.hung]
+    def _hung(self, task: _Task) -> bool:
+        """Whether a task is known to be stuck on one of its domains."""
+        return any(domain.uuid in self._stuck for domain in task.domains)
 
     def _again(self, row: _Row, ask: _Ask) -> None:
-        pause = _RETRY_SECONDS[min(row.attempts, len(_RETRY_SECONDS) - 1)]
+        now = time.monotonic()
+        at = now + _RETRY_SECONDS[min(row.attempts, len(_RETRY_SECONDS) - 1)]
+        if row.held_since is not None:
+            at = min(at, max(now, row.held_since + HOLD_SECONDS))
         row.attempts += 1
-        self._later.append((time.monotonic() + pause, _Task(ask, (row.domain,))))
+        self._later.append((at, _Task(ask, (row.domain,))))
 
     # What a call does. This runs in other threads and touches no row.
 
@@ -349,8 +357,10 @@ class Sweep:
         match task.ask:
             case _Ask.XML:
                 return lambda: _each(domains, read_configs)
-            case _Ask.CONTROL | _Ask.CENSUS:
+            case _Ask.CENSUS:
                 return lambda: _each(domains, Domain.control)
+            case _Ask.CONTROL:
+                return lambda: _each(domains, Domain.hold)
             case _Ask.BULK if task.careful:
                 return lambda: _held(domains) or _bulk(self._connection, domains)
             case _Ask.BULK:
@@ -358,7 +368,8 @@ class Sweep:
             case _Ask.SINGLE:
                 return lambda: _each(domains, _read_single)
             case _Ask.QOM:
-                configs = self._rows[domains[0].uuid].configs
+                row = self._rows.get(domains[0].uuid)
+                configs = row.configs if row is not None else None
                 return lambda: _each(domains, lambda domain: _read_qom(domain, configs))
 
     # What an answer means.
@@ -457,23 +468,31 @@ class Sweep:
         else:
             row.statistics = statistics
             row.held_since = None
-            row.held_longer = False
             row.attempts = 0
+            self._stuck.discard(row.domain.uuid)
+            if isinstance(row.error, Busy):
+                row.error = None
 
     def _take_control(self, row: _Row, control: Control) -> None:
         self._note_held(row, control)
-        out = [t for t in self._calls.in_flight if t.ask in _BLOCKING and row.domain in t.domains]
-        if out:
-            # The guests of a chunk are asked in turn: only the one it is stuck on is held long.
-            if control.seconds >= _WATCH_SECONDS / 2:
-                row.hung = True
-                self._held.add(row.domain.uuid)
+        uuid = row.domain.uuid
+        in_flight = self._calls.in_flight
+        if any(task.ask in _BLOCKING and row.domain in task.domains for task in in_flight):
+            # The domains of a chunk are read in turn: only the one it is stuck on is held long.
+            if control.is_job or control.seconds >= LATE_SECONDS / 2:
+                self._stuck.add(uuid)
+                self._held.add(uuid)
                 self._count_held()
+                self._again(row, _Ask.CONTROL)
+            elif uuid in self._stuck:
+                # The chunk may be stuck on another one by now.
+                self._stuck.remove(uuid)
+                self._again(row, _Ask.BULK)
         elif control.free and row.statistics is None:
-            # A job keeps libvirt out without being seen here, as an incoming migration does.
+            # A job that libvirt does not show, as while a domain is started.
             self._note_job(row)
             self._again(row, _Ask.BULK)
-        else:
+        elif not control.incoming:
             self._again(row, _Ask.BULK if row.statistics is None else _Ask.QOM)
 
     def _ask_in_vain(self, row: _Row, error: VirtballoonError) -> None:
@@ -490,13 +509,15 @@ class Sweep:
         )
 
     def _note_held(self, row: _Row, control: Control) -> None:
-        if not control.free and not control.seconds:
-            # A job that waits for something else than QEMU: libvirt does not tell since when.
+        if control.incoming:
+            row.is_incoming = True
+        elif control.is_job:
             self._note_job(row)
         elif not control.free:
             row.held_since = time.monotonic() - control.seconds
-            row.held_longer = False
-        elif not row.held_longer:
+            row.is_job = False
+            self._give_up_if_held_long(row)
+        elif not row.is_job:
             row.held_since = None
         if control.hangs:
             self._held.add(row.domain.uuid)
@@ -505,8 +526,16 @@ class Sweep:
             self._held.discard(row.domain.uuid)
 
     def _note_job(self, row: _Row) -> None:
-        row.held_since = row.held_since or time.monotonic()
-        row.held_longer = True
+        # Libvirt does not say since when.
+        if row.held_since is None or not row.is_job:
+            row.held_since = time.monotonic()
+            row.is_job = True
+        self._give_up_if_held_long(row)
+
+    def _give_up_if_held_long(self, row: _Row) -> None:
+        seconds = time.monotonic() - (row.held_since or math.inf)
+        if seconds >= HOLD_SECONDS:
+            row.error = (job_busy if row.is_job else monitor_busy)(row.domain, seconds)
 
     def _route_around(self, looked_at: _Task) -> None:
         """Ask the guests of a stuck chunk again, without those that it is stuck on."""
@@ -517,20 +546,20 @@ class Sweep:
                 continue
             rows = [self._rows.get(domain.uuid) for domain in task.domains]
             pending = [row for row in rows if row is not None and row.statistics is None]
-            rest = tuple(row.domain for row in pending if not row.hung)
+            rest = tuple(row.domain for row in pending if row.domain.uuid not in self._stuck)
             if task not in self._routed_around:
                 self._routed_around.add(task)
                 for start in range(0, len(rest), _CHUNK):
                     self._waiting.append(_Task(_Ask.BULK, rest[start : start + _CHUNK]))
-            for row in pending:
-                # What looks stuck may only have been held for a while, and NOWAIT makes sure that
-                # asking again does not get stuck, too.
-                if row.hung and row.domain in looked_at.domains:
-                    self._again(row, _Ask.BULK)
 
     def _is_done(self, row: _Row) -> bool:
         if row.configs is None and row.error is None:
             return False
+        if row.configs is None and isinstance(row.error, Busy) and not self._xml_waits:
+            # What its XML says can be had all the same.
+            return False
+        if row.is_incoming:
+            return row.configs is not None or self._xml_waits
         if row.statistics is None:
             return row.error is not None
         if row.error is not None:
@@ -557,22 +586,15 @@ class Sweep:
 
     def _given_up(self, row: _Row) -> DomainReport:
         now = time.monotonic()
-        hint: str | None = MONITOR_HELD
-        if row.held_since is not None and row.held_longer:
-            message = f"a job has kept libvirt out for {now - row.held_since:.0f} s or more"
-            hint = "it is being migrated to this host, say; it is read when that has ended"
+        if row.error is not None or row.is_incoming:
+            pass
         elif row.held_since is not None:
-            message = f"QEMU's monitor has been held for {now - row.held_since:.0f} s"
-        elif row.statistics is None and len(self._held) >= MOST_HELD:
-            message, hint = (
-                f"not asked, since {len(self._held)} other guests of this host hang",
-                None,
-            )
+            held = job_busy if row.is_job else monitor_busy
+            row.error = held(row.domain, now - row.held_since)
+        elif row.statistics is None and now < self.deadline:
+            row.error = too_many_hung(row.domain)
         else:
-            message = f"no answer within {now - self._started:.0f} s"
-        row.error = row.error or Busy(
-            message, host=self._connection.uri, domain=row.domain.name, hint=hint
-        )
+            row.error = timed_out(row.domain, now - self._started)
         return self._report(row)
 
     def _report(self, row: _Row) -> DomainReport:
@@ -607,6 +629,7 @@ class Sweep:
             figures=figures,
             host=self._connection.uri,
             now=read_at or time.time(),
+            is_incoming=row.is_incoming,
             error=row.error,
         )
 

@@ -416,16 +416,24 @@ def _state(number: object) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """How a domain's monitor is occupied, which libvirt tells at once and read-only.
+    """What holds a domain, which libvirt says at once and on a read-only connection.
 
-    :ivar free: whether nothing holds it
-    :ivar seconds: for how long it has been held
-    :ivar waiting: whether a call waits for QEMU, which keeps one of the daemon's workers
+    :ivar free: whether nothing does
+    :ivar seconds: how long a call has waited for QEMU; 0 for a job, since libvirt says, if
+        anything, when the job began, and not when it took the domain
+    :ivar waiting: whether a call waits for QEMU, which uses one of the daemon's workers
+    :ivar incoming: whether the domain is being migrated to this host
     """
 
     free: bool
     seconds: float
     waiting: bool
+    incoming: bool = False
+
+    @property
+    def is_job(self) -> bool:
+        """Whether a job holds the domain, and not a call that waits for QEMU."""
+        return not self.free and not self.seconds
 
     @property
     def hangs(self) -> bool:
@@ -534,20 +542,42 @@ class Domain:
         with self._naming_this():
             return domainxml.hints(text)
 
-    def is_migrating(self) -> bool:
-        """Whether it stands still for a migration, which keeps libvirt out and which
-        :meth:`control` does not show. Never waits for the guest."""
-        return self.reason() == (State.PAUSED, "migration")
+    def _is_incoming(self) -> bool:
+        """Whether it is being migrated to this host.
+
+        Its state does not say: the source of a migration is paused for the same reason, and stays
+        so after some that failed. But libvirt refuses the statistics of the job on the
+        destination alone, before it waits for anything (qemuDomainGetJobStatsInternal, with libvirt
+        9.0 code 84).
+        """
+        if self.reason() != (State.PAUSED, "migration"):
+            return False
+        try:
+            with self._call("jobInfo", NotSupported):
+                self.raw.jobInfo()
+        except NotSupported:
+            # The code is that of a domain that has stopped, too.
+            return self.reason() == (State.PAUSED, "migration")
+        return False
 
     def control(self) -> Control:
-        """How its monitor is occupied. Never waits for the guest."""
+        """What holds it, a job outside the monitor excepted. Never waits for the guest."""
         with self._call("controlInfo", NotRunning):
             state, _details, milliseconds = self.raw.controlInfo(0)
+        waiting = state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED
         return Control(
             free=state == libvirt.VIR_DOMAIN_CONTROL_OK,
-            seconds=milliseconds / 1000,
-            waiting=state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED,
+            seconds=milliseconds / 1000 if waiting else 0.0,
+            waiting=waiting,
         )
+
+    def hold(self) -> Control:
+        """What holds it, as :meth:`control`, and an incoming migration. Does not wait for the
+        guest, unless a job takes the domain just now."""
+        control = self.control()
+        if control.free and self._is_incoming():
+            return Control(free=False, seconds=0.0, waiting=False, incoming=True)
+        return control
 
     def figures(self) -> Figures:
         """Memory figures by the call for a single domain, for drivers that do not take part in

@@ -60,6 +60,7 @@ class Unheard(StrEnum):
     VANISHED = "vanished"
     POLLING_OFF = "polling-off"
     SUSPENDED = "suspended"
+    INCOMING = "incoming"
     SHUTOFF = "shutoff"
     NO_DEVICE = "no-device"
     NOT_SET = "not-set"
@@ -185,12 +186,14 @@ class DomainReport:
         host: str,
         now: float,
         machine: str | None = None,
+        is_incoming: bool = False,
         error: VirtballoonError | None = None,
     ) -> Self:
         """Put together what was read, and judge it.
 
         :param host: the host's URI, for errors
         :param now: the time of reading, epoch seconds
+        :param is_incoming: whether the domain is being migrated to this host
         """
         age = now - figures.last_update if figures.last_update else None
         is_early = age is not None and is_in_future(age)
@@ -203,6 +206,7 @@ class DomainReport:
             last_update=figures.last_update,
             age_seconds=age,
             is_empty=figures.stats.is_empty,
+            is_incoming=is_incoming,
             is_busy=isinstance(error, Busy),
             has_failed=error is not None,
         )

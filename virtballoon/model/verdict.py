@@ -37,6 +37,7 @@ class Verdict(StrEnum):
     UNANSWERED = "unanswered"
     EMPTY = "empty"
     SUSPENDED = "suspended"
+    INCOMING = "incoming"
     NO_DEVICE = "no-device"
     SHUTOFF = "shutoff"
     BUSY = "busy"
@@ -44,8 +45,14 @@ class Verdict(StrEnum):
 
     @property
     def is_well(self) -> bool:
-        """Whether there is nothing to be done: fresh, suspended, shut off, or without a balloon."""
-        return self in {Verdict.FRESH, Verdict.SUSPENDED, Verdict.NO_DEVICE, Verdict.SHUTOFF}
+        """Whether there is nothing to be done."""
+        return self in {
+            Verdict.FRESH,
+            Verdict.SUSPENDED,
+            Verdict.INCOMING,
+            Verdict.NO_DEVICE,
+            Verdict.SHUTOFF,
+        }
 
 
 class State(StrEnum):
@@ -74,6 +81,7 @@ def judge(
     last_update: int | None,
     age_seconds: float | None,
     is_empty: bool,
+    is_incoming: bool = False,
     is_busy: bool = False,
     has_failed: bool = False,
 ) -> Verdict:
@@ -86,6 +94,7 @@ def judge(
         could not be read
     :param age_seconds: now minus last-update; None where that is unknown
     :param is_empty: whether every figure is unset
+    :param is_incoming: whether it is being migrated to this host
     :param is_busy: whether QEMU's monitor did not let us in
     :param has_failed: whether reading failed in some other way
     """
@@ -93,6 +102,8 @@ def judge(
         return Verdict.BUSY
     if has_failed:
         return Verdict.FAILED
+    if is_incoming:
+        return Verdict.INCOMING
     if state is State.SHUTOFF:
         return Verdict.SHUTOFF
     if not has_balloon:

@@ -19,7 +19,7 @@ from typing import Final
 
 from virtballoon.engine.reader import read_configs
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import hold_of, run, unanswered_error
+from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import (
     AccessDenied,
     Busy,
@@ -55,7 +55,7 @@ _LOOK_TIMES: Final = 8
 
 #: Of these there are no figures, and of the next no newer ones.
 _NONE: Final = frozenset({Verdict.SHUTOFF, Verdict.NO_DEVICE})
-_NO_NEWER: Final = frozenset({Verdict.SUSPENDED, Verdict.BUSY})
+_NO_NEWER: Final = frozenset({Verdict.SUSPENDED, Verdict.INCOMING, Verdict.BUSY})
 #: These a guest has that is polled.
 _POLLED: Final = frozenset({Verdict.FRESH, Verdict.STALE, Verdict.UNANSWERED, Verdict.EMPTY})
 
@@ -329,13 +329,13 @@ class _Loan:
             self.was_asked = True
             return True
 
-    def give_back(self, domain: Domain | None) -> Control | bool:
+    def give_back(self, domain: Domain) -> Control | bool:
         """Put the interval back, unless somebody else has set it meanwhile."""
         with self._lock:
             self._closed = True
             # What was set has gone with a guest that has.
             with suppress(DomainNotFound, NotRunning):
-                if domain is not None and self.is_owed:
+                if self.is_owed:
                     if hold := hold_of(domain):
                         return hold
                     if self._is_as_lent(domain):
@@ -396,19 +396,19 @@ class _Loans:
     def _ask(self, uuids: Iterable[str], deadline: float) -> None:
         domains = {u: self._visit.domains[u] for u in uuids if u in self._visit.domains}
         errands = {uuid: partial(self._loans[uuid].ask, domain) for uuid, domain in domains.items()}
-        looks = {uuid: partial(hold_of, domain) for uuid, domain in domains.items()}
-        for uuid, error in self._run(errands, looks, deadline):
+        for uuid, error in self._run(errands, domains, deadline):
             self._loans[uuid].asking_error = error
 
     def give_back(self, uuids: Iterable[str], seconds: float) -> None:
         """Put the intervals of these back."""
-        errands = {
-            uuid: partial(self._loans[uuid].give_back, self._visit.domains.get(uuid))
-            for uuid in uuids
-            if uuid in self._loans
-        }
-        # Whoever hangs is known, or is found out by the errand itself, which looks first.
-        for uuid, error in self._run(errands, {}, time.monotonic() + seconds):
+        lent = [uuid for uuid in uuids if uuid in self._loans]
+        domains = {u: self._visit.domains[u] for u in lent if u in self._visit.domains}
+        for uuid in lent:
+            if uuid not in domains:
+                # What was set has gone with the domain.
+                self._loans[uuid].is_owed = False
+        errands = {u: partial(self._loans[u].give_back, d) for u, d in domains.items()}
+        for uuid, error in self._run(errands, domains, time.monotonic() + seconds):
             self._loans[uuid].returning_error = error
 
     def settle(self, seconds: float) -> None:
@@ -446,15 +446,13 @@ class _Loans:
     def _run(
         self,
         errands: Mapping[str, Callable[[], Control | bool]],
-        looks: Mapping[str, Callable[[], object]],
+        domains: Mapping[str, Domain],
         deadline: float,
     ) -> Iterator[tuple[str, VirtballoonError | None]]:
         """Run an errand for each, and tell what went wrong."""
         nudge = self._visit.connection.link if errands else None
-        for uuid, outcome in run(errands, looks, deadline, nudge):
+        for uuid, outcome in run(errands, domains, deadline, nudge):
             if isinstance(outcome, VirtballoonError):
                 yield uuid, outcome
-            elif outcome is True or uuid not in self._visit.domains:
-                yield uuid, None
             else:
-                yield uuid, unanswered_error(self._visit.domains[uuid], outcome)
+                yield uuid, outcome.error if isinstance(outcome, NoAnswer) else None

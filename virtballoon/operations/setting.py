@@ -10,9 +10,10 @@ from itertools import chain
 
 from virtballoon.engine.reader import Configs, locate, read_configs
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import hold_of, run, unanswered_error
+from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import (
     DomainNotFound,
+    Incoming,
     InvalidInterval,
     NoBalloon,
     NotRunning,
@@ -348,22 +349,26 @@ def _carry_out(
     connections = {selected.domain.connection for selected in by_uuid.values()}
     nudge = connections.pop().link if connections else None
     errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
-    looks = {uuid: partial(hold_of, selected.domain) for uuid, selected in by_uuid.items()}
-    for uuid, outcome in run(errands, looks, deadline, nudge):
+    domains = {uuid: selected.domain for uuid, selected in by_uuid.items()}
+    for uuid, outcome in run(errands, domains, deadline, nudge):
         selected = by_uuid[uuid]
+        error: object = outcome
         if isinstance(outcome, IntervalChange):
-            error: object = outcome.error
-        else:
-            error = outcome
+            error = outcome.error
+        elif isinstance(outcome, NoAnswer):
+            error = outcome.error
+            if outcome.in_flight:
+                outcome.error.message += "; what was sent may still take effect"
         if isinstance(error, DomainNotFound) and not selected.exact:
             # It vanished; nobody asked for this one by name.
             continue
         if isinstance(outcome, IntervalChange):
             yield outcome
-        elif isinstance(outcome, VirtballoonError):
-            yield _failed(selected.domain, outcome)
-        else:
-            yield _failed(selected.domain, unanswered_error(selected.domain, outcome))
+        elif isinstance(error, VirtballoonError):
+            # A domain in migration takes its interval along, if it is set on the source.
+            passed_over = isinstance(error, Incoming) and not selected.exact
+            failed = _failed(selected.domain, error)
+            yield replace(failed, outcome=Outcome.SKIPPED) if passed_over else failed
 
 
 def _errand(

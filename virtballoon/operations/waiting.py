@@ -36,7 +36,13 @@ _LEAST_SECONDS: Final = 2.0
 #: From these nothing is to be expected, and that is no failure.
 _SILENT: Final = {
     verdict: Unheard(verdict.value)
-    for verdict in (Verdict.POLLING_OFF, Verdict.SUSPENDED, Verdict.SHUTOFF, Verdict.NO_DEVICE)
+    for verdict in (
+        Verdict.POLLING_OFF,
+        Verdict.SUSPENDED,
+        Verdict.INCOMING,
+        Verdict.SHUTOFF,
+        Verdict.NO_DEVICE,
+    )
 }
 
 #: What is told who is awaited: a host's URI and the names of its domains. It may be called in any

@@ -44,13 +44,14 @@ RECORD: Final = (
     "notes",
     "error.code",
     "error.message",
+    "error.reason",
     "error.hint",
 )
 
 #: What a record has besides where new figures were asked for.
 REFRESH: Final = (
     *(f"refresh.{key}" for key in ("fresh", "asked", "seconds", "reason", "restored")),
-    *(f"refresh.error.{key}" for key in ("code", "message", "hint")),
+    *(f"refresh.error.{key}" for key in ("code", "message", "reason", "hint")),
 )
 
 #: What a record has besides where rates were asked for.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.configuration import ConfiguredHost
-from virtballoon.errors import VirtballoonError
+from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.model.report import DomainReport, HostReport, Interval
 
 if TYPE_CHECKING:
@@ -142,10 +142,12 @@ def waited_record(waited: Waited) -> Record:
 
 
 def error_record(error: VirtballoonError | None) -> Record | None:
-    """An error as it stands in a document; ``code`` is libvirt's number."""
+    """An error as it stands in a document; ``code`` is libvirt's number, and ``reason`` says why a
+    domain is busy."""
     if error is None:
         return None
-    return {"code": error.code, "message": error.message, "hint": error.hint}
+    reason = error.reason.value if isinstance(error, Busy) else None
+    return {"code": error.code, "message": error.message, "reason": reason, "hint": error.hint}
 
 
 def host_record(host: HostReport | HostChanges) -> Record:

@@ -19,6 +19,7 @@ _UNHEARD: Final[Mapping[Unheard | None, str]] = {
     Unheard.VANISHED: "it vanished",
     Unheard.POLLING_OFF: "polling is off",
     Unheard.SUSPENDED: "suspended",
+    Unheard.INCOMING: "being migrated to this host",
     Unheard.SHUTOFF: "does not run",
     Unheard.NO_DEVICE: "no balloon",
     Unheard.NOT_SET: ABSENT,

@@ -26,6 +26,7 @@ _STYLES: Final = {
     Verdict.UNANSWERED.value: "yellow",
     Verdict.EMPTY.value: "yellow",
     Verdict.SUSPENDED.value: "cyan",
+    Verdict.INCOMING.value: "cyan",
     Verdict.NO_DEVICE.value: "dim",
     Verdict.SHUTOFF.value: "dim",
     Verdict.BUSY.value: "red",

@@ -48,10 +48,10 @@ MEANINGS: Final = {
     Verdict.UNANSWERED: "it has never answered: wait if it boots, else load its balloon driver",
     Verdict.EMPTY: f"its driver gives no statistics: {NO_STATISTICS_ADVICE}",
     Verdict.SUSPENDED: "its CPUs stand still, and the figures with them",
+    Verdict.INCOMING: "it is being migrated to this host; the source host has its figures",
     Verdict.NO_DEVICE: "it has no balloon, so that it cannot be asked",
     Verdict.SHUTOFF: "it does not run",
-    Verdict.BUSY: "QEMU's monitor did not let us in: see whether its QEMU hangs or a long job "
-    "holds it",
+    Verdict.BUSY: "QEMU's monitor or a job holds it: see whether its QEMU hangs",
     Verdict.FAILED: "it could not be read",
 }
 
