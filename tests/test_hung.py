@@ -20,6 +20,8 @@ from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
 from tests.unit.silence import SilentHost
 from virtballoon import (
+    Busy,
+    BusyReason,
     Cause,
     Outcome,
     Source,
@@ -32,6 +34,8 @@ from virtballoon.engine.session import Visit
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 3.0
+#: A time that no run takes for a hung domain, however busy the machine is.
+LONG = 60.0
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
 
@@ -87,13 +91,15 @@ def test_three_hung_among_thirty(alone: Hypervisor, thirty: list[str], via: Sour
     hung = [thirty[3], thirty[11], thirty[27]]
     with hanging(alone, *hung):
         for _ in range(5 if via is Source.LIBVIRT else 2):
-            host = read_host(alone.uri, via=via, timeout=TIMEOUT)
+            host = read_host(alone.uri, via=via, timeout=LONG)
+            assert host.elapsed_seconds < LONG / 2
             verdicts = {row.name: row.verdict for row in host.domains}
             assert [name for name in thirty if verdicts[name] is Verdict.BUSY] == hung
             assert Counter(verdicts.values()) == {Verdict.SUSPENDED: 27, Verdict.BUSY: 3}
             assert host.status is virtballoon.HostStatus.PARTIAL
             busy = next(row for row in host.domains if row.name == hung[0])
             assert isinstance(busy.error, virtballoon.Busy)
+            assert busy.error.reason is BusyReason.MONITOR
             # Where libvirt gives the XML of a guest that is held.
             if alone.connection.getLibVersion() < 9_001_000:
                 assert busy.interval.live == 5
@@ -108,10 +114,15 @@ def test_many_that_hang_leave_the_daemon_to_others(alone: Hypervisor, thirty: li
     hung = thirty[4:28]
     with hanging(alone, *hung):
         for _ in range(5):
-            host = read_host(alone.uri, timeout=1.5)
+            host = read_host(alone.uri, timeout=LONG)
             assert len(host.domains) == len(thirty)
-            host_changes = set_intervals(alone.uri, 5, hung, timeout=1.5)
-            assert {change.outcome for change in host_changes.changes} == {Outcome.FAILED}
+            changes = set_intervals(alone.uri, 5, hung, timeout=LONG)
+            assert {change.outcome for change in changes.changes} == {Outcome.FAILED}
+            assert host.elapsed_seconds + changes.elapsed_seconds < LONG / 2
+        # The limit on blocked calls is reached; a domain that is known to hang is not concerned.
+        reasons = Counter(r.error.reason for r in host.domains if isinstance(r.error, Busy))
+        assert reasons.keys() == {BusyReason.MONITOR, BusyReason.LIMIT}
+        assert reasons[BusyReason.MONITOR] >= 4
         with alone.conn() as connection:
             held = [c for n in hung if (c := connection.lookupByName(n).controlInfo())[0] == 2]
         assert 4 <= len(held) <= 16
@@ -127,9 +138,8 @@ def test_a_doctor_among_many_that_hang(alone: Hypervisor, thirty: list[str], via
     with hanging(alone, *hung):
         for _ in range(2):
             started = time.monotonic()
-            host = virtballoon.diagnose_host(alone.uri, via=via, timeout=TIMEOUT)
-            # Questions, too, are within the time; a machine that is busy takes somewhat longer.
-            assert time.monotonic() - started < 3 * TIMEOUT
+            host = virtballoon.diagnose_host(alone.uri, via=via, timeout=LONG)
+            assert time.monotonic() - started < LONG / 2
             assert [row.name for row in host.domains] == thirty
             assert Cause.QEMU_HUNG in {row.cause for row in host.domains}
             for row in host.domains:
@@ -147,7 +157,8 @@ def test_setting_the_interval_of_all_but_a_hung_one(
 ) -> None:
     with hanging(alone, thirty[5]):
         for seconds in (7, 8):
-            host = set_intervals(alone.uri, seconds, None, via=via, timeout=TIMEOUT)
+            host = set_intervals(alone.uri, seconds, None, via=via, timeout=LONG)
+            assert host.elapsed_seconds < LONG / 2
             outcomes = {change.name: change.outcome for change in host.changes}
             assert Counter(outcomes.values()) == {Outcome.CHANGED: 29, Outcome.FAILED: 1}
             assert outcomes[thirty[5]] is Outcome.FAILED

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import libvirt
 import pytest
@@ -13,16 +14,23 @@ from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from virtballoon import (
     Busy,
+    BusyReason,
     DomainReport,
+    HostStatus,
+    Incoming,
     Outcome,
+    Source,
     State,
     Verdict,
     read_host,
+    set_interval,
     set_intervals,
 )
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 1.5
+#: A time that no run takes for a domain that is held, however busy the machine is.
+LONG = 60.0
 
 # libvirt waits five seconds for a guest to let go of a device.
 DEVICE = """
@@ -73,13 +81,43 @@ def test_a_device_that_the_guest_does_not_let_go(alone: Hypervisor) -> None:
         verdicts = {name: row.verdict for name, row in rows(alone).items()}
         changes = set_intervals(alone.uri, 6, [first, second], timeout=TIMEOUT).changes
         assert removal.is_alive()
-        # Whoever has more time waits for the job's end.
-        late = rows(alone, timeout=60)[first]
     assert (verdicts[first], verdicts[second]) == (Verdict.BUSY, Verdict.SUSPENDED)
     assert [change.outcome for change in changes] == [Outcome.FAILED, Outcome.CHANGED]
     assert isinstance(changes[0].error, Busy)
+    assert changes[0].error.reason is BusyReason.JOB
+    late = rows(alone)[first]
     assert late.verdict is Verdict.SUSPENDED
     assert late.figures.rss_bytes
+
+
+@pytest.mark.parametrize("via", Source)
+def test_a_job_is_not_waited_for_to_its_end(alone: Hypervisor, via: Source) -> None:
+    (name,) = alone.create_blank(1, prefix=f"held-{via.value}", period=5)
+    domain = alone.connection.lookupByName(name)
+    domain.attachDevice(DEVICE)
+    with meanwhile(lambda: domain.detachDevice(DEVICE)) as removal:
+        wait_until(lambda: domain.controlInfo()[0], 60, "the job to begin")
+        (row,) = read_host(alone.uri, [name], via=via, timeout=LONG).domains
+        assert removal.is_alive()
+    assert isinstance(row.error, Busy)
+    assert (row.verdict, row.error.reason) == (Verdict.BUSY, BusyReason.JOB)
+
+
+def test_a_migration_that_failed_leaves_a_domain_suspended(alone: Hypervisor) -> None:
+    (name,) = alone.create_blank(1, prefix="left", period=5)
+    # Libvirt says so of the source of a migration whose outcome it does not know.
+    alone.stop_daemon()
+    status = alone.directory / f"run/libvirt/qemu/run/{name}.xml"
+    text = status.read_text()
+    left = re.sub(r"(<domstatus state='paused') reason='[^']*'", r"\1 reason='migration'", text)
+    assert left != text
+    status.write_text(left)
+    alone.start_daemon()
+    domain = alone.connection.lookupByName(name)
+    assert domain.state() == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
+    (row,) = read_host(alone.uri, [name], timeout=LONG).domains
+    assert (row.verdict, row.error) == (Verdict.SUSPENDED, None)
+    assert set_interval(domain, 7).outcome is Outcome.CHANGED
 
 
 @pytest.fixture
@@ -104,19 +142,26 @@ def test_a_guest_on_its_way_to_another_host(
             wait_until(
                 lambda: leaving.jobStats().get("data_processed"), 60, "the migration to begin"
             )
-            there = rows(other)
-            changes = set_intervals(other.uri, 6, None, timeout=TIMEOUT).changes
+            hosts = {via: read_host(other.uri, via=via, timeout=LONG) for via in Source}
+            changes = set_intervals(other.uri, 6, None, timeout=LONG).changes
+            (named,) = set_intervals(other.uri, 6, ["mover"], timeout=LONG).changes
             here = rows(alone, timeout=60)["mover"]
             assert "mover" in other.virsh("list").stdout
         finally:
             leaving.migrateSetMaxSpeed(10_000)
-    assert (there["mover"].verdict, there["mover"].state) == (Verdict.BUSY, State.PAUSED)
-    assert isinstance(there["mover"].error, Busy)
-    assert there["bystander0000"].verdict is Verdict.SUSPENDED
+    for host in hosts.values():
+        assert host.status is HostStatus.OK
+        assert host.elapsed_seconds < LONG / 2
+        there = {row.name: row for row in host.domains}
+        assert (there["mover"].verdict, there["mover"].state) == (Verdict.INCOMING, State.PAUSED)
+        assert there["mover"].error is None
+        assert there["bystander0000"].verdict is Verdict.SUSPENDED
     assert {change.name: change.outcome for change in changes} == {
         "bystander0000": Outcome.CHANGED,
-        "mover": Outcome.FAILED,
+        "mover": Outcome.SKIPPED,
     }
+    assert named.outcome is Outcome.FAILED
+    assert isinstance(named.error, Incoming)
     assert here.verdict is Verdict.FRESH
     # The XML's interval came along, and so did the guest's answers.
     wait_until(
@@ -125,3 +170,31 @@ def test_a_guest_on_its_way_to_another_host(
     arrived = rows(other, timeout=60)["mover"]
     assert (arrived.uuid, arrived.interval.live) == (here.uuid, 2)
     assert "mover" not in rows(alone, timeout=60)
+
+
+def test_the_source_of_a_migration_that_stops_the_guest(
+    alone: Hypervisor, other: Hypervisor, mover: Guest
+) -> None:
+    """Its state is that of the destination: paused, for a migration."""
+    leaving = mover.domain
+    way = {
+        libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1",
+        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1,
+    }
+
+    def migrate() -> None:
+        with suppress(libvirt.libvirtError):
+            leaving.migrate3(other.connection, way, libvirt.VIR_MIGRATE_UNSAFE)
+
+    with meanwhile(migrate):
+        try:
+            wait_until(
+                lambda: leaving.jobStats().get("data_processed"), 60, "the migration to begin"
+            )
+            state = leaving.state()
+            (row,) = read_host(alone.uri, ["mover"], timeout=LONG).domains
+        finally:
+            leaving.abortJob()
+    assert state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
+    assert (row.verdict, row.error) == (Verdict.SUSPENDED, None)
+    assert row.stats.total_memory

@@ -103,7 +103,7 @@ FACTS = {
 
 
 def test_the_first_thing_that_is_the_matter_decides() -> None:
-    """Whatever else is true: busy, failed, incoming, shut off, without a device, stopped, not polled."""
+    """Whatever else is true."""
     first = (
         (Verdict.BUSY, lambda facts: facts["is_busy"]),
         (Verdict.FAILED, lambda facts: facts["has_failed"]),
