@@ -121,11 +121,14 @@ def test_a_migration_that_failed_leaves_a_domain_suspended(alone: Hypervisor) ->
 
 
 @pytest.fixture
-def mover(alone: Hypervisor) -> Guest:
+def mover(alone: Hypervisor, other: Hypervisor) -> Iterator[Guest]:
     """A guest with more in its memory than a slow migration moves in a minute."""
     guest = alone.boot([GuestSpec("mover", period=2, persistent=False)])["mover"]
     guest.run("dd if=/dev/urandom of=/hog/fill bs=1M count=60 2>/dev/null")
-    return guest
+    yield guest
+    for hypervisor in (alone, other):
+        with suppress(libvirt.libvirtError):
+            hypervisor.connection.lookupByName("mover").destroy()
 
 
 def test_a_guest_on_its_way_to_another_host(

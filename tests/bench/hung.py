@@ -16,6 +16,7 @@ import time
 from tests.lab import Hypervisor
 from tests.lab.keeper import lab_processes, signal_process
 from virtballoon import Source, Verdict, read_host
+from virtballoon.hypervisor.connection import keep_stderr_quiet
 
 #: Far more than any run takes.
 TIMEOUT = 60.0
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--via", type=Source, choices=list(Source), default=Source.LIBVIRT)
     parser.add_argument("domains", type=int, nargs="?", default=100)
     options = parser.parse_args()
+    keep_stderr_quiet()
     with Hypervisor() as hypervisor:
         names = hypervisor.create_blank(options.domains, period=10)
         # Spread over the host, two of them next to each other.

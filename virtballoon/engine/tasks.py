@@ -152,8 +152,13 @@ class _Run:
     def _take(self, answer: Answer[tuple[str, str]]) -> object:
         """What an answer completes; None if that is nothing."""
         kind, uuid = answer.key
-        self._unchecked.discard(uuid)
         control = answer.value if isinstance(answer.value, Control) else None
+        if kind == _CHECK and uuid in self._unchecked:
+            # Its task finds out for itself, and may need no monitor.
+            self._unchecked.remove(uuid)
+            if control is not None:
+                self._held[uuid] = control, time.monotonic() - control.seconds
+            return None
         if kind == _TASK:
             self._checks.pop(uuid, None)
         if kind == _TASK and control is None:
