@@ -255,6 +255,7 @@ def test_main_page_has_every_field() -> None:
     assert described == top | {
         *("schema", "generated_at", "hosts"),
         *("uri", "hostname", "status", "error", "elapsed_seconds", "domains"),
+        "clock_offset_seconds",
     }
     nested = {key.rpartition(".")[2] for key in RECORD if not key.startswith("stats.")}
     enums = {m.value for enum in (State, HostStatus, Source) for m in enum}
