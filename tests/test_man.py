@@ -246,6 +246,11 @@ def test_main_page_has_every_verdict() -> None:
     assert tags(sections("virtballoon")["VERDICTS"]) == [v.value for v in Verdict]
 
 
+def test_readme_has_every_verdict() -> None:
+    text = (MAN.parent / "README.md").read_text("utf-8").partition("## Verdicts")[2]
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == [v.value for v in Verdict]
+
+
 def test_main_page_has_every_field() -> None:
     page = sections("virtballoon")
     (columns,) = blocks(page["OUTPUT"])
