@@ -16,10 +16,10 @@ from virtballoon.doctor.causes import (
     lacking,
 )
 from virtballoon.doctor.results import Evidence, dotted
-from virtballoon.engine.reader import read_configs
 from virtballoon.engine.tasks import hold_of
 from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import Control, Domain
+from virtballoon.hypervisor.device import read_configs
 from virtballoon.model.note import Note
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source

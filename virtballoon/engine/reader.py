@@ -17,9 +17,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from virtballoon.engine.calls import Answer, Calls
 from virtballoon.engine.limits import (
@@ -43,15 +43,17 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor.connection import Connection, Control, Domain, DomainStatistics, Link
-from virtballoon.hypervisor.domainxml import DomainXML
-from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.hypervisor.device import (
+    Configs,
+    QomReading,
+    read_by_qom,
+    read_configs,
+    read_single,
+)
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import State
-
-if TYPE_CHECKING:
-    from virtballoon.hypervisor.qmp import Monitor
 
 #: So many of them may be calls that a hung guest can hold up; the last one finds out which.
 _MAY_BLOCK: Final = IN_FLIGHT - 1
@@ -93,61 +95,6 @@ class _Task:
     careful: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configs:
-    """What the XML documents of a domain say.
-
-    :ivar name: the domain's name, as it is now
-    :ivar id: libvirt's number of the running domain, or None
-    :ivar live: the balloon of the running domain, or None if it does not run
-    :ivar config: the balloon of the persistent configuration, or None for a transient domain
-    :ivar machine: QEMU's machine type, or None where it has none
-    """
-
-    name: str
-    id: int | None
-    live: BalloonConfig | None
-    config: BalloonConfig | None
-    machine: str | None = None
-
-    @property
-    def balloon(self) -> Balloon | None:
-        """The device that the domain has, or would have if it ran."""
-        ruling = self.live or self.config
-        return ruling.balloon if ruling is not None else None
-
-
-def read_configs(domain: Domain) -> Configs:
-    """Read a domain's XML, live and inactive. May wait for whoever holds the domain.
-
-    :raise DomainNotFound: when the domain is gone
-    :raise DomainXMLError: when its XML cannot be read
-    """
-    now = domain.xml()
-    # It can have been given another since it was listed.
-    name = domain.name if now.is_of(domain.name) else now.name or domain.name
-    if now.id is None:
-        return Configs(name=name, id=None, live=None, config=now.balloon, machine=now.machine)
-    config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
-    return Configs(
-        name=name,
-        id=now.id,
-        live=now.balloon,
-        config=config.balloon if config else None,
-        machine=now.machine,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Qom:
-    """What QEMU itself says; no balloon, no interval."""
-
-    balloon: Balloon | None = None
-    interval: int | None = None
-    figures: Figures | None = None
-    read_at: float = 0.0
-
-
 @dataclass(slots=True)
 class _Row:
     """How far the reading of one domain has come."""
@@ -155,7 +102,7 @@ class _Row:
     domain: Domain
     configs: Configs | None = None
     statistics: DomainStatistics | None = None
-    qom: _Qom | None = None
+    qom: QomReading | None = None
     error: VirtballoonError | None = None
     state: State | None = None
     held_since: float | None = None
@@ -366,11 +313,11 @@ class Sweep:
             case _Ask.BULK:
                 return lambda: _bulk(self._connection, domains)
             case _Ask.SINGLE:
-                return lambda: _each(domains, _read_single)
+                return lambda: _each(domains, read_single)
             case _Ask.QOM:
                 row = self._rows.get(domains[0].uuid)
                 configs = row.configs if row is not None else None
-                return lambda: _each(domains, lambda domain: _read_qom(domain, configs))
+                return lambda: _each(domains, lambda domain: read_by_qom(domain, configs))
 
     # What an answer means.
 
@@ -433,7 +380,7 @@ class Sweep:
                 pass
             case Control():
                 self._take_control(row, outcome)
-            case _Qom():
+            case QomReading():
                 row.qom = outcome
             case Busy() | None:
                 self._again(row, task.ask)
@@ -611,7 +558,7 @@ class Sweep:
         if row.qom is not None:
             balloon, interval = row.qom.balloon, row.qom.interval
             read_at = row.qom.read_at or read_at
-            figures = _merged(figures, row.qom.figures)
+            figures = row.qom.merged(figures)
         live = configs.live if state is not State.SHUTOFF else None
         return DomainReport.of(
             name=configs.name,
@@ -657,52 +604,3 @@ def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object
     for uuid, outcome in _each(missing, Domain.state).items():
         outcomes[uuid] = outcome if isinstance(outcome, VirtballoonError) else None
     return outcomes
-
-
-def _read_single(domain: Domain) -> DomainStatistics:
-    state = domain.state()
-    figures = domain.figures() if state is not State.SHUTOFF else None
-    return DomainStatistics(
-        state=state, figures=figures, asked=True, died=False, read_at=time.time()
-    )
-
-
-def _read_qom(domain: Domain, configs: Configs | None) -> _Qom | Control:
-    # The passthrough waits for whoever holds the monitor, so it is not even begun.
-    control = domain.control()
-    if not control.free:
-        return control
-    monitor = domain.monitor()
-    known = configs.live.balloon if configs and configs.live else None
-    balloon = locate(monitor, known)
-    if balloon is None or balloon.qom_path is None:
-        return _Qom()
-    interval, figures = monitor.interval_and_stats(balloon.qom_path)
-    return _Qom(balloon=balloon, interval=interval, figures=figures, read_at=time.time())
-
-
-def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
-    """The balloon with its QOM path: from the XML where that tells, else by asking QEMU.
-
-    :param known: the balloon by the live XML, or None if that shows none
-    :param everywhere: whether to walk the whole tree for one that the XML does not show
-    """
-    if known is not None and known.qom_path is not None:
-        return known
-    path = monitor.find_balloon(
-        known.alias if known is not None else None, everywhere=everywhere or known is not None
-    )
-    if path is None:
-        return None
-    return replace(known or Balloon(model=None), qom_path=path)
-
-
-def _merged(host: Figures, guest: Figures | None) -> Figures:
-    """The guest's figures from QEMU, the host's from libvirt."""
-    return Figures(
-        stats=guest.stats if guest else Figures().stats,
-        last_update=guest.last_update if guest else None,
-        current_bytes=host.current_bytes,
-        maximum_bytes=host.maximum_bytes,
-        rss_bytes=host.rss_bytes,
-    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from virtballoon.engine.calls import call_within
-from virtballoon.engine.reader import Sweep, locate, read_configs
+from virtballoon.engine.reader import Sweep
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.errors import (
     AmbiguousDomain,
@@ -19,6 +19,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor.connection import AnyDomain, Domain, Target
+from virtballoon.hypervisor.device import locate, read_configs
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport, HostStatus

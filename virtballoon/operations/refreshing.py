@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from virtballoon.engine.reader import read_configs
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import (
@@ -31,6 +30,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor.connection import Control, Domain, Target
+from virtballoon.hypervisor.device import read_configs
 from virtballoon.log import log_pleas
 from virtballoon.model.outcome import DomainWait, Waited
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from virtballoon.engine.reader import Configs, locate, read_configs
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import (
@@ -23,6 +22,7 @@ from virtballoon.errors import (
 from virtballoon.hypervisor import connection as libvirt_limits
 from virtballoon.hypervisor import qmp
 from virtballoon.hypervisor.connection import AnyDomain, Control, Domain, Target
+from virtballoon.hypervisor.device import Configs, locate, read_configs
 from virtballoon.log import log_host
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome, Waited

@@ -1,0 +1,193 @@
+"""A domain's balloon: where it is, and its interval and figures by libvirt or by QEMU.
+
+Unless it says otherwise, a call here waits for the domain's QEMU without limit.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from virtballoon.errors import NotRunning
+from virtballoon.hypervisor.connection import Control, Domain, DomainStatistics
+from virtballoon.hypervisor.domainxml import DomainXML
+from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.model.memory import Figures
+from virtballoon.model.verdict import State
+
+if TYPE_CHECKING:
+    from virtballoon.hypervisor.qmp import Monitor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configs:
+    """What the XML documents of a domain say.
+
+    :ivar name: the domain's name, as it is now
+    :ivar id: libvirt's ID of the running domain, or None
+    :ivar live: the balloon of the running domain, or None if it does not run
+    :ivar config: the balloon of the persistent configuration, or None for a transient domain
+    :ivar machine: QEMU's machine type, or None where it has none
+    """
+
+    name: str
+    id: int | None
+    live: BalloonConfig | None
+    config: BalloonConfig | None
+    machine: str | None = None
+
+    @property
+    def balloon(self) -> Balloon | None:
+        """The device that the domain has, or would have if it ran."""
+        ruling = self.live or self.config
+        return ruling.balloon if ruling is not None else None
+
+
+def read_configs(domain: Domain) -> Configs:
+    """Read a domain's XML, live and inactive. Only newer libvirt waits here, for whatever holds the
+    domain.
+
+    :raise DomainNotFound: when the domain is gone
+    :raise DomainXMLError: when its XML cannot be read
+    """
+    now = domain.xml()
+    # It may have been renamed since it was listed.
+    name = domain.name if now.is_of(domain.name) else now.name or domain.name
+    if now.id is None:
+        return Configs(name=name, id=None, live=None, config=now.balloon, machine=now.machine)
+    config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
+    return Configs(
+        name=name,
+        id=now.id,
+        live=now.balloon,
+        config=config.balloon if config else None,
+        machine=now.machine,
+    )
+
+
+class BalloonDevice(Protocol):
+    """The balloon of a running domain."""
+
+    def interval(self) -> int:
+        """The polling interval in force, in seconds; 0 for off."""
+
+    def set_interval(self, seconds: int) -> None:
+        """Set the polling interval until the domain stops."""
+
+    def figures(self) -> Figures:
+        """The guest's figures, and the host's where they come along."""
+
+
+class LibvirtBalloon:
+    """The balloon by libvirt's calls. Its interval is that of the live XML, as QEMU's should be."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+
+    def interval(self) -> int:
+        """That of the live XML; waits as :func:`read_configs` does.
+
+        :raise NotRunning: when the domain does not run
+        """
+        xml = self._domain.xml()
+        if xml.id is None:
+            host, name = self._domain.connection.uri, self._domain.name
+            raise NotRunning("it does not run", host=host, domain=name)
+        return xml.balloon.period
+
+    def set_interval(self, seconds: int) -> None:
+        """Set it in QEMU, even where the XML has it already, and in the live XML."""
+        self._domain.set_period(seconds, live=True, config=False)
+
+    def figures(self) -> Figures:
+        """By the bulk call, which does not wait for a domain that is held; where the driver has no
+        part in that, by the call for one domain."""
+        statistics = self._domain.connection.statistics([self._domain]).get(self._domain.uuid)
+        figures = statistics.figures if statistics is not None else None
+        return figures or self._domain.figures()
+
+
+class QomBalloon:
+    """The balloon by QEMU's own properties. libvirt does not learn of an interval set here.
+
+    :param path: the device's QOM path
+    """
+
+    def __init__(self, monitor: Monitor, path: str) -> None:
+        self._monitor = monitor
+        self._path = path
+
+    def interval(self) -> int:
+        """The interval that QEMU has."""
+        return self._monitor.polling_interval(self._path)
+
+    def set_interval(self, seconds: int) -> None:
+        """Set it in QEMU alone."""
+        self._monitor.set_polling_interval(self._path, seconds)
+
+    def figures(self) -> Figures:
+        """The guest's figures alone."""
+        return self._monitor.guest_stats(self._path)
+
+
+def balloon_device(domain: Domain, qom_path: str | None) -> BalloonDevice:
+    """The balloon of a running domain.
+
+    :param qom_path: where QEMU has it; None for its balloon by libvirt
+    """
+    return LibvirtBalloon(domain) if qom_path is None else QomBalloon(domain.monitor(), qom_path)
+
+
+def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
+    """The balloon with its QOM path: by the XML where that is enough, else by QEMU.
+
+    :param known: the balloon by the live XML, or None if that shows none
+    :param everywhere: whether to walk the whole tree for one that the XML does not show
+    """
+    if known is not None and known.qom_path is not None:
+        return known
+    path = monitor.find_balloon(
+        known.alias if known is not None else None, everywhere=everywhere or known is not None
+    )
+    if path is None:
+        return None
+    return replace(known or Balloon(model=None), qom_path=path)
+
+
+@dataclass(frozen=True, slots=True)
+class QomReading:
+    """What QEMU itself says; no balloon, no interval."""
+
+    balloon: Balloon | None = None
+    interval: int | None = None
+    figures: Figures | None = None
+    read_at: float = 0.0
+
+    def merged(self, host: Figures) -> Figures:
+        """The guest's figures from here with the host's from libvirt."""
+        guest = self.figures or Figures()
+        return replace(host, stats=guest.stats, last_update=guest.last_update)
+
+
+def read_by_qom(domain: Domain, configs: Configs | None) -> QomReading | Control:
+    """Read a running domain's balloon by QOM, unless something holds the domain."""
+    # The monitor passthrough would wait for it.
+    control = domain.control()
+    if not control.free:
+        return control
+    monitor = domain.monitor()
+    balloon = locate(monitor, configs.live.balloon if configs and configs.live else None)
+    if balloon is None or balloon.qom_path is None:
+        return QomReading()
+    interval, figures = monitor.interval_and_stats(balloon.qom_path)
+    return QomReading(balloon=balloon, interval=interval, figures=figures, read_at=time.time())
+
+
+def read_single(domain: Domain) -> DomainStatistics:
+    """Read the figures of a domain whose driver takes no part in the bulk call."""
+    state = domain.state()
+    figures = domain.figures() if state is not State.SHUTOFF else None
+    return DomainStatistics(
+        state=state, figures=figures, asked=True, died=False, read_at=time.time()
+    )
