@@ -422,7 +422,7 @@ def examined(**changes: object) -> DomainExamination:
         host="test:///default",
         now=NOW,
     )
-    return DomainExamination(report, None)
+    return DomainExamination(report, None, uri="qemu:///system")
 
 
 def watched(

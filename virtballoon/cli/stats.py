@@ -116,10 +116,11 @@ def command(
 
 
 def _say_what_only_qemu_has(hosts: Sequence[HostReport]) -> None:
-    from virtballoon.model.source import Source
+    from virtballoon.model.source import Source, may_have_qom
     from virtballoon.model.statistics import STATISTIC_BY_NAME
 
-    rows = [row for host in hosts for row in host.domains if not row.stats.is_empty]
+    qemu = [host for host in hosts if may_have_qom(host.uri)]
+    rows = [row for host in qemu for row in host.domains if not row.stats.is_empty]
     if any(row.source is Source.LIBVIRT for row in rows):
         *names, last = (s.name for s in STATISTIC_BY_NAME.values() if s.libvirt is None)
         complain(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 from virtballoon.model.verdict import NO_STATISTICS_ADVICE, Verdict
@@ -86,14 +86,14 @@ class Row:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CauseInfo:
+class CauseInfo(NamedTuple):
     """What is known of a cause. In braces is what differs between domains: ``virtballoon``,
     ``set_interval`` and ``virsh`` are these commands up to the host's URI, ``name`` and ``domain``
     the domain as virtballoon and virsh take it; ``interval`` is the interval in force,
     ``wanted`` the one to set and ``watch`` a timeout that is long enough to watch the domain, in
     seconds; ``lacks`` is what is too old and what it lacks.
 
+    :ivar value: its name
     :ivar meaning: what it is
     :ivar remedy: the command or the advice that fixes it; None where there is nothing to fix
     :ivar check: how to check that it is this cause; None where nothing else is possible
@@ -102,6 +102,7 @@ class CauseInfo:
     :ivar also: by what it is a problem of its own, whatever the reason for the verdict
     """
 
+    value: str
     meaning: str
     remedy: str | None = None
     check: str | None = None
@@ -110,6 +111,7 @@ class CauseInfo:
     also: tuple[Row, ...] = ()
 
 
+_V, _S = Verdict, Sign
 _CONSOLE: Final = "its display or console ({virsh} console {domain})"
 _BOOT: Final = f"wait until it has booted; if it does not, see where it stops on {_CONSOLE}"
 _RESTART: Final = "then shut the domain down and start it (a reboot is not enough)"
@@ -122,344 +124,269 @@ class Cause(StrEnum):
     info: CauseInfo
     _value_: str
 
-    def __new__(cls, value: str, info: CauseInfo) -> Self:
-        self = str.__new__(cls, value)
-        self._value_ = value
-        self.info = info
+    def __new__(cls, *info: Any) -> Self:
+        # A tuple as value is passed as its items.
+        self = str.__new__(cls, info[0])
+        self._value_ = info[0]
+        self.info = CauseInfo(*info)
         return self
 
-    WELL = (
+    WELL = CauseInfo(
         "well",
-        CauseInfo(
-            meaning="its figures are fresh",
-            is_well=True,
-            rows=(Row(Verdict.FRESH, lacks=(Sign.UPDATED,)),),
-        ),
+        "its figures are fresh",
+        is_well=True,
+        rows=(Row(_V.FRESH, lacks=(_S.UPDATED,)),),
     )
-    JUST_ANSWERED = (
+    JUST_ANSWERED = CauseInfo(
         "just-answered",
-        CauseInfo(
-            meaning="it answered while it was watched: it has just booted, was reset or resumed, "
-            "or its interval or its driver was changed",
-            is_well=True,
-            rows=(Row(Verdict.FRESH, has=(Sign.UPDATED,)),),
-        ),
+        "it answered while it was watched: it has just booted, was reset or resumed, or its "
+        "interval or its driver was changed",
+        is_well=True,
+        rows=(Row(_V.FRESH, has=(_S.UPDATED,)),),
     )
-    CLOCK_BEHIND = (
+    CLOCK_BEHIND = CauseInfo(
         "clock-behind",
-        CauseInfo(
-            meaning="its host's clock is behind this machine's, so its figures seem older than "
-            "they are",
-            remedy="set the clocks of this machine and of the host, for example by NTP",
-            check="compare `date` on both; every polled domain of the host is late by the same "
-            "time",
-            rows=(
-                # A new update is new by any clock.
-                Row(Verdict.STALE, seen=(Sign.UPDATED,)),
-                Row(Verdict.STALE, lacks=(Sign.OVERDUE,), seen=(Sign.LATE_ALIKE,)),
-            ),
+        "its host's clock is behind this machine's, so its figures seem older than they are",
+        "set the clocks of this machine and of the host, for example by NTP",
+        check="compare `date` on both; every polled domain of the host is late by the same time",
+        rows=(
+            # A new update is new by any clock.
+            Row(_V.STALE, seen=(_S.UPDATED,)),
+            Row(_V.STALE, lacks=(_S.OVERDUE,), seen=(_S.LATE_ALIKE,)),
         ),
     )
-    IOMMU_ON = (
+    IOMMU_ON = CauseInfo(
         "iommu-on",
-        CauseInfo(
-            meaning="its balloon has <driver iommu='on'/>, which Linux' balloon driver does not "
-            "support",
-            remedy="remove iommu='on' from the <driver> of its <memballoon> ({virsh} edit "
-            f"{{domain}}), {_RESTART}",
-            check="the guest's dmesg shows that virtio_balloon failed to probe",
-            rows=(Row(Verdict.UNANSWERED, seen=(Sign.IOMMU,)),),
-        ),
+        "its balloon has <driver iommu='on'/>, which Linux' balloon driver does not support",
+        "remove iommu='on' from the <driver> of its <memballoon> ({virsh} edit "
+        f"{{domain}}), {_RESTART}",
+        check="the guest's dmesg shows that virtio_balloon failed to probe",
+        rows=(Row(_V.UNANSWERED, seen=(_S.IOMMU,)),),
     )
-    DRIVER_UNLOADED = (
+    DRIVER_UNLOADED = CauseInfo(
         "driver-unloaded",
-        CauseInfo(
-            meaning="its balloon driver was unloaded or, on Windows, its balloon service stopped",
-            remedy="in the guest: modprobe virtio_balloon; on Windows, start the service "
-            "BalloonService, and enable the VirtIO Balloon Driver in the device manager",
-            check="the guest works, and its lsmod does not show virtio_balloon",
-            rows=(Row(Verdict.STALE, lacks=(Sign.UPDATED,)),),
-        ),
+        "its balloon driver was unloaded or, on Windows, its balloon service stopped",
+        "in the guest: modprobe virtio_balloon; on Windows, start the service BalloonService, and "
+        "enable the VirtIO Balloon Driver in the device manager",
+        check="the guest works, and its lsmod does not show virtio_balloon",
+        rows=(Row(_V.STALE, lacks=(_S.UPDATED,)),),
     )
-    GUEST_HUNG = (
+    GUEST_HUNG = CauseInfo(
         "guest-hung",
-        CauseInfo(
-            meaning="the guest hangs or has crashed",
-            remedy=f"see what it shows on {_CONSOLE}; if it does not react: "
-            "{virsh} reset {domain}",
-            check=f"it does not react at {_CONSOLE}",
-            rows=(
-                Row(Verdict.STALE, lacks=(Sign.UPDATED,)),
-                # A kernel that has crashed uses all of a CPU.
-                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.SPINNING,)),
-                Row(Verdict.STALE, lacks=(Sign.UPDATED,), seen=(Sign.LOW_MEMORY,)),
-            ),
+        "the guest hangs or has crashed",
+        f"see what it shows on {_CONSOLE}; if it does not react: {{virsh}} reset {{domain}}",
+        check=f"it does not react at {_CONSOLE}",
+        rows=(
+            Row(_V.STALE, lacks=(_S.UPDATED,)),
+            # A kernel that has crashed uses all of a CPU.
+            Row(_V.STALE, lacks=(_S.UPDATED,), seen=(_S.SPINNING,)),
+            Row(_V.STALE, lacks=(_S.UPDATED,), seen=(_S.LOW_MEMORY,)),
         ),
     )
-    JUST_RESET = (
+    JUST_RESET = CauseInfo(
         "just-reset",
-        CauseInfo(
-            meaning="it was reset since its last update, and is booting or stuck",
-            remedy=_BOOT,
-            check=f"{_CONSOLE} shows it boot, or where it is stuck",
-            # QEMU before 10.0 keeps a guest's figures over a reset.
-            rows=(
-                Row(
-                    Verdict.STALE,
-                    lacks=(Sign.UPDATED, Sign.AGENT_CONNECTED, Sign.RESET_CLEARS),
-                ),
-                Row(
-                    Verdict.STALE,
-                    lacks=(Sign.UPDATED, Sign.RESET_CLEARS),
-                    seen=(Sign.SPINNING, Sign.AGENT_DISCONNECTED),
-                ),
+        "it was reset since its last update, and is booting or stuck",
+        _BOOT,
+        check=f"{_CONSOLE} shows it boot, or where it is stuck",
+        # QEMU before 10.0 keeps a guest's figures over a reset.
+        rows=(
+            Row(
+                _V.STALE,
+                lacks=(_S.UPDATED, _S.AGENT_CONNECTED, _S.RESET_CLEARS),
+            ),
+            Row(
+                _V.STALE,
+                lacks=(_S.UPDATED, _S.RESET_CLEARS),
+                seen=(_S.SPINNING, _S.AGENT_DISCONNECTED),
             ),
         ),
     )
-    NO_DRIVER = (
+    NO_DRIVER = CauseInfo(
         "no-driver",
-        CauseInfo(
-            meaning="the guest has no balloon driver",
-            remedy="in the guest: modprobe virtio_balloon; on Windows, install the balloon driver "
-            "and its service from virtio-win",
-            check="the guest works, and its lsmod does not show virtio_balloon",
-            rows=(Row(Verdict.UNANSWERED),),
-        ),
+        "the guest has no balloon driver",
+        "in the guest: modprobe virtio_balloon; on Windows, install the balloon driver and its "
+        "service from virtio-win",
+        check="the guest works, and its lsmod does not show virtio_balloon",
+        rows=(Row(_V.UNANSWERED),),
     )
-    NO_STATISTICS = (
+    NO_STATISTICS = CauseInfo(
         "no-statistics",
-        CauseInfo(
-            meaning="its balloon driver gives no statistics",
-            remedy=NO_STATISTICS_ADVICE,
-            check="the guest is not Linux",
-            rows=(
-                Row(Verdict.UNANSWERED),
-                Row(Verdict.UNANSWERED, seen=(Sign.BALLOONED,)),
-                Row(Verdict.EMPTY),
-            ),
+        "its balloon driver gives no statistics",
+        NO_STATISTICS_ADVICE,
+        check="the guest is not Linux",
+        rows=(
+            Row(_V.UNANSWERED),
+            Row(_V.UNANSWERED, seen=(_S.BALLOONED,)),
+            Row(_V.EMPTY),
         ),
     )
-    BOOTING = (
+    BOOTING = CauseInfo(
         "booting",
-        CauseInfo(
-            meaning="it was started or reset, and is booting or stuck",
-            remedy=_BOOT,
-            check=f"{_CONSOLE} shows it boot, or where it is stuck",
-            rows=(
-                Row(Verdict.UNANSWERED, lacks=(Sign.AGENT_CONNECTED,)),
-                Row(
-                    Verdict.UNANSWERED,
-                    lacks=(Sign.AGENT_CONNECTED, Sign.LONG_RUN),
-                    seen=(Sign.SPINNING,),
-                ),
+        "it was started or reset, and is booting or stuck",
+        _BOOT,
+        check=f"{_CONSOLE} shows it boot, or where it is stuck",
+        rows=(
+            Row(_V.UNANSWERED, lacks=(_S.AGENT_CONNECTED,)),
+            Row(
+                _V.UNANSWERED,
+                lacks=(_S.AGENT_CONNECTED, _S.LONG_RUN),
+                seen=(_S.SPINNING,),
             ),
         ),
     )
-    NOT_DUE = (
+    NOT_DUE = CauseInfo(
         "not-due",
-        CauseInfo(
-            meaning="its interval was changed or it was resumed, and QEMU asks it next within "
-            "{interval} s",
-            remedy="wait {interval} s, and change the interval less often than that",
-            check="{virtballoon} doctor --timeout {watch} {name} watches it for that time",
-            rows=(Row(Verdict.STALE, lacks=(Sign.OVERDUE, Sign.UPDATED)),),
-        ),
+        "its interval was changed or it was resumed, and QEMU asks it next within {interval} s",
+        "wait {interval} s, and change the interval less often than that",
+        check="{virtballoon} doctor --timeout {watch} {name} watches it for that time",
+        rows=(Row(_V.STALE, lacks=(_S.OVERDUE, _S.UPDATED)),),
     )
-    POLLING_OFF = (
+    POLLING_OFF = CauseInfo(
         "polling-off",
-        CauseInfo(
-            meaning="its interval is 0, so it is not polled",
-            remedy="{set_interval} {wanted} {name}",
-            rows=(Row(Verdict.POLLING_OFF, lacks=(Sign.XML_POLLS, Sign.UPDATED)),),
-            also=(Row(Verdict.SUSPENDED, seen=(Sign.UNPOLLED,)),),
-        ),
+        "its interval is 0, so it is not polled",
+        "{set_interval} {wanted} {name}",
+        rows=(Row(_V.POLLING_OFF, lacks=(_S.XML_POLLS, _S.UPDATED)),),
+        also=(Row(_V.SUSPENDED, seen=(_S.UNPOLLED,)),),
     )
-    INTERVAL_DIFFERS = (
+    INTERVAL_DIFFERS = CauseInfo(
         "interval-differs",
-        CauseInfo(
-            meaning="QEMU's interval differs from the one in libvirt's XML",
-            remedy="{set_interval} {wanted} {name}",
-            check="{virtballoon} list --via qom {name} shows QEMU's own interval (this taints the "
-            "guest)",
-            rows=(
-                Row(Verdict.STALE, lacks=(Sign.UPDATED, Sign.QEMU_INTERVAL)),
-                Row(Verdict.UNANSWERED, lacks=(Sign.QEMU_INTERVAL,)),
-                # QEMU polls although the XML says that it does not, and the reverse.
-                Row(Verdict.POLLING_OFF, seen=(Sign.UPDATED,)),
-                Row(Verdict.POLLING_OFF, seen=(Sign.XML_POLLS,)),
-            ),
-            also=(Row(None, seen=(Sign.DRIFT,)),),
+        "QEMU's interval differs from the one in libvirt's XML",
+        "{set_interval} {wanted} {name}",
+        check="{virtballoon} list --via qom {name} shows QEMU's own interval (this taints the "
+        "guest)",
+        rows=(
+            Row(_V.STALE, lacks=(_S.UPDATED, _S.QEMU_INTERVAL)),
+            Row(_V.UNANSWERED, lacks=(_S.QEMU_INTERVAL,)),
+            # QEMU polls although the XML says that it does not, and the reverse.
+            Row(_V.POLLING_OFF, seen=(_S.UPDATED,)),
+            Row(_V.POLLING_OFF, seen=(_S.XML_POLLS,)),
         ),
+        also=(Row(None, seen=(_S.DRIFT,)),),
     )
-    PAUSED = (
+    PAUSED = CauseInfo(
         "paused",
-        CauseInfo(
-            meaning="it is suspended",
-            remedy="{virsh} resume {domain}",
-            is_well=True,
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.STOPPED,), lacks=_STOPPERS),),
-        ),
+        "it is suspended",
+        "{virsh} resume {domain}",
+        is_well=True,
+        rows=(Row(_V.SUSPENDED, has=(_S.STOPPED,), lacks=_STOPPERS),),
     )
-    IN_TRANSIT = (
+    IN_TRANSIT = CauseInfo(
         "in-transit",
-        CauseInfo(
-            meaning="a migration, save, dump, snapshot or start has stopped its CPUs for a while",
-            remedy="wait for it: {virsh} domjobinfo {domain}",
-            is_well=True,
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.IN_TRANSIT,)), Row(Verdict.INCOMING)),
-        ),
+        "a migration, save, dump, snapshot or start has stopped its CPUs for a while",
+        "wait for it: {virsh} domjobinfo {domain}",
+        is_well=True,
+        rows=(Row(_V.SUSPENDED, has=(_S.IN_TRANSIT,)), Row(_V.INCOMING)),
     )
-    ASLEEP = (
+    ASLEEP = CauseInfo(
         "asleep",
-        CauseInfo(
-            meaning="the guest has suspended itself",
-            remedy="{virsh} dompmwakeup {domain}",
-            is_well=True,
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.ASLEEP,)),),
-        ),
+        "the guest has suspended itself",
+        "{virsh} dompmwakeup {domain}",
+        is_well=True,
+        rows=(Row(_V.SUSPENDED, has=(_S.ASLEEP,)),),
     )
-    IO_ERROR = (
+    IO_ERROR = CauseInfo(
         "io-error",
-        CauseInfo(
-            meaning="QEMU has stopped it because its disk failed or is full",
-            remedy="repair the disk ({virsh} domblkerror {domain} names it), then: "
-            "{virsh} resume {domain}",
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.IO_ERROR,)),),
-        ),
+        "QEMU has stopped it because its disk failed or is full",
+        "repair the disk ({virsh} domblkerror {domain} names it), then: {virsh} resume {domain}",
+        rows=(Row(_V.SUSPENDED, has=(_S.IO_ERROR,)),),
     )
-    WATCHDOG = (
+    WATCHDOG = CauseInfo(
         "watchdog",
-        CauseInfo(
-            meaning="its watchdog has stopped it, because the guest did not feed it",
-            remedy="see what it shows on its console, then: {virsh} reset {domain} && {virsh} "
-            "resume {domain}",
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.WATCHDOG,)),),
-        ),
+        "its watchdog has stopped it, because the guest did not feed it",
+        "see what it shows on its console, then: {virsh} reset {domain} && {virsh} resume {domain}",
+        rows=(Row(_V.SUSPENDED, has=(_S.WATCHDOG,)),),
     )
-    CRASHED = (
+    CRASHED = CauseInfo(
         "crashed",
-        CauseInfo(
-            meaning="the guest's kernel has crashed, and has reported it to the panic device",
-            remedy="keep a dump if you need one ({virsh} dump {domain} FILE), then: "
-            "{virsh} destroy {domain} && {virsh} start {domain}",
-            rows=(Row(Verdict.SUSPENDED, has=(Sign.CRASHED,)),),
-        ),
+        "the guest's kernel has crashed, and has reported it to the panic device",
+        "keep a dump if you need one ({virsh} dump {domain} FILE), then: {virsh} destroy {domain} "
+        "&& {virsh} start {domain}",
+        rows=(Row(_V.SUSPENDED, has=(_S.CRASHED,)),),
     )
-    RESTART_PENDING = (
+    RESTART_PENDING = CauseInfo(
         "restart-pending",
-        CauseInfo(
-            meaning="its persistent XML has a balloon, which it gets at its next start",
-            remedy="shut it down and start it: {virsh} shutdown {domain}, then "
-            "{virsh} start {domain}",
-            rows=(
-                Row(Verdict.NO_DEVICE, lacks=(Sign.BEHIND_LIBVIRT,), seen=(Sign.CONFIG_BALLOON,)),
-            ),
-            also=(Row(Verdict.NO_DEVICE, seen=(Sign.CONFIG_BALLOON,)),),
-        ),
+        "its persistent XML has a balloon, which it gets at its next start",
+        "shut it down and start it: {virsh} shutdown {domain}, then {virsh} start {domain}",
+        rows=(Row(_V.NO_DEVICE, lacks=(_S.BEHIND_LIBVIRT,), seen=(_S.CONFIG_BALLOON,)),),
+        also=(Row(_V.NO_DEVICE, seen=(_S.CONFIG_BALLOON,)),),
     )
-    NO_DEVICE = (
+    NO_DEVICE = CauseInfo(
         "no-device",
-        CauseInfo(
-            meaning="it has no balloon device",
-            remedy="replace its <memballoon> by <memballoon model='virtio'/> ({virsh} edit "
-            f"{{domain}}), {_RESTART}",
-            check="{virtballoon} qom-path --via qom {name} finds no balloon (this taints the "
-            "guest)",
-            is_well=True,
-            rows=(Row(Verdict.NO_DEVICE, lacks=(Sign.BEHIND_LIBVIRT, Sign.CONFIG_BALLOON)),),
-        ),
+        "it has no balloon device",
+        "replace its <memballoon> by <memballoon model='virtio'/> ({virsh} edit "
+        f"{{domain}}), {_RESTART}",
+        check="{virtballoon} qom-path --via qom {name} finds no balloon (this taints the guest)",
+        is_well=True,
+        rows=(Row(_V.NO_DEVICE, lacks=(_S.BEHIND_LIBVIRT, _S.CONFIG_BALLOON)),),
     )
-    UNKNOWN_TO_LIBVIRT = (
+    UNKNOWN_TO_LIBVIRT = CauseInfo(
         "unknown-to-libvirt",
-        CauseInfo(
-            meaning="it has a balloon that libvirt did not define, as from <qemu:commandline>",
-            remedy="read and set it by --via qom, which taints the guest: {virtballoon} "
-            "set-interval --via qom {wanted} {name}; or replace it by <memballoon "
-            f"model='virtio'/> ({{virsh}} edit {{domain}}), {_RESTART}",
-            check="{virtballoon} qom-path --via qom {name} finds it (this taints the guest)",
-            rows=(Row(Verdict.NO_DEVICE, has=(Sign.BEHIND_LIBVIRT,)),),
-            also=(Row(None, seen=(Sign.BEHIND_LIBVIRT,)),),
-        ),
+        "it has a balloon that libvirt did not define, as from <qemu:commandline>",
+        "read and set it by --via qom, which taints the guest: {virtballoon} "
+        "set-interval --via qom {wanted} {name}; or replace it by <memballoon "
+        f"model='virtio'/> ({{virsh}} edit {{domain}}), {_RESTART}",
+        check="{virtballoon} qom-path --via qom {name} finds it (this taints the guest)",
+        rows=(Row(_V.NO_DEVICE, has=(_S.BEHIND_LIBVIRT,)),),
+        also=(Row(None, seen=(_S.BEHIND_LIBVIRT,)),),
     )
-    SHUTOFF = (
-        "shutoff",
-        CauseInfo(meaning="it is not running", is_well=True, rows=(Row(Verdict.SHUTOFF),)),
-    )
-    QEMU_HUNG = (
+    SHUTOFF = CauseInfo("shutoff", "it is not running", is_well=True, rows=(Row(_V.SHUTOFF),))
+    QEMU_HUNG = CauseInfo(
         "qemu-hung",
-        CauseInfo(
-            meaning="its QEMU does not answer on its monitor",
-            remedy="see on the host what its QEMU waits for (in ps, T is a stopped process, D one "
-            "that waits for storage or a network file system) and fix that; the last resort is "
-            "{virsh} destroy {domain}",
-            rows=(Row(Verdict.BUSY, has=(Sign.MONITOR,)),),
-        ),
+        "its QEMU does not answer on its monitor",
+        "see on the host what its QEMU waits for (in ps, T is a stopped process, D one that waits "
+        "for storage or a network file system) and fix that; the last resort is {virsh} destroy "
+        "{domain}",
+        rows=(Row(_V.BUSY, has=(_S.MONITOR,)),),
     )
-    JOB_RUNNING = (
+    JOB_RUNNING = CauseInfo(
         "job-running",
-        CauseInfo(
-            meaning="a job holds it, such as a migration, a backup or another call to libvirt",
-            remedy="wait for it: {virsh} domjobinfo {domain}",
-            rows=(Row(Verdict.BUSY, has=(Sign.JOB,)),),
-        ),
+        "a job holds it, such as a migration, a backup or another call to libvirt",
+        "wait for it: {virsh} domjobinfo {domain}",
+        rows=(Row(_V.BUSY, has=(_S.JOB,)),),
     )
-    NOT_ASKED = (
+    NOT_ASKED = CauseInfo(
         "not-asked",
-        CauseInfo(
-            meaning="it was not asked, because too many other domains of its host hang",
-            remedy="fix those first",
-            rows=(Row(Verdict.BUSY, has=(Sign.LIMIT,), lacks=(Sign.MONITOR, Sign.JOB)),),
-        ),
+        "it was not asked, because too many other domains of its host hang",
+        "fix those first",
+        rows=(Row(_V.BUSY, has=(_S.LIMIT,), lacks=(_S.MONITOR, _S.JOB)),),
     )
-    WAS_BUSY = (
+    WAS_BUSY = CauseInfo(
         "was-busy",
-        CauseInfo(
-            meaning="it could not be read in time, and its monitor is free now",
-            remedy="{virtballoon} doctor --timeout 30 {name}",
-            rows=(Row(Verdict.BUSY, lacks=(Sign.MONITOR, Sign.JOB, Sign.LIMIT)),),
-        ),
+        "it could not be read in time, and its monitor is free now",
+        "{virtballoon} doctor --timeout 30 {name}",
+        rows=(Row(_V.BUSY, lacks=(_S.MONITOR, _S.JOB, _S.LIMIT)),),
     )
-    CLOCK_AHEAD = (
+    CLOCK_AHEAD = CauseInfo(
         "clock-ahead",
-        CauseInfo(
-            meaning="its last update is in the future: its host's clock is ahead of this machine's",
-            remedy="set the clocks of this machine and of the host, for example by NTP",
-            rows=(Row(Verdict.STALE, seen=(Sign.FUTURE,)),),
-        ),
+        "its last update is in the future: its host's clock is ahead of this machine's",
+        "set the clocks of this machine and of the host, for example by NTP",
+        rows=(Row(_V.FAILED, has=(_S.FUTURE,)),),
     )
-    NOT_PASSED_ON = (
+    NOT_PASSED_ON = CauseInfo(
         "not-passed-on",
-        CauseInfo(
-            meaning="libvirt gives no statistics of this balloon, as of one on virtio-mmio",
-            remedy="ask QEMU, which taints the guest: {virtballoon} stats --via qom {name}",
-            rows=(Row(Verdict.FAILED, has=(Sign.NOT_GIVEN,), lacks=(Sign.OLD_LIBVIRT,)),),
-        ),
+        "libvirt gives no statistics of this balloon, as of one on virtio-mmio",
+        "ask QEMU, which taints the guest: {virtballoon} stats --via qom {name}",
+        rows=(Row(_V.FAILED, has=(_S.NOT_GIVEN,), lacks=(_S.OLD_LIBVIRT,)),),
     )
-    TOO_OLD = (
+    TOO_OLD = CauseInfo(
         "too-old",
-        CauseInfo(
-            meaning="software is too old: {lacks}",
-            remedy="update it; a new QEMU is in use after the domain was shut down and started",
-            is_well=True,
-            rows=(Row(Verdict.FAILED, has=(Sign.NOT_GIVEN, Sign.OLD_LIBVIRT)),),
-            also=(Row(None, seen=(Sign.OLD_QEMU,)),),
-        ),
+        "software is too old: {lacks}",
+        "update it; a new QEMU is in use after the domain was shut down and started",
+        is_well=True,
+        rows=(Row(_V.FAILED, has=(_S.NOT_GIVEN, _S.OLD_LIBVIRT)),),
+        also=(Row(None, seen=(_S.OLD_QEMU,)),),
     )
-    UNREADABLE = (
+    UNREADABLE = CauseInfo(
         "unreadable",
-        CauseInfo(
-            meaning="reading it failed",
-            remedy="see the error",
-            rows=(Row(Verdict.FAILED, lacks=(Sign.NOT_GIVEN,)),),
-        ),
+        "reading it failed",
+        "see the error",
+        rows=(Row(_V.FAILED, lacks=(_S.FUTURE, _S.NOT_GIVEN)),),
     )
-    CONFIG_DIFFERS = (
+    CONFIG_DIFFERS = CauseInfo(
         "config-differs",
-        CauseInfo(
-            meaning="its persistent XML has another interval, which applies from its next start",
-            remedy="{set_interval} --live --config {wanted} {name}",
-            also=(Row(None, seen=(Sign.CONFIG_DRIFT,)),),
-        ),
+        "its persistent XML has another interval, which applies from its next start",
+        "{set_interval} --live --config {wanted} {name}",
+        also=(Row(None, seen=(_S.CONFIG_DRIFT,)),),
     )
 
 

@@ -135,7 +135,7 @@ def diagnose_visited(
             diagnoses = examination.diagnoses(prefixes(visit.uri))
     if len(diagnoses) < len(reports):
         # The host was lost; what was read is reported.
-        unexamined = [DomainExamination(report, None) for report in reports]
+        unexamined = [DomainExamination(report, None, uri=visit.uri) for report in reports]
         diagnoses = [examined.diagnosis(prefixes(visit.uri)) for examined in unexamined]
     host = HostDiagnosis(
         uri=visit.uri,
@@ -190,11 +190,13 @@ class DomainExamination:
     """One domain that is examined: its newest report, and what is known besides.
 
     :param domain: None where nothing can be asked
+    :param uri: the host's URI
     :ivar report: the newest report
     :ivar signs: what is known
     """
 
-    def __init__(self, report: DomainReport, domain: Domain | None) -> None:
+    def __init__(self, report: DomainReport, domain: Domain | None, *, uri: str) -> None:
+        self.uri = uri
         self.report = report
         self.domain = domain
         self.signs = signs_of(report)
@@ -289,7 +291,7 @@ class DomainExamination:
             interval=report.interval,
             source=report.source,
             figures=Figures(**sizes | newer),
-            host=self.domain.connection.uri if self.domain is not None else "",
+            host=self.uri,
             now=snapshot.read_at,
         )
         if snapshot.figures.last_update:
@@ -325,6 +327,7 @@ class DomainExamination:
             self.report,
             self.signs,
             self.evidence,
+            uri=self.uri,
             prefixes=prefixes,
             qemu_version=self.qemu_version,
         )
@@ -352,7 +355,9 @@ class HostExamination:
         self._via = via
         self._deadline = deadline
         self._begun = time.monotonic()
-        self._examined = [DomainExamination(r, existing.get(r.uuid)) for r in reports]
+        self._examined = [
+            DomainExamination(r, existing.get(r.uuid), uri=connection.uri) for r in reports
+        ]
         # Each domain that could not be read may have left a call under way.
         held = sum(examined.report.verdict is Verdict.BUSY for examined in self._examined)
         self._most = max(1, IN_FLIGHT - held)

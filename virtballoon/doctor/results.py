@@ -6,12 +6,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Final, Self, TypeAlias
 
 from virtballoon.doctor.causes import Cause, Sign, lacking, other_problems, possible_causes
 from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.model.selection import words_for
-from virtballoon.model.source import Source
+from virtballoon.model.source import Source, may_have_qom
 
 _WANTED_INTERVAL: Final = 10
 #: To watch a domain for its interval, a timeout is longer than that by this many seconds.
@@ -89,21 +90,24 @@ class Diagnosis(DomainReport):
         signs: Mapping[Sign, bool],
         evidence: Iterable[Evidence],
         *,
+        uri: str,
         prefixes: CommandPrefixes,
         qemu_version: tuple[int, int] | None = None,
     ) -> Self:
         """What follows from these signs.
 
+        :param uri: the host's URI
         :param prefixes: how the commands of the remedies begin
         """
         causes = possible_causes(report.verdict, signs)
-        words = _words(report, prefixes, qemu_version)
         others = other_problems(report.verdict, signs, causes)
-        is_certain = len(causes) == 1
+        fill_in = partial(
+            _filled_in, words=_words(report, prefixes, qemu_version), has_qom=may_have_qom(uri)
+        )
         return cls(
             **{f.name: getattr(report, f.name) for f in fields(DomainReport)},
-            possible_causes=tuple(_filled_in(c, words, is_certain=is_certain) for c in causes),
-            findings=tuple(_filled_in(cause, words, is_certain=True) for cause in others),
+            possible_causes=tuple(fill_in(cause, is_certain=len(causes) == 1) for cause in causes),
+            findings=tuple(fill_in(cause, is_certain=True) for cause in others),
             evidence=tuple(evidence),
             seen=tuple(sign for sign in Sign if signs.get(sign) is True),
             absent=tuple(sign for sign in Sign if signs.get(sign) is False),
@@ -184,11 +188,17 @@ def _is_plain(name: str) -> bool:
     return bool(name) and name.isprintable() and not looks_other
 
 
-def _filled_in(cause: Cause, words: Mapping[str, str], *, is_certain: bool) -> PossibleCause:
-    remedy, check = cause.info.remedy, cause.info.check
+def _filled_in(
+    cause: Cause, *, words: Mapping[str, str], has_qom: bool, is_certain: bool
+) -> PossibleCause:
+    def filled_in(text: str | None) -> str | None:
+        if text is None or ("--via qom" in text and not has_qom):
+            return None
+        return text.format(**words)
+
     return PossibleCause(
         cause=cause,
         meaning=cause.info.meaning.format(**words),
-        remedy=remedy.format(**words) if remedy is not None else None,
-        check=check.format(**words) if check is not None and not is_certain else None,
+        remedy=filled_in(cause.info.remedy),
+        check=filled_in(cause.info.check) if not is_certain else None,
     )
