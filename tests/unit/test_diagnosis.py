@@ -494,3 +494,9 @@ def test_figures_are_signs() -> None:
     signs = examined(figures=figures).signs
     assert (signs[Sign.LOW_MEMORY], signs[Sign.BALLOONED]) == (True, True)
     assert examined().signs.get(Sign.BALLOONED) is None
+
+
+def test_qom_is_suggested_only_where_the_driver_is_qemus() -> None:
+    for uri, expected in (("qemu+ssh://hv1/system", True), ("hv1", True), ("xen:///system", False)):
+        found = DomainExamination(examined().report, None, uri=uri).diagnosis(PREFIXES)
+        assert ("--via qom" in str(found.possible_causes)) is expected
