@@ -351,15 +351,10 @@ def test_the_default_host_is_libvirts(command: Command) -> None:
     assert only_host(result)["uri"] == TEST
 
 
-def test_stats_says_what_only_qemu_has(command: Command) -> None:
-    asked = ["-c", TEST, "stats", "test"]
-    table, *others = command.each(
-        [asked, [*asked, "--quiet"], *([*asked, "--format", f] for f in ("json", "jsonl", "csv"))]
-    )
-    (line,) = table.complaints
-    assert line.startswith("virtballoon: only QEMU has oom_kills, ")
-    assert line.endswith(" and direct_reclaims: --via qom, which marks guests as tainted")
-    assert [result.complaints for result in others] == [[], [], [], []]
+def test_stats_does_not_suggest_qom_without_qemu(command: Command) -> None:
+    # With QEMU it does: see tests/test_pressure.py.
+    (result,) = command.each([["-c", TEST, "stats", "test"]])
+    assert (result.status, result.complaints) == (0, [])
 
 
 @pytest.mark.parametrize("args", [["list", "--all"], ["stats", "*"]], ids=["list", "stats"])
