@@ -323,8 +323,13 @@ def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
 
 def test_no_time_to_watch_is_no_reason_to_decide(ward: dict[str, Guest]) -> None:
     guest = ward["unloaded"]
-    assert Cause.NOT_DUE in causes(diagnosed(guest, timeout=1.5))
-    assert Cause.NOT_DUE not in causes(diagnosed(guest, timeout=20))
+    virtballoon.set_interval(guest.domain, 10)
+    try:
+        wait_for(guest, Verdict.STALE)
+        assert Cause.NOT_DUE in causes(diagnosed(guest, timeout=9))
+        assert Cause.NOT_DUE not in causes(diagnosed(guest, timeout=40))
+    finally:
+        virtballoon.set_interval(guest.domain, 1)
 
 
 def test_polling_that_was_turned_off_behind_libvirts_back(
