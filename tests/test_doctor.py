@@ -14,6 +14,7 @@ import shlex
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -366,6 +367,25 @@ def shell(command: str) -> None:
     """Run a remedy as a person would who copies it."""
     path = f"{COMMAND.parent}:{os.environ['PATH']}"
     subprocess.run(["sh", "-euc", command], env={**os.environ, "PATH": path}, check=True)
+
+
+@pytest.mark.parametrize(("ahead", "cause"), [(-300, Cause.CLOCK_AHEAD), (300, Cause.CLOCK_BEHIND)])
+def test_a_host_with_another_time(
+    ward: dict[str, Guest],
+    alone: Hypervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead: int,
+    cause: Cause,
+) -> None:
+    wait_for(ward["well"], Verdict.FRESH)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    host = diagnose_host(alone.uri, ["well"], timeout=20)
+    (found,) = host.domains
+    assert (found.cause, found.verdict) == (cause, Verdict.FRESH)
+    assert 0 <= (found.age_seconds or 0) < 2 * 2 + 5
+    assert host.clock is not None
+    assert abs(host.clock.seconds + ahead) < 5
 
 
 def test_live_and_persistent_xml_that_differ(ward: dict[str, Guest]) -> None:

@@ -25,6 +25,7 @@ from virtballoon.doctor.causes import Cause, Row, Sign, lacking, other_problems,
 from virtballoon.doctor.examination import DomainExamination, Snapshot
 from virtballoon.doctor.results import CommandPrefixes
 from virtballoon.hypervisor import domainxml
+from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Figures, MemoryStats
 from virtballoon.model.verdict import State, Verdict
 
@@ -138,7 +139,7 @@ SPINNING = {Sign.SPINNING: True}
         (Verdict.STALE, {Sign.UPDATED: True}, "clock-behind"),
         (
             Verdict.STALE,
-            {Sign.UPDATED: False, Sign.LATE_ALIKE: True, Sign.QEMU_INTERVAL: True},
+            {Sign.UPDATED: False, Sign.CLOCK_BEHIND: True, Sign.QEMU_INTERVAL: True},
             "clock-behind driver-unloaded guest-hung just-reset not-due",
         ),
         (
@@ -207,8 +208,7 @@ SPINNING = {Sign.SPINNING: True}
             for held, cause in (
                 ((True, False, False), "qemu-hung"),
                 ((False, True, False), "job-running"),
-                ((False, False, True), "not-asked"),
-                ((False, False, False), "was-busy"),
+                ((False, False, True), "not-read"),
             )
         ),
         # A libvirt before 2.1, virtio-mmio, and clocks.
@@ -477,6 +477,25 @@ def test_an_update_that_is_old_at_once() -> None:
     found, has_new_update = watched(NOW - 57, NOW + 3)
     assert (has_new_update, found.verdict) == (True, Verdict.STALE)
     assert [each.cause for each in found.possible_causes] == [Cause.CLOCK_BEHIND]
+
+
+@pytest.mark.parametrize("seconds", [-58, -30, 0])
+def test_a_clock_that_is_behind(seconds: int) -> None:
+    """The verdict and the age are by the host's clock where that is the likeliest cause."""
+    domain = examined()
+    domain.add_clock(ClockOffset(seconds, seconds))
+    found = domain.diagnosis(PREFIXES)
+    is_cause = seconds == -58
+    assert (found.cause is Cause.CLOCK_BEHIND) is is_cause
+    assert (found.verdict is Verdict.FRESH, found.age_seconds) == (is_cause, 2 if is_cause else 60)
+    assert not found.is_well
+
+
+def test_a_clock_that_is_ahead() -> None:
+    domain = examined(last_update=NOW + 60)
+    domain.add_clock(ClockOffset(61, 63))
+    found = domain.diagnosis(PREFIXES)
+    assert (found.cause, found.verdict, found.age_seconds) == (Cause.CLOCK_AHEAD, Verdict.FRESH, 2)
 
 
 def test_a_reset_while_it_is_watched() -> None:

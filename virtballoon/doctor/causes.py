@@ -37,7 +37,7 @@ class Sign(StrEnum):
     BALLOONED = "ballooned", "the balloon holds memory, so a driver has inflated it"
     LOW_MEMORY = "low-memory", "its last figures show less than 5 % of its memory available"
     IOMMU = "iommu", "its balloon has <driver iommu='on'/>"
-    LATE_ALIKE = "late-alike", "all polled domains of its host are late by about the same time"
+    CLOCK_BEHIND = "clock-behind", "by the last updates of its host, the host's clock is behind"
     XML_POLLS = "xml-polls", "the live XML has an interval above 0"
     STOPPED = "stopped", "its CPUs are stopped"
     IN_TRANSIT = "in-transit", "a migration, save, dump, snapshot or start has stopped its CPUs"
@@ -48,7 +48,7 @@ class Sign(StrEnum):
     BEHIND_LIBVIRT = "behind-libvirt", "it has a balloon that libvirt did not define"
     MONITOR = "monitor", "a call waits for QEMU's monitor"
     JOB = "job", "a job holds the domain"
-    LIMIT = "limit", "it was not asked, to avoid using up libvirtd's workers"
+    LIMIT = "limit", "a limit of virtballoon was reached: on time, or on calls that may block"
     FUTURE = "future", "the last update is in the future"
     NOT_GIVEN = "not-given", "libvirt gives no time of a last update"
     OLD_LIBVIRT = "old-libvirt", "the host's libvirt is too old to give one"
@@ -152,7 +152,7 @@ class Cause(StrEnum):
         rows=(
             # A new update is new by any clock.
             Row(_V.STALE, seen=(_S.UPDATED,)),
-            Row(_V.STALE, lacks=(_S.OVERDUE,), seen=(_S.LATE_ALIKE,)),
+            Row(_V.STALE, lacks=(_S.OVERDUE,), seen=(_S.CLOCK_BEHIND,)),
         ),
     )
     IOMMU_ON = CauseInfo(
@@ -344,23 +344,17 @@ class Cause(StrEnum):
         "wait for it: {virsh} domjobinfo {domain}",
         rows=(Row(_V.BUSY, has=(_S.JOB,)),),
     )
-    NOT_ASKED = CauseInfo(
-        "not-asked",
-        "it was not asked, because too many other domains of its host hang",
-        "fix those first",
-        rows=(Row(_V.BUSY, has=(_S.LIMIT,), lacks=(_S.MONITOR, _S.JOB)),),
-    )
-    WAS_BUSY = CauseInfo(
-        "was-busy",
-        "it could not be read in time, and its monitor is free now",
-        "{virtballoon} doctor --timeout 30 {name}",
-        rows=(Row(_V.BUSY, lacks=(_S.MONITOR, _S.JOB, _S.LIMIT)),),
+    NOT_READ = CauseInfo(
+        "not-read",
+        "the time was up before it was read, or too many other domains of its host hang",
+        "fix the domains that hang; if there are none: {virtballoon} doctor --timeout 30 {name}",
+        rows=(Row(_V.BUSY, has=(_S.LIMIT,)),),
     )
     CLOCK_AHEAD = CauseInfo(
         "clock-ahead",
         "its last update is in the future: its host's clock is ahead of this machine's",
         "set the clocks of this machine and of the host, for example by NTP",
-        rows=(Row(_V.FAILED, has=(_S.FUTURE,)),),
+        rows=(Row(_V.STALE, seen=(_S.FUTURE,)),),
     )
     NOT_PASSED_ON = CauseInfo(
         "not-passed-on",
@@ -380,7 +374,7 @@ class Cause(StrEnum):
         "unreadable",
         "reading it failed",
         "see the error",
-        rows=(Row(_V.FAILED, lacks=(_S.FUTURE, _S.NOT_GIVEN)),),
+        rows=(Row(_V.FAILED, lacks=(_S.NOT_GIVEN,)),),
     )
     CONFIG_DIFFERS = CauseInfo(
         "config-differs",

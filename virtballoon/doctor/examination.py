@@ -33,16 +33,18 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
-from virtballoon.engine.limits import IN_FLIGHT, MOST_HELD
+from virtballoon.engine.limits import IN_FLIGHT
 from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
 from virtballoon.engine.tasks import NoAnswer, hold_of, run
 from virtballoon.errors import ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import AnyDomain, Connection, Control, Domain, Target
+from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
+from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_movement
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import UNPOLLED_SECONDS, State, Verdict
+from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, State, Verdict
 from virtballoon.operations.fleet import DEFAULT_JOBS, _visit_all
 from virtballoon.operations.reading import read_domain, selected, swept
 
@@ -116,6 +118,7 @@ def diagnose_visited(
     """Diagnose a host's domains as :func:`diagnose_host` does, in a visit that has begun."""
     reports: list[DomainReport] = []
     diagnoses: list[Diagnosis] = []
+    clock: ClockOffset | None = None
     with visit:
         end = visit.deadline
         now = time.monotonic()
@@ -132,7 +135,7 @@ def diagnose_visited(
                 domains = visit.within(visit.connection.domains)
             examination = HostExamination(visit.connection, reports, domains, via=via, deadline=end)
             examination.examine()
-            diagnoses = examination.diagnoses(prefixes(visit.uri))
+            diagnoses, clock = examination.diagnoses(prefixes(visit.uri)), examination.clock
     if len(diagnoses) < len(reports):
         # The host was lost; what was read is reported.
         unexamined = [DomainExamination(report, None, uri=visit.uri) for report in reports]
@@ -145,6 +148,7 @@ def diagnose_visited(
         elapsed_seconds=visit.elapsed_seconds,
         domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
         unmatched=visit.selection.unmatched,
+        clock=clock,
     )
     return log_host(host)
 
@@ -191,13 +195,14 @@ class DomainExamination:
 
     :param domain: None where nothing can be asked
     :param uri: the host's URI
+    :ivar first: the report as it was read first
     :ivar report: the newest report
     :ivar signs: what is known
     """
 
     def __init__(self, report: DomainReport, domain: Domain | None, *, uri: str) -> None:
         self.uri = uri
-        self.report = report
+        self.first = self.report = report
         self.domain = domain
         self.signs = signs_of(report)
         self.evidence = evidence_of(report)
@@ -205,6 +210,7 @@ class DomainExamination:
         self.qemu_version: tuple[int, int] | None = None
         self._processor: ProcessorTime | None = None
         self._newest: Snapshot | None = None
+        self._clock: ClockOffset | None = None
         self._has_new_update = False
 
     @property
@@ -321,9 +327,19 @@ class DomainExamination:
             self.evidence.append(evidence)
             self.signs |= signs
 
+    def add_clock(self, clock: ClockOffset) -> None:
+        """Add the offset of the host's clock, which is more than that of two equal clocks."""
+        self._clock = clock
+        is_behind = clock.seconds < 0
+        is_fresh = self.report.at_offset(clock.seconds).verdict is Verdict.FRESH
+        self.signs[Sign.CLOCK_BEHIND] = is_behind and is_fresh
+        answer = f"{abs(clock.seconds):.0f} s {'behind' if is_behind else 'ahead'}"
+        asked = "the host's clock, by last updates"
+        self.evidence.append(Evidence(asked=asked, by=self.report.source, answer=answer))
+
     def diagnosis(self, prefixes: CommandPrefixes) -> Diagnosis:
         """What follows from all that is known."""
-        return Diagnosis.from_signs(
+        diagnosis = Diagnosis.from_signs(
             self.report,
             self.signs,
             self.evidence,
@@ -331,6 +347,9 @@ class DomainExamination:
             prefixes=prefixes,
             qemu_version=self.qemu_version,
         )
+        if self._clock is None or diagnosis.cause not in {Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD}:
+            return diagnosis
+        return diagnosis.at_offset(self._clock.seconds)
 
 
 class HostExamination:
@@ -339,6 +358,7 @@ class HostExamination:
     :param reports: the domains as they were read
     :param domains: the domains that exist
     :param deadline: when to end, by ``time.monotonic()``
+    :ivar clock: the offset of the host's clock, once it has been estimated
     """
 
     def __init__(
@@ -355,6 +375,7 @@ class HostExamination:
         self._via = via
         self._deadline = deadline
         self._begun = time.monotonic()
+        self.clock: ClockOffset | None = None
         self._examined = [
             DomainExamination(r, existing.get(r.uuid), uri=connection.uri) for r in reports
         ]
@@ -384,8 +405,8 @@ class HostExamination:
                     examined.add(outcome)
                 else:
                     examined.add_missing(outcome, self._via)
-        self._add_limit()
         self._watch([examined for examined in everyone if examined.may_be_updated])
+        self._add_clock()
 
     def diagnoses(self, prefixes: CommandPrefixes) -> list[Diagnosis]:
         """A diagnosis for each report."""
@@ -408,14 +429,16 @@ class HostExamination:
         self._most = max(1, self._most - in_flight)
         return {by_uuid[uuid]: outcome for uuid, outcome in outcomes.items()}
 
-    def _add_limit(self) -> None:
-        """Say which domains were not asked because of too many others that hang."""
-        busy = [e for e in self._examined if e.report.verdict is Verdict.BUSY]
-        hung = sum(examined.signs.get(Sign.MONITOR, False) for examined in busy)
-        for examined in busy:
-            if Sign.MONITOR in examined.signs:
-                is_free = not (examined.signs[Sign.MONITOR] or examined.signs[Sign.JOB])
-                examined.signs[Sign.LIMIT] = is_free and hung >= MOST_HELD
+    def _add_clock(self) -> None:
+        """Estimate the offset of the host's clock, by what was read and what moved since."""
+        before = {e.first.uuid: e.first.look for e in self._examined}
+        after = {e.report.uuid: e.report.look for e in self._examined}
+        is_far = is_remote(self._connection.uri)
+        clock = offset_by_movement(before, after)
+        self.clock = clock or offset_by_lateness(before.values(), is_remote=is_far)
+        if self.clock is not None and abs(self.clock.seconds) > CLOCK_SKEW_SECONDS:
+            for examined in self._examined:
+                examined.add_clock(self.clock)
 
     def _watch(self, examined: Sequence[DomainExamination]) -> None:
         """Look at these again until each was updated or was watched for long enough."""

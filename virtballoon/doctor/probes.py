@@ -17,7 +17,7 @@ from virtballoon.doctor.causes import (
 )
 from virtballoon.doctor.results import Evidence, dotted
 from virtballoon.engine.tasks import hold_of
-from virtballoon.errors import ConnectionLost, VirtballoonError
+from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import Control, Domain
 from virtballoon.hypervisor.device import read_configs
 from virtballoon.model.note import Note
@@ -125,14 +125,13 @@ def _reason(domain: Domain) -> Answer:
 
 
 def _holder(domain: Domain) -> Answer:
-    control = hold_of(domain) or domain.control()
-    is_job = not control.free and not control.waiting
-    signs = {Sign.MONITOR: control.waiting, Sign.JOB: is_job}
-    if control.free:
-        return Answer("none", signs)
+    control = hold_of(domain)
+    if control is None:
+        return Answer("none now")
+    signs = {Sign.MONITOR: control.waiting, Sign.JOB: not control.waiting, Sign.LIMIT: False}
     begun = datetime.fromtimestamp(time.time() - control.seconds, UTC)
     since = begun.strftime("%Y-%m-%dT%H:%M:%SZ")
-    if is_job:
+    if not control.waiting:
         return Answer("a job", signs)
     return Answer(f"a call that waits for QEMU, for {control.seconds:.0f} s, since {since}", signs)
 
@@ -265,6 +264,11 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
         signs[Sign.LOW_MEMORY] = available < _LOW_SHARE * total
     if Note.UPDATE_IN_FUTURE in report.notes:
         signs[Sign.FUTURE] = True
+    if isinstance(report.error, Busy):
+        reason = report.error.reason
+        signs[Sign.MONITOR] = reason is BusyReason.MONITOR
+        signs[Sign.JOB] = reason is BusyReason.JOB
+        signs[Sign.LIMIT] = reason is BusyReason.LIMIT
     if report.verdict is Verdict.FAILED:
         # Every other failure has an error of its own class.
         is_plain = type(report.error) is VirtballoonError
