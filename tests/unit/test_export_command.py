@@ -20,7 +20,7 @@ USAGE = {
     ("--max-age", "3"): "--max-age goes with --listen",
     ("--ensure-interval", "3"): "--ensure-interval goes with --listen",
     ("--compat", "x"): "libvirt-exporter",
-    ("--listen", "x"): "no address: 'x'",
+    ("--listen", "x"): "invalid address 'x'",
     ("--listen", "systemd"): "systemd has passed no socket",
     ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics does not go with --listen",
     ("--listen", "127.0.0.1:0", "--output", "x"): "--output does not go with --listen",

@@ -1,8 +1,8 @@
-"""Serves metrics over HTTP, to clients that may be slow, or mean it badly.
+"""Serves metrics over HTTP, also to slow or malicious clients.
 
-A request is its head, of bounded size and sent within a bounded time; so many are answered at a
-time; and each connection carries one. There is no TLS and no authentication: whoever is to reach
-it from elsewhere comes through a reverse proxy that has them.
+A request is its head alone, of limited size and received within a limited time; the number of
+requests answered at a time is limited; each connection carries one. There is no TLS and no
+authentication: access from other hosts goes through a reverse proxy that has both.
 """
 
 from __future__ import annotations
@@ -13,38 +13,36 @@ import logging
 import math
 import os
 import re
-import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, Self, TypeAlias
+from socketserver import BaseServer, TCPServer, ThreadingMixIn
+from typing import Any, Final, NamedTuple, Self, TypeAlias
+
+from prometheus_client.exposition import gzip_accepted
 
 from virtballoon import __version__
 from virtballoon.errors import VirtballoonError
 
 _log: Final = logging.getLogger(__name__)
 
-#: What answers a scrape: from what the client takes (HTTP's ``Accept``) and how long it waits, in
-#: seconds, to the text and its media type.
+#: Answers a scrape: from HTTP's ``Accept`` and the time that the client waits, in seconds, to the
+#: text and its media type.
 Scrape: TypeAlias = Callable[[str, float | None], tuple[bytes, str]]
 
-_HEAD_SECONDS: Final = 5.0
 _HEAD_BYTES: Final = 16384
-_WRITE_SECONDS: Final = 10.0
-_MOST_CLIENTS: Final = 32
 _BACKLOG: Final = 128
-#: Before the scraper's time is up, the answer has to have reached it.
+#: The answer has to reach the scraper before its time is up.
 _MARGIN_SECONDS: Final = 0.5
 _LEAST_SECONDS: Final = 0.05
-#: How long whoever is being answered is waited for at the end.
-_FAREWELL_SECONDS: Final = 5.0
+#: How long requests that are being answered are waited for at the end.
+_FINISH_SECONDS: Final = 5.0
 _GZIP_BYTES: Final = 1024
-#: Named as an encoding that the client takes, and not as one that it does not.
-_GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
 _FIRST_PASSED: Final = 3
 
 _TIMEOUT_HEADER: Final = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -59,15 +57,28 @@ _PAGE: Final = f"""<!DOCTYPE html>
 """
 
 
-def listen(address: str) -> socket.socket:
-    """Listen on ``HOST:PORT``; an IPv6 address stands in brackets.
+class Limits(NamedTuple):
+    """What clients can use up.
 
-    :raise ValueError: when it is no such address
-    :raise VirtballoonError: when it cannot be listened on
+    :ivar clients: the number of requests answered at a time; others get 503
+    :ivar head_seconds: the time to send a request
+    :ivar write_seconds: the time to accept each part of the answer
+    """
+
+    clients: int = 32
+    head_seconds: float = 5.0
+    write_seconds: float = 10.0
+
+
+def listen(address: str) -> socket.socket:
+    """Listen on ``HOST:PORT``, with an IPv6 address in brackets.
+
+    :raise ValueError: if the address is not valid
+    :raise VirtballoonError: if it cannot be listened on
     """
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\[\]:/\s]+)):(\d{1,5})", address, re.ASCII)
     if found is None or int(found[3]) >= 2**16:
-        raise ValueError(f"no address: {address!r} (one is 127.0.0.1:9177 or [::1]:9177)")
+        raise ValueError(f"invalid address {address!r}: use 127.0.0.1:9177 or [::1]:9177")
     host, port = found[1] or found[2], int(found[3])
     try:
         family, _, _, _, place = socket.getaddrinfo(
@@ -80,9 +91,9 @@ def listen(address: str) -> socket.socket:
 
 def passed_by_systemd() -> list[socket.socket]:
     """The listening sockets that systemd passes to the process that it starts
-    (``sd_listen_fds(3)``); programs that this one starts do not get them.
+    (``sd_listen_fds(3)``); child processes do not inherit them.
 
-    :raise VirtballoonError: when one is no stream socket that listens
+    :raise VirtballoonError: if one is not a listening stream socket
     """
     number = os.environ.pop("LISTEN_FDS", "")
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
@@ -96,13 +107,13 @@ def passed_by_systemd() -> list[socket.socket]:
         except OSError as error:
             raise VirtballoonError(f"systemd passed no socket: {error.strerror}") from error
         if not accepts or passed.type is not socket.SOCK_STREAM:
-            raise VirtballoonError("systemd passed a socket that is no listening stream")
+            raise VirtballoonError("systemd passed a socket that is not a listening stream socket")
         sockets.append(passed)
     return sockets
 
 
 def notify(state: str) -> None:
-    """Tell the service manager, where there is one, what becomes of the service
+    """Report the state of the service to the service manager, if there is one
     (``sd_notify(3)``): ``READY=1``, ``STOPPING=1``."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
@@ -119,122 +130,133 @@ class Server:
     :param scrape: what gives the metrics
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], scrape: Scrape) -> None:
-        self._sockets = tuple(sockets)
+    def __init__(
+        self, sockets: Sequence[socket.socket], scrape: Scrape, *, limits: Limits | None = None
+    ) -> None:
         self._waking, self._wake = socket.socketpair()
         self._wake.settimeout(0)
-        self._room = threading.BoundedSemaphore(_MOST_CLIENTS)
-        self._clients: set[threading.Thread] = set()
-        self._scrape = scrape
+        self._limits = limits = limits or Limits()
+        self._free = threading.BoundedSemaphore(limits.clients)
+        self._listeners = [_Listener(each, scrape, self._free, limits) for each in sockets]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for mine in (*self._sockets, self._waking, self._wake):
-            mine.close()
+        for listener in self._listeners:
+            listener.server_close()
+        self._waking.close()
+        self._wake.close()
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens: ``HOST:PORT``, or the path of a unix socket."""
-        return [_written(listening) for listening in self._sockets]
+        return [_formatted(listener.socket) for listener in self._listeners]
 
     @property
     def wakeup(self) -> int:
-        """The file descriptor that ends it when something is written there, as
+        """The file descriptor that stops it when something is written there, as
         ``signal.set_wakeup_fd`` does."""
         return self._wake.fileno()
 
     def stop(self) -> None:
-        """End it, from any thread."""
+        """Stop it, from any thread."""
         with suppress(OSError):
             self._wake.send(b"\0")
 
     def serve(self) -> None:
-        """Serve until it is ended."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._waking, selectors.EVENT_READ)
-            for listening in self._sockets:
-                listening.settimeout(0)
-                selector.register(listening, selectors.EVENT_READ)
-            while not any(self._let_in(key.fileobj) for key, _ in selector.select()):
-                pass
+        """Serve until it is stopped."""
+        for listener in self._listeners:
+            threading.Thread(target=listener.serve_forever, daemon=True).start()
+        self._waking.recv(1)
 
     def finish(self) -> None:
-        """Let nobody in any more, and wait a while for those that are being answered."""
-        for listening in self._sockets:
-            listening.close()
-        deadline = time.monotonic() + _FAREWELL_SECONDS
-        for client in tuple(self._clients):
-            client.join(max(0.0, deadline - time.monotonic()))
-
-    def _let_in(self, ready: Any) -> bool:
-        """Take a client in, and whether it was a sign to end."""
-        if ready is self._waking:
-            return True
-        try:
-            client, address = ready.accept()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # No file descriptor is left, say: somebody has to leave first.
-            _log.warning("a client could not be let in: %s", error)
-            time.sleep(_LEAST_SECONDS)
-            return False
-        client.settimeout(_HEAD_SECONDS)
-        if not self._room.acquire(blocking=False):
-            with client, suppress(OSError):
-                client.send(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
-            return False
-        thread = threading.Thread(
-            target=self._attend, args=(client, address), name="virtballoon-client", daemon=True
-        )
-        self._clients.add(thread)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            # The system has no thread left: somebody has to leave first.
-            _log.warning("a client could not be attended to: %s", error)
-            self._clients.discard(thread)
-            self._room.release()
-            client.close()
-        return False
-
-    def _attend(self, client: socket.socket, address: Any) -> None:
-        try:
-            with client, suppress(OSError):
-                _Handler(client, address, self._scrape)
-                client.shutdown(socket.SHUT_WR)
-        except Exception:
-            _log.exception("a request could not be answered")
-        finally:
-            self._clients.discard(threading.current_thread())
-            self._room.release()
+        """Accept no more clients, and wait a while for the requests that are being answered."""
+        for listener in self._listeners:
+            listener.shutdown()
+            listener.server_close()
+        deadline = time.monotonic() + _FINISH_SECONDS
+        for _ in range(self._limits.clients):
+            self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
 
-def _written(listening: socket.socket) -> str:
+def _formatted(listening: socket.socket) -> str:
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return str(name)
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
+class _Listener(ThreadingMixIn, TCPServer):
+    """Answers the clients of one socket, each in a thread of its own."""
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        scrape: Scrape,
+        free: threading.BoundedSemaphore,
+        limits: Limits,
+    ) -> None:
+        # Not TCPServer's, which opens a socket of its own.
+        BaseServer.__init__(self, listening.getsockname(), _Handler)
+        # A client that has gone again must not block accept().
+        listening.settimeout(0)
+        self.socket = listening
+        self.scrape = scrape
+        self.limits = limits
+        self._free = free
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # No file descriptor is left, for example: a client has to leave first.
+            _log.warning("cannot accept a client: %s", error)
+            time.sleep(_LEAST_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            with suppress(OSError):
+                request.send(b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # The system has no thread left, for example.
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        # Clients may go away or be too slow.
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("cannot answer a request")
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
+    server: _Listener
     server_version = f"virtballoon/{__version__}"
     sys_version = ""
-
-    def __init__(self, client: socket.socket, address: Any, scrape: Scrape) -> None:
-        self._scrape = scrape
-        # Its base class hands the server on to whoever asks, and nobody does.
-        super().__init__(client, address, None)  # type: ignore[arg-type]
 
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self.rfile = io.BufferedReader(io.BytesIO(_head(self.connection)))
-        self.connection.settimeout(_WRITE_SECONDS)
+        head = _head(self.connection, self.server.limits.head_seconds)
+        self.rfile = io.BufferedReader(io.BytesIO(head))
+        self.connection.settimeout(self.server.limits.write_seconds)
 
     def do_GET(self) -> None:
         """Answer with a page."""
@@ -252,8 +274,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_with_metrics(self) -> None:
         accept = ", ".join(self.headers.get_all("Accept") or ())
+        timeout = _reading_time(self.headers.get(_TIMEOUT_HEADER))
         try:
-            body, media_type = self._scrape(accept, _budget(self.headers.get(_TIMEOUT_HEADER)))
+            body, media_type = self.server.scrape(accept, timeout)
         except VirtballoonError as error:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n".encode())
             return
@@ -262,9 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, status: HTTPStatus, body: bytes, media_type: str = "text/plain; charset=utf-8"
     ) -> None:
-        takes_gzip = _GZIP.search(self.headers.get("Accept-Encoding", ""))
         self.send_response(status)
-        if takes_gzip and len(body) > _GZIP_BYTES:
+        if len(body) > _GZIP_BYTES and gzip_accepted(self.headers.get("Accept-Encoding", "")):
             body = gzip.compress(body, 6)
             self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Type", media_type)
@@ -276,13 +298,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's word
-        """Requests are no news."""
+        """Log requests for debugging only."""
         _log.debug(format, *args)
 
 
-def _head(client: socket.socket) -> bytes:
-    """The head of a request, or as much of it as comes in time and is not too much."""
-    deadline = time.monotonic() + _HEAD_SECONDS
+def _head(client: socket.socket, seconds: float) -> bytes:
+    """The head of a request, or as much of it as arrives in time and is not too long."""
+    deadline = time.monotonic() + seconds
     head = b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head:
         left = deadline - time.monotonic()
@@ -299,10 +321,10 @@ def _head(client: socket.socket) -> bytes:
     return head
 
 
-def _budget(told: str | None) -> float | None:
-    """How long reading may take for an answer in the time that the scraper waits."""
+def _reading_time(scrape_timeout: str | None) -> float | None:
+    """How long reading may take, in seconds, if the answer is to arrive in the scraper's time."""
     try:
-        seconds = float(told or "")
+        seconds = float(scrape_timeout or "")
     except ValueError:
         return None
     if not (seconds > 0 and math.isfinite(seconds)):
