@@ -29,7 +29,7 @@ TEST = "test:///default"
 DEAD = "qemu:///session?socket=/nonexistent/libvirt-sock"
 
 
-def guests_of(window: Window) -> list[str]:
+def domains_of(window: Window) -> list[str]:
     """The names that are shown, in their order."""
     rows = (line for line in window.lines[2:] if re.match(r"[▸ ] \S", line))
     return [line[2:].split()[0] for line in rows]
@@ -71,23 +71,23 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.wait_for("fresh")
     title, heading, host, *_ = window.lines
     assert "by need" in title
-    assert "from libvirt" in title
-    assert heading.split()[0] == "GUEST"
+    assert "source: libvirt" in title
+    assert heading.split()[0] == "DOMAIN"
     assert ": ok, " in host
     polled = {"modern", "classic", "transitional", "aliased"}
-    assert set(guests_of(window)[:4]) == polled, "whose figures can be trusted come first"
+    assert set(domains_of(window)[:4]) == polled, "whose figures can be trusted come first"
     window.wait_for(lambda: re.search(r"classic .*\[█[█▓░]*·* *\] +[▁▂▃▄▅▆▇█]{2,} ", window.text))
 
     window.type("s", "s")
     window.wait_for("by name")
-    names = guests_of(window)
+    names = domains_of(window)
     assert names == sorted(names)
     assert "suspended" in names
     assert "off" not in names, "it does not run"
 
     window.type("/", *"MODE")
     window.wait_for("filter: MODE")
-    window.wait_for(lambda: guests_of(window) == ["modern"], "the filter")
+    window.wait_for(lambda: domains_of(window) == ["modern"], "the filter")
     window.type("Enter", "Down", "Down", "Enter")
     window.wait_for("modern on ")
     for fact in (
@@ -100,10 +100,10 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.wait_for(lambda: re.search(r"total_memory +\d{8,}", window.text), "bytes")
     window.type("q", "Escape", "u", "!")
     window.wait_for("not well")
-    assert set(guests_of(window)) >= {"unpolled", "nodriver"}
-    assert not polled & set(guests_of(window))
+    assert set(domains_of(window)) >= {"unpolled", "nodriver"}
+    assert not polled & set(domains_of(window))
     window.type("/", *"unpolled", "Enter", "Home", "Down", "Enter", "d")
-    window.wait_for("the doctor said")
+    window.wait_for("doctor, ")
     assert re.search(r"^remedy +virtballoon ", window.text, re.MULTILINE)
     window.type("q", "Escape", "!", "?")
     window.wait_for("select the line above")
@@ -145,9 +145,9 @@ def test_hosts_and_guests_come_and_go(
     (name,) = hypervisor.create_blank(1, prefix="passing-")
     domain = hypervisor.connection.lookupByName(name)
     watch(window, "-c", hypervisor.uri, "watch", "--every", "0.3", "passing-*", "later")
-    window.wait_for(lambda: guests_of(window) == [name], "the guest")
+    window.wait_for(lambda: domains_of(window) == [name], "the guest")
     domain.destroy()
-    window.wait_for(lambda: guests_of(window) == [], "it to go")
+    window.wait_for(lambda: domains_of(window) == [], "it to go")
     guest_factory(GuestSpec("later", period=1))
     window.wait_for(lambda: re.search("later .* fresh", window.text), "another one")
 
@@ -165,7 +165,7 @@ def test_hosts_and_guests_come_and_go(
     assert left(window) == 3
 
 
-def test_it_reacts_while_a_guest_hangs_and_a_host_is_silent(
+def test_reacts_while_a_guest_hangs_and_a_host_is_silent(
     fresh: Hypervisor, guest_factory: GuestFactory, window: Window, tmp_path: Path
 ) -> None:
     hung = guest_factory(GuestSpec("hung", period=2, driver=False))
@@ -175,10 +175,10 @@ def test_it_reacts_while_a_guest_hangs_and_a_host_is_silent(
         watch(window, *words, "--timeout", "600", "watch", "--every", "0.2")
         # What answers is there long before the time is up.
         window.wait_for("still reading, ")
-        window.wait_for(lambda: "test" in guests_of(window), "the other host")
+        window.wait_for(lambda: "test" in domains_of(window), "the other host")
         assert window.text.count("not read yet") == 1
-        window.wait_for(lambda: "classic" in guests_of(window), "the guest beside the hung one")
-        assert "hung" not in guests_of(window)
+        window.wait_for(lambda: "classic" in domains_of(window), "the guest beside the hung one")
+        assert "hung" not in domains_of(window)
         window.type("?")
         window.wait_for("select the line above")
         window.type("q", "q")
@@ -191,14 +191,12 @@ def test_it_reacts_while_a_guest_hangs_and_a_host_is_silent(
     ("number", "status"),
     [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 129), (SIGQUIT, 131), (SIGKILL, None)],
 )
-def test_a_signal_leaves_the_terminal_as_it_was(
-    window: Window, number: Signals, status: int | None
-) -> None:
+def test_signal_restores_the_terminal(window: Window, number: Signals, status: int | None) -> None:
     watch(window, "-c", TEST, "watch")
     window.wait_for("polling-off")
     assert not window.is_usual
     if status is None:
-        # What nobody can mend; so the other cases mean something.
+        # Nothing can restore it then, which shows that the other cases test something.
         window.signal(number)
         window.wait_for(lambda: "status=137" in window.text, "it to end")
         assert not window.is_usual
@@ -212,8 +210,8 @@ def test_a_signal_leaves_the_terminal_as_it_was(
     assert said is None or f"virtballoon: {said}" in window.lines
 
 
-def test_a_crash_leaves_the_terminal_as_it_was(window: Window) -> None:
-    # A mistake that nobody has made yet.
+def test_crash_restores_the_terminal(window: Window) -> None:
+    # An error that is not in the code.
     program = window.folder / "program.py"
     program.write_text(
         "from virtballoon.watch import view\n"
@@ -265,8 +263,8 @@ def test_one_frame(fresh: Hypervisor) -> None:
     result = run(fresh, "watch", "--once", "--sort", "name", "classic", "modern", COLUMNS="70")
     assert (result.returncode, result.stderr) == (0, "")
     heading, host, *rows = result.stdout.splitlines()
-    assert heading.split() == ["GUEST", "USED%", "USED", "MEMORY", "AGE", "VERDICT"]
-    assert ": ok, 2 guests, read 0 s ago" in host
+    assert heading.split() == ["DOMAIN", "USED%", "USED", "MEMORY", "AGE", "VERDICT"]
+    assert ": ok, 2 domains, read 0 s ago" in host
     assert [row.split()[0] for row in rows] == ["classic", "modern"]
     assert all(len(line) <= 70 and "\x1b" not in line for line in result.stdout.splitlines())
     usual = run(fresh, "-c", DEAD, "-c", fresh.uri, "watch", "--once", "classic", "nobody")
@@ -279,10 +277,10 @@ def test_one_frame(fresh: Hypervisor) -> None:
     assert (quiet.returncode, quiet.stdout) == (0, "")
 
 
-def test_where_there_is_no_screen_to_draw_on(window: Window) -> None:
+def test_without_a_screen(window: Window) -> None:
     cases = (
         (f"TERM=dumb virtballoon -c {TEST} watch", "cannot"),
-        (f"virtballoon -c {TEST} watch --output /dev/null", "--output goes with --once"),
+        (f"virtballoon -c {TEST} watch --output /dev/null", "--output needs --once"),
         (f"virtballoon -c {TEST} -v watch", "2>FILE"),
         (f"virtballoon -c {TEST} watch --log stderr", "2>FILE"),
         (f"virtballoon -c {TEST} watch </dev/null", "--once"),

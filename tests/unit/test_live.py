@@ -1,5 +1,4 @@
-"""Frames of the live view: they fit whatever the window and the figures, and say what they mean
-without colours."""
+"""Frames of the live view: they fit any window and any figures, and are clear without colours."""
 
 from __future__ import annotations
 
@@ -90,15 +89,15 @@ def test_every_frame_fits(width: int, height: int, keys: list[str], glyphs: draw
             piece.plain.encode(glyphs.encoding)
 
 
-def test_a_usual_window() -> None:
+def test_usual_window() -> None:
     shown = view(FULL, OFF, MUTE)
     press(shown, "down", "down")
     first, heading, *body = lines(shown)
 
-    assert first.startswith(" virtballoon · by need · from libvirt · 3 guests · 3 hosts")
-    assert heading.split() == ["GUEST", "USED%", "USED", "MEMORY", "HISTORY", "AGE", "VERDICT"]
+    assert first.startswith(" virtballoon · by need · source: libvirt · 3 domains · 3 hosts")
+    assert heading.split() == ["DOMAIN", "USED%", "USED", "MEMORY", "HISTORY", "AGE", "VERDICT"]
     assert [line.rstrip() for line in body[:7]] == [
-        "hv1: ok, 3 guests, read 0 s ago",
+        "hv1: ok, 3 domains, read 0 s ago",
         "▸ full            90%   900.0 MiB  [██░···     ]         █      3 s  fresh",
         "  off             93%    15.0 GiB  [█████░     ]                3 s  polling-off",
         "  mute              -           -  [╌╌╌╌╌╌     ]                  -  unanswered",
@@ -109,10 +108,10 @@ def test_a_usual_window() -> None:
     assert body[-1].startswith(" q quit · ? help")
 
 
-def test_a_wide_window_has_every_size() -> None:
+def test_wide_window_has_every_size() -> None:
     heading = lines(view(FULL), 200)[1].split()
     assert heading == [
-        *("GUEST", "USED%", "USED", "CACHE", "FREE", "TOTAL", "BALLOON", "MAXIMUM"),
+        *("DOMAIN", "USED%", "USED", "CACHE", "FREE", "TOTAL", "BALLOON", "MAXIMUM"),
         *("MEMORY", "HISTORY", "INTERVAL", "AGE", "VERDICT"),
     ]
 
@@ -135,7 +134,7 @@ def test_units() -> None:
     assert line_of("full", shown, 120).split()[1:6] == ["90%", "0%", "-", "24%", "50%"]
 
 
-def test_the_bar() -> None:
+def test_bar() -> None:
     stats = MemoryStats(
         total_memory=6 * GIB, available_memory=4 * GIB, free_memory=GIB, disk_caches=2 * GIB
     )
@@ -146,11 +145,11 @@ def test_the_bar() -> None:
         return line_of("g", view(guest("g", figures=figures)), 79)[35:47]
 
     assert bar(stats) == "[██▓▓░░··  ]"
-    # No word on what is available: the cache is in what is used.
+    # Without "available", the used memory includes the cache.
     old = MemoryStats(total_memory=6 * GIB, free_memory=GIB, disk_caches=2 * GIB)
     assert bar(old) == "[█████░··  ]"
     assert bar(MemoryStats()) == "[╌╌╌╌╌╌╌╌  ]"
-    # More than there is room for stays within the bar.
+    # Impossible figures stay within the bar.
     assert bar(stats, current_bytes=4 * GIB, maximum_bytes=6 * GIB) == "[███▓▓▓▓   ]"
     assert bar(stats, current_bytes=0, maximum_bytes=GIB) == "[          ]"
 
@@ -164,7 +163,7 @@ def test_old_figures_look_old_without_colours() -> None:
     assert "reverse" not in str(rows[3])
 
 
-def test_looking_into_a_guest_shows_everything() -> None:
+def test_details_of_a_domain_are_complete() -> None:
     stats = MemoryStats.from_qemu(
         {"stat-total-memory": GIB, "stat-available-memory": GIB // 4, "stat-new-figure": 7}
     )
@@ -187,27 +186,27 @@ def test_looking_into_a_guest_shows_everything() -> None:
         *("virtio balloon0 /machine/peripheral/balloon0", row.uuid, "768.0 MiB  75%"),
     ):
         assert fact in text
-    # Here, too, nothing odd is passed over.
+    # Anomalies are shown.
     odd = view(guest("odd", total=GIB, used=-GIB))
     press(odd, "enter")
     assert "the guest says that more is available than there is" in "\n".join(lines(odd, 90, 60))
-    # Everything is within reach of the keys in a small window, too.
+    # In a small window, keys reach everything.
     small = "\n".join(lines(shown, 40, 10))
     press(shown, "end")
     assert lines(shown, 40, 10)[1:-1] != small.splitlines()[1:-1]
 
 
-def test_what_the_doctor_said_and_when() -> None:
+def test_diagnosis_has_its_age() -> None:
     shown = view(FULL)
     press(shown, "enter", "d")
-    assert "the doctor is asked" in lines(shown)
-    shown.asked.clear()
+    assert "doctor is running" in lines(shown)
+    shown.to_diagnose.clear()
     shown.diagnoses[0, FULL.uuid] = ("no answer within 10 s", NOW - 5)
-    at = lines(shown).index("the doctor said 5 s ago")
+    at = lines(shown).index("doctor, 5 s ago")
     assert lines(shown)[at + 1] == "error  no answer within 10 s"
 
 
-def test_looking_into_a_host_shows_its_error_at_full_length() -> None:
+def test_details_of_a_host_have_its_whole_error() -> None:
     shown = view(FULL)
     press(shown, "down", "down", "down", "enter")
     text = "\n".join(lines(shown, 60, 30))
@@ -233,7 +232,7 @@ def test_without_unicode() -> None:
     assert drawing.Glyphs.of("no such encoding").used == "#"
 
 
-def test_only_what_is_visible_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_only_visible_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)))
     drawn: list[str] = []
     line = drawing._line
@@ -248,20 +247,20 @@ def test_only_what_is_visible_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(drawn) == 21
 
 
-def test_a_frame_that_nobody_scrolls_is_whole_and_has_no_history() -> None:
+def test_single_frame_is_whole_and_has_no_history() -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)))
     rows = [drawing.plain(row).plain for row in drawing.whole(frame(shown, every=None))]
     assert len(rows) == 1 + 3 + 400
     assert "HISTORY" not in rows[0]
 
 
-def test_what_a_terminal_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_escape_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = view(guest("漢字 👨", used=GIB))
     row = drawing.fitted(frame(shown), 24)[3]
     painted = drawing.Painter().painted(row)
-    # What is behind the name has a column of its own, whatever width the terminal gives the name.
+    # What follows the name has its own column, however wide the terminal draws the name.
     assert [start for start, _ in painted] == [0, 14]
     assert cell_len(row[0][1].plain) == 14
     assert "\x1b[1;31m" in painted[1][1]

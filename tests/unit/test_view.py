@@ -1,4 +1,4 @@
-"""The live view without a terminal: what is known, what of it is shown, and what keys do."""
+"""The live view without a terminal: what is known, what is shown, and what keys do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from tests.unit.test_documents import NOW, report
 from virtballoon.errors import Busy, ConnectError
 from virtballoon.model.memory import Figures, MemoryStats
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.watch import history
-from virtballoon.watch.history import History
 from virtballoon.watch.view import (
     BINDINGS,
-    Action,
-    GuestLine,
+    HISTORY,
+    DomainLine,
+    History,
     HostLine,
     Order,
     Screen,
@@ -41,7 +40,7 @@ def guest(
     last_update: int = UPDATE,
     **facts: Any,
 ) -> DomainReport:
-    """A guest that uses so much of its memory; None for one that gives no figure."""
+    """A domain that uses this much of its memory; None for one without figures."""
     stats = MemoryStats()
     if total is not None:
         stats = MemoryStats(total_memory=total, available_memory=total - used, disk_caches=MIB)
@@ -81,7 +80,7 @@ def view(*rows: DomainReport, **options: Any) -> View:
 
 
 def names(shown: View) -> list[str]:
-    return [x.row.name if isinstance(x, GuestLine) else x.label for x in shown.lines]
+    return [x.report.name if isinstance(x, DomainLine) else x.label for x in shown.lines]
 
 
 def press(shown: View, *keys: str) -> None:
@@ -95,7 +94,7 @@ def press(shown: View, *keys: str) -> None:
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        # A guest that nobody polls may have used that much once; what is trusted comes first.
+        # Figures that are not fresh come after those that are.
         (Order.NEED, ["full", "big", "off", "mute"]),
         (Order.USE, ["off", "big", "full", "mute"]),
         (Order.NAME, ["big", "full", "mute", "off"]),
@@ -105,7 +104,7 @@ def test_orders(order: Order, expected: list[str]) -> None:
     assert names(view(order=order)) == ["hv1", *expected]
 
 
-def test_s_sorts_by_the_next() -> None:
+def test_s_changes_the_order() -> None:
     shown = view()
     orders = []
     for _ in Order:
@@ -116,18 +115,18 @@ def test_s_sorts_by_the_next() -> None:
     assert names(shown) == ["hv1", "full", "big", "off", "mute"]
 
 
-def test_hosts_keep_their_order_and_their_guests() -> None:
+def test_hosts_keep_their_order_and_domains() -> None:
     shown = View(["hv2", "hv3", "hv1"])
     shown.update(2, host([FULL]), NOW)
     assert names(shown) == ["hv2", "hv3", "hv1", "full"]
 
     shown.update(1, host([BIG]), NOW)
     assert names(shown) == ["hv2", "hv3", "big", "hv1", "full"]
-    assert shown.guests == 2
+    assert shown.domains == 2
     assert len(shown.reports) == 2
 
 
-def test_what_has_been_read_so_far_leaves_the_others_as_they_were() -> None:
+def test_incomplete_reading_keeps_other_domains() -> None:
     shown = view(FULL, BIG)
     newer = guest("full", used=GIB // 2, last_update=UPDATE + 2)
     shown.update(0, host([newer]), NOW, is_complete=False)
@@ -136,8 +135,8 @@ def test_what_has_been_read_so_far_leaves_the_others_as_they_were() -> None:
     assert isinstance(first, HostLine)
     assert not first.is_complete
     assert names(shown) == ["hv1", "full", "big"]
-    assert isinstance(shown.lines[1], GuestLine)
-    assert shown.lines[1].row is newer
+    assert isinstance(shown.lines[1], DomainLine)
+    assert shown.lines[1].report is newer
     assert shown.history.of((0, FULL.uuid)) == (0.9, 0.5)
     assert shown.reports[0].domains == (FULL, BIG), "the last one that was complete"
 
@@ -145,10 +144,10 @@ def test_what_has_been_read_so_far_leaves_the_others_as_they_were() -> None:
     assert names(shown) == ["hv1", "full"]
 
 
-# Which are shown.
+# The filter.
 
 
-def test_a_filter_is_typed() -> None:
+def test_typing_a_filter() -> None:
     shown = view()
     press(shown, "/", *"Q!FU", "backspace", "backspace", "ctrl-u", *"FU")
     assert (shown.is_typing, shown.filter, names(shown)) == (True, "FU", ["hv1", "full"])
@@ -160,7 +159,7 @@ def test_a_filter_is_typed() -> None:
     assert (shown.filter, len(shown.lines)) == ("", 5)
 
 
-def test_a_filter_finds_verdicts_and_hosts_and_hides_hosts_without_a_guest() -> None:
+def test_filter_matches_names_verdicts_and_hosts() -> None:
     shown = View(["hv1", "hv2", "dead"])
     shown.update(0, host([FULL, OFF]), NOW)
     shown.update(1, host([BIG]), NOW)
@@ -176,7 +175,7 @@ def test_a_filter_finds_verdicts_and_hosts_and_hides_hosts_without_a_guest() -> 
     assert len(shown.lines) == 6
 
 
-def test_only_those_that_are_not_well() -> None:
+def test_only_unwell_domains() -> None:
     shown = view()
     press(shown, "!")
     assert names(shown) == ["hv1", "off", "mute"]
@@ -185,10 +184,10 @@ def test_only_those_that_are_not_well() -> None:
     assert names(view(FULL, only_unwell=True)) == []
 
 
-# Where the keys lead.
+# Moving.
 
 
-def test_the_selection_follows_its_guest() -> None:
+def test_selection_follows_its_domain() -> None:
     shown = view()
     press(shown, "down", "down", "down")
     assert shown.selected == (0, "uuid-big")
@@ -201,7 +200,7 @@ def test_the_selection_follows_its_guest() -> None:
     assert shown.selected == (0, "")
 
 
-def test_another_takes_the_place_of_a_guest_that_is_gone() -> None:
+def test_selection_when_its_domain_is_removed() -> None:
     shown = view()
     press(shown, "end")
     assert shown.selected == (0, "uuid-mute")
@@ -214,14 +213,14 @@ def test_another_takes_the_place_of_a_guest_that_is_gone() -> None:
     assert shown.selected == (0, "")
 
 
-def test_the_window_has_the_selected_line() -> None:
+def test_window_contains_the_selected_line() -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)), order=Order.NAME)
     assert len(shown.window(20)) == 20
     press(shown, "pgdn", "pgdn")
     window = shown.window(20)
     assert shown.selected in {line.key for line in window}
-    assert isinstance(window[-1], GuestLine)
-    assert window[-1].row.name == "g037"
+    assert isinstance(window[-1], DomainLine)
+    assert window[-1].report.name == "g037"
 
     press(shown, "end")
     assert [line.key[1] for line in shown.window(3)] == ["uuid-g397", "uuid-g398", "uuid-g399"]
@@ -230,40 +229,40 @@ def test_the_window_has_the_selected_line() -> None:
     assert len(shown.window(1)) == 1
 
 
-def test_looking_into_a_guest_and_those_beside_it() -> None:
+def test_details_of_a_domain_and_its_neighbours() -> None:
     shown = view()
     press(shown, "enter")
-    assert (shown.screen, shown.looked_at) == (Screen.LINE, (0, "uuid-full"))
+    assert (shown.screen, shown.opened) == (Screen.DETAILS, (0, "uuid-full"))
     press(shown, "right", "right")
-    assert shown.looked_at == (0, "uuid-off")
+    assert shown.opened == (0, "uuid-off")
     press(shown, "left")
-    assert (shown.screen, shown.looked_at) == (Screen.LINE, (0, "uuid-big"))
-    found = shown.line(shown.looked_at)
-    assert isinstance(found, GuestLine)
-    assert found.row is BIG
+    assert (shown.screen, shown.opened) == (Screen.DETAILS, (0, "uuid-big"))
+    found = shown.line(shown.opened)
+    assert isinstance(found, DomainLine)
+    assert found.report is BIG
 
     shown.update(0, host([FULL]), NOW)
-    assert shown.line(shown.looked_at) is None
+    assert shown.line(shown.opened) is None
     press(shown, "down", "down")
-    assert shown.scrolled(10, 9) == 1, "no further than there is something"
+    assert shown.scrolled(10, 9) == 1, "not beyond the last line"
     press(shown, "q")
     assert (shown.screen, shown.is_done) == (Screen.LIST, False)
 
 
-def test_the_doctor_is_asked_once_about_the_guest_that_is_looked_into() -> None:
+def test_doctor_runs_once_per_domain() -> None:
     shown = view()
     press(shown, "d", "enter", "d", "d")
-    assert shown.asked == [(0, "uuid-full")]
+    assert shown.to_diagnose == [(0, "uuid-full")]
     press(shown, "left", "d")
-    assert shown.looked_at == (0, "")
-    assert len(shown.asked) == 1, "a host is no guest"
+    assert shown.opened == (0, "")
+    assert len(shown.to_diagnose) == 1, "a host is not a domain"
 
 
-def test_nothing_to_look_at() -> None:
+def test_keys_without_domains() -> None:
     shown = View(["hv1"])
     press(shown, "up", "down", "pgdn", "end", "/", "x", "enter", "enter", "left")
-    assert shown.screen is Screen.LINE
-    assert isinstance(shown.line(shown.looked_at), HostLine)
+    assert shown.screen is Screen.DETAILS
+    assert isinstance(shown.line(shown.opened), HostLine)
     empty = View([])
     press(empty, "down", "enter", "pgup", "end")
     assert (empty.window(5), empty.screen) == ((), Screen.LIST)
@@ -280,29 +279,28 @@ def test_help_pause_units_redraw() -> None:
     assert (shown.is_paused, shown.units) == (False, Units.HUMAN)
 
 
-def test_each_key_has_one_meaning() -> None:
+def test_keys_are_unique() -> None:
     keys = [key for binding in BINDINGS for key in binding.keys]
     assert len(keys) == len(set(keys))
-    assert [binding.action for binding in BINDINGS] == list(Action)
     for key in keys:
         # Whatever is on the screen.
         for before in ([], ["?"], ["enter"], ["/"]):
             press(view(), *before, key)
 
 
-# Ages and the past.
+# Ages and history.
 
 
-def test_an_age_goes_on_after_the_reading() -> None:
+def test_age_grows_after_the_reading() -> None:
     assert age_seconds(FULL, UPDATE + 20) == 20
     assert age_seconds(MUTE, UPDATE) is None
     # Two intervals of 10 s and 5 s.
     assert not is_outdated(FULL, UPDATE + 25)
     assert is_outdated(FULL, UPDATE + 26)
-    assert not is_outdated(OFF, UPDATE + 10_000), "nobody called them fresh"
+    assert not is_outdated(OFF, UPDATE + 10_000), "they were not fresh"
 
 
-def test_a_mark_for_each_update_and_a_gap_where_there_was_none() -> None:
+def test_history_has_a_value_per_update_and_gaps() -> None:
     past = History()
     half, full = guest("a", used=GIB // 2), guest("a", used=GIB, last_update=UPDATE + 2)
     for row in (half, half, full, guest("a", error=Busy("held")), None, full):
@@ -312,14 +310,14 @@ def test_a_mark_for_each_update_and_a_gap_where_there_was_none() -> None:
 
     assert past.of("a") == (0.5, 1.0, None, 0.25)
     assert past.of("off") == past.of("unknown") == ()
-    for second in range(3 * history.LENGTH):
+    for second in range(3 * HISTORY):
         past.add("a", guest("a", last_update=UPDATE + 10 + second % 100))
-    assert len(past.of("a")) == history.LENGTH
+    assert len(past.of("a")) == HISTORY
     past.keep({"off"})
     assert past.of("a") == ()
 
 
-def test_a_past_outlasts_its_host_but_not_its_guest() -> None:
+def test_history_survives_an_unreachable_host() -> None:
     shown = view(FULL, BIG)
     shown.update(0, host(error=OSError("restarting")), NOW)
     assert shown.history.of((0, FULL.uuid)) == (0.9, None)

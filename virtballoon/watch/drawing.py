@@ -1,4 +1,4 @@
-"""The live view as lines of text: pure, of a view, a size and the time."""
+"""The live view as lines of text. Pure: from a view, a size and the time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from virtballoon.render.documents import timestamp
 from virtballoon.render.table import aligned, verdict_text
 from virtballoon.watch.view import (
     BINDINGS,
-    GuestLine,
+    DomainLine,
     HostLine,
     Line,
     Screen,
@@ -34,8 +34,8 @@ from virtballoon.watch.view import (
     is_outdated,
 )
 
-#: A line to show: its pieces, each with the column where it begins, so that a name whose
-#: characters a terminal takes for wider or narrower than they are shifts nothing behind it.
+#: A line to show: its pieces, each with the column where it begins, so that a name that the
+#: terminal draws wider or narrower than expected does not move what follows.
 Row: TypeAlias = tuple[tuple[int, Text], ...]
 
 #: What is behind each verdict, and what to do.
@@ -55,14 +55,14 @@ MEANINGS: Final = {
     Verdict.FAILED: "it could not be read",
 }
 
-#: The width of a frame that goes to no terminal.
+#: The width of a frame that does not go to a terminal.
 USUAL_WIDTH: Final = 80
 
-#: What "fresh?" is.
-_OUTDATED: Final = "it was when it was read; the figures have grown too old since"
+#: The meaning of "fresh?".
+_OUTDATED: Final = "fresh when read; the figures have become too old since"
 
 _GAP: Final = 2
-#: From which used share on it is shown in which colour.
+#: The colour of a used share, by its lower limit.
 _LEVELS: Final = ((0.9, "bold red"), (0.75, "yellow"), (0.0, "green"))
 
 
@@ -70,8 +70,8 @@ _LEVELS: Final = ((0.9, "bold red"), (0.75, "yellow"), (0.0, "green"))
 class Glyphs:
     """What bars, histories and marks are drawn with.
 
-    :ivar encoding: what the terminal takes
-    :ivar levels: the marks of a history, from nothing to all
+    :ivar encoding: the terminal's encoding
+    :ivar levels: the marks of a history, from 0 to 100 %
     """
 
     encoding: str
@@ -87,7 +87,7 @@ class Glyphs:
 
     @classmethod
     def of(cls, encoding: str) -> Glyphs:
-        """Those that an encoding has, else ASCII's."""
+        """The characters that an encoding has, else ASCII."""
         blocks = cls(encoding, "█", "▓", "░", "·", "╌", "▁▂▃▄▅▆▇█", "·", "▸", "…")
         try:
             "".join((blocks.used, blocks.levels, blocks.unknown, blocks.selected)).encode(encoding)
@@ -95,9 +95,9 @@ class Glyphs:
             return cls(encoding, "#", "=", ".", ":", "?", "_.-:=+*#", " ", ">", "~")
         return blocks
 
-    def name(self, somebodys: str) -> str:
-        """Somebody else's text, harmless and in characters that the terminal has."""
-        shown = text.printable(somebodys)
+    def safe(self, foreign: str) -> str:
+        """Text from outside, made harmless and in characters that the terminal has."""
+        shown = text.printable(foreign)
         return shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
 
@@ -107,11 +107,11 @@ class Frame:
 
     :ivar view: the view
     :ivar now: the time, epoch seconds
-    :ivar width: how many columns there are
+    :ivar width: the number of columns
     :ivar glyphs: what to draw with
-    :ivar every: seconds from one reading of a host to the next; None where there is only one
+    :ivar every: seconds from one reading of a host to the next; None if there is only one
     :ivar source: where the figures come from
-    :ivar notice: what else there is to say
+    :ivar notice: a message to show
     """
 
     view: View
@@ -124,13 +124,13 @@ class Frame:
 
 
 def whole(frame: Frame) -> list[Row]:
-    """The list at its full length, for a frame that nobody scrolls."""
+    """The whole list, for a frame that cannot be scrolled."""
     layout = _Layout.of(frame)
     return [_heading(layout, frame), *(_line(line, layout, frame) for line in frame.view.lines)]
 
 
 def fitted(frame: Frame, height: int) -> list[Row]:
-    """The frame for a window of this height: so many lines."""
+    """The frame for a window of this height, with as many lines."""
     room = max(0, height - 2)
     view = frame.view
     if view.screen is Screen.LIST:
@@ -139,7 +139,7 @@ def fitted(frame: Frame, height: int) -> list[Row]:
         shown = view.window(room - len(body)) if room else ()
         body += [_line(line, layout, frame) for line in shown]
     else:
-        blocks = _help(frame) if view.screen is Screen.HELP else _looked_into(frame)
+        blocks = _help(frame) if view.screen is Screen.HELP else _details(frame)
         top = view.scrolled(len(blocks), room)
         body = [_row(_cut(line, frame.width, frame.glyphs)) for line in blocks[top : top + room]]
     body += [()] * (room - len(body))
@@ -157,8 +157,8 @@ def plain(row: Row) -> Text:
 
 
 class Painter:
-    """Makes escape sequences of lines, in the colours that the terminal has; without colours,
-    where NO_COLOR says so, bold, dim and reversed text stay."""
+    """Turns lines into escape sequences, in the colours that the terminal has. NO_COLOR takes out
+    the colours; bold, dim and reversed text stay."""
 
     def __init__(self) -> None:
         self._console = Console(
@@ -184,7 +184,7 @@ def _row(line: Text) -> Row:
 
 
 def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
-    """The line, in this width."""
+    """The line, cut to this width."""
     if line.cell_len <= width:
         return line
     line = line.copy()
@@ -193,11 +193,11 @@ def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
     return line
 
 
-# Above and below.
+# The title and the foot.
 
 
 def _bar_of_words(left: Sequence[str], right: str, frame: Frame) -> Text:
-    """A line across the window: as many of the words as fit."""
+    """A line across the window, with as many of the words as fit."""
     width = frame.width
     line = ""
     for word in left:
@@ -219,13 +219,13 @@ def _title(frame: Frame) -> Text:
     if view.is_paused:
         facts.append("PAUSED")
     if view.filter and not view.is_typing:
-        facts.append(f"filter: {frame.glyphs.name(view.filter)}")
+        facts.append(f"filter: {frame.glyphs.safe(view.filter)}")
     if view.only_unwell:
         facts.append("not well")
     facts.append(f"by {view.order.value}")
-    facts.append("from libvirt" if frame.source is Source.LIBVIRT else "from QEMU")
-    of_all = f"{view.shown} of " if view.shown != view.guests else ""
-    facts.append(f"{of_all}{_count(view.guests, 'guest')}")
+    facts.append(f"source: {frame.source.value}")
+    of_all = f"{view.shown} of " if view.shown != view.domains else ""
+    facts.append(f"{of_all}{_count(view.domains, 'domain')}")
     if view.hosts > 1:
         facts.append(_count(view.hosts, "host"))
     if frame.every is not None:
@@ -236,17 +236,17 @@ def _title(frame: Frame) -> Text:
 def _foot(frame: Frame) -> Text:
     view = frame.view
     if view.is_typing:
-        line = Text(f" filter: {frame.glyphs.name(view.filter)}")
-        line.append(" ", style="reverse").append("  Enter keeps it, Esc ends it", style="dim")
+        line = Text(f" filter: {frame.glyphs.safe(view.filter)}")
+        line.append(" ", style="reverse").append("  Enter: keep it, Esc: end it", style="dim")
         return _cut(line, frame.width, frame.glyphs)
     hints = ["q back", "u units", "? help", "Space pause"]
     if view.screen is Screen.LIST:
         hints = ["q quit", "? help", "s sort", "/ filter", "u units", "Space pause"]
-        hints += ["! not well", "Enter look into"]
-    elif view.screen is Screen.LINE:
-        hints += ["d doctor", "Left, Right others"]
+        hints += ["! not well", "Enter details"]
+    elif view.screen is Screen.DETAILS:
+        hints += ["d doctor", "Left, Right next"]
     if frame.notice:
-        hints.insert(0, frame.glyphs.name(frame.notice))
+        hints.insert(0, frame.glyphs.safe(frame.notice))
     return _bar_of_words(hints, "", frame)
 
 
@@ -262,40 +262,40 @@ class _Column:
     """A column of the list.
 
     :ivar title: its heading
-    :ivar least: its width where it is shown at all
-    :ivar cell: what it shows of a guest in this width
-    :ivar is_number: whether it stands flush right
+    :ivar least: its least width
+    :ivar cell: what it shows of a domain in this width
+    :ivar is_number: whether it is flush right
     """
 
     title: str
     least: int
-    cell: Callable[[GuestLine, int, Frame], Text]
+    cell: Callable[[DomainLine, int, Frame], Text]
     is_number: bool = False
 
 
-#: No figure without these.
+#: No figure is shown without these.
 _REQUIRED: Final = frozenset({"VERDICT", "AGE"})
-#: Which columns are there first where there is no room for all, the name apart.
+#: Which columns come first if there is no room for all; the name always does.
 _CLAIMS: Final = (
     *("VERDICT", "AGE", "USED%", "MEMORY", "USED", "HISTORY"),
     *("TOTAL", "INTERVAL", "BALLOON", "MAXIMUM", "CACHE", "FREE"),
 )
-#: Which ones grow into the room that is left, in turns, and to which width.
-_GUEST: Final = "GUEST"
+#: Which ones grow into the room that is left, one after another, and to which width.
+_DOMAIN: Final = "DOMAIN"
 _GROWTH: Final = (
-    *((_GUEST, 24), ("MEMORY", 24), ("HISTORY", 16)),
-    *((_GUEST, 40), ("MEMORY", 42), ("HISTORY", 34)),
+    *((_DOMAIN, 24), ("MEMORY", 24), ("HISTORY", 16)),
+    *((_DOMAIN, 40), ("MEMORY", 42), ("HISTORY", 34)),
 )
-_NARROWEST_GUEST: Final = 12
+_NARROWEST_NAME: Final = 12
 
 
 def _columns(units: Units) -> tuple[_Column, ...]:
-    """Every column but the name, in the order in which they stand."""
+    """Every column but the name, in their order."""
     width = {Units.HUMAN: 10, Units.BYTES: 14, Units.PERCENT: 8}[units]
 
     def size(title: str, key: str) -> _Column:
-        def cell(line: GuestLine, _width: int, _frame: Frame) -> Text:
-            return Text(_amount(line.row, key, units))
+        def cell(line: DomainLine, _width: int, _frame: Frame) -> Text:
+            return Text(_amount(line.report, key, units))
 
         return _Column(title, width, cell, is_number=True)
 
@@ -317,9 +317,9 @@ def _columns(units: Units) -> tuple[_Column, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The columns that the width has room for, each with its own.
+    """The columns that there is room for, each with its width.
 
-    :ivar indent: the columns of the mark of a line that is selected
+    :ivar indent: the width of the mark of a selected line
     :ivar name: the width of the names
     """
 
@@ -330,18 +330,18 @@ class _Layout:
     @classmethod
     def of(cls, frame: Frame) -> _Layout:
         lines = frame.view.lines
-        names = (frame.glyphs.name(x.row.name) for x in lines if isinstance(x, GuestLine))
+        names = (frame.glyphs.safe(x.report.name) for x in lines if isinstance(x, DomainLine))
         longest = max(map(cell_len, names), default=0)
         known = {kind.title: kind for kind in _columns(frame.view.units)}
         if frame.view.units is Units.PERCENT:
-            # These are there already, or are all of it.
+            # They would repeat USED%, or be 100 %.
             del known["USED"], known["MAXIMUM"]
         if frame.every is None:
-            # One reading has none.
+            # A single reading has no history.
             del known["HISTORY"]
         indent = len(frame.glyphs.selected) + 1
-        widths = {_GUEST: _NARROWEST_GUEST}
-        room = frame.width - indent - _NARROWEST_GUEST
+        widths = {_DOMAIN: _NARROWEST_NAME}
+        room = frame.width - indent - _NARROWEST_NAME
         for title in _CLAIMS:
             if title not in _REQUIRED and not widths.keys() >= _REQUIRED:
                 break
@@ -350,24 +350,24 @@ class _Layout:
                 room -= known[title].least + _GAP
         for title, most in _GROWTH:
             if title in widths:
-                wanted = min(most, longest) if title == _GUEST else most
+                wanted = min(most, longest) if title == _DOMAIN else most
                 grown = max(0, min(room, wanted - widths[title]))
                 widths[title] += grown
                 room -= grown
         columns = [(kind, widths[title]) for title, kind in known.items() if title in widths]
-        return cls(indent, widths[_GUEST], tuple(columns))
+        return cls(indent, widths[_DOMAIN], tuple(columns))
 
 
 def _heading(layout: _Layout, frame: Frame) -> Row:
     shares = {"CACHE", "FREE", "TOTAL", "BALLOON"} if frame.view.units is Units.PERCENT else set()
     titles = [f"{c.title}%" if c.title in shares else c.title for c, _ in layout.columns]
-    return _laid_out(Text(_GUEST), [Text(title) for title in titles], layout, frame, style="bold")
+    return _laid_out(Text(_DOMAIN), [Text(title) for title in titles], layout, frame, style="bold")
 
 
 def _laid_out(
     name: Text, cells: Sequence[Text], layout: _Layout, frame: Frame, *, style: str, mark: str = ""
 ) -> Row:
-    """A line of the list: the name, and behind it the cells, whatever the name's width."""
+    """A line of the list: the name, then the cells, whatever the name's width."""
     first = Text(mark.ljust(layout.indent))
     first.append_text(aligned(_cut(name, layout.name, frame.glyphs), layout.name))
     rest = Text()
@@ -376,7 +376,7 @@ def _laid_out(
         fitting = _cut(cell, width, frame.glyphs)
         rest.append_text(aligned(fitting, width, flush_right=kind.is_number))
     if mark:
-        # Colours on a reversed line would be grounds.
+        # On a reversed line, colours would be background colours.
         first, rest = Text(first.plain), Text(rest.plain)
     first.stylize(style)
     rest.stylize(style)
@@ -395,53 +395,53 @@ def _line(line: Line, layout: _Layout, frame: Frame) -> Row:
         shown.stylize(style)
         return _row(shown)
     cells = [kind.cell(line, width, frame) for kind, width in layout.columns]
-    if not _is_trusted(line.row, frame):
+    if not _is_fresh(line.report, frame):
         style = f"{style} dim".strip()
-    name = Text(frame.glyphs.name(line.row.name))
+    name = Text(frame.glyphs.safe(line.report.name))
     return _laid_out(name, cells, layout, frame, style=style, mark=mark)
 
 
 def _host(line: HostLine, frame: Frame, width: int) -> Text:
-    """What a host's line says: how it is, and why it is no better."""
+    """What a host's line says: its status, and the error if there is one."""
     report = line.report
     rest = Text(": ")
     if report is None:
         rest.append("not read yet", "dim")
     elif not line.is_complete:
-        rest.append(f"still reading, {_count(len(report.domains), 'guest')} so far", "dim")
+        rest.append(f"still reading, {_count(len(report.domains), 'domain')} so far", "dim")
     else:
         rest.append_text(verdict_text(report.status.value))
         if report.error is not None:
             hint = f" ({report.error.hint})" if report.error.hint else ""
-            rest.append(f", {frame.glyphs.name(report.error.message + hint)}")
+            rest.append(f", {frame.glyphs.safe(report.error.message + hint)}")
         else:
             read = text.duration(max(0.0, frame.now - line.read_at))
-            guests = _count(len(report.domains), "guest")
-            rest.append(f", {guests}, read {read} ago", "dim")
-    # A long URI leaves room for what is behind it.
-    name = Text().append(frame.glyphs.name(line.label), "bold")
+            domains = _count(len(report.domains), "domain")
+            rest.append(f", {domains}, read {read} ago", "dim")
+    # A long URI leaves room for what follows.
+    name = Text().append(frame.glyphs.safe(line.label), "bold")
     name = _cut(name, max(width * 2 // 5, width - rest.cell_len), frame.glyphs)
     return _cut(name.append_text(rest), width, frame.glyphs)
 
 
-def _is_trusted(row: DomainReport, frame: Frame) -> bool:
+def _is_fresh(row: DomainReport, frame: Frame) -> bool:
     return row.verdict is Verdict.FRESH and not is_outdated(row, frame.now)
 
 
 def _level(row: DomainReport, frame: Frame) -> str:
-    """The colour of what a guest uses; none for what is not to be trusted."""
+    """The colour of a used share; none if the figures are not fresh."""
     ratio = row.usage.ratio
-    if ratio is None or not _is_trusted(row, frame):
+    if ratio is None or not _is_fresh(row, frame):
         return ""
     return next((style for least, style in _LEVELS if ratio >= least), "")
 
 
-def _used_share(line: GuestLine, _width: int, frame: Frame) -> Text:
-    return Text().append(text.percent(line.row.usage.ratio), _level(line.row, frame))
+def _used_share(line: DomainLine, _width: int, frame: Frame) -> Text:
+    return Text().append(text.percent(line.report.usage.ratio), _level(line.report, frame))
 
 
 def _amount(row: DomainReport, key: str, units: Units) -> str:
-    """A size; as a share, of the guest's total, and the balloon of its maximum."""
+    """A size; in percent, of the guest's total, and the balloon's of the maximum."""
     if units is not Units.PERCENT:
         return column(key).cell(row, exact=units is Units.BYTES)
     of_maximum = key in {"stats.total_memory", "current_bytes", "maximum_bytes"}
@@ -450,27 +450,26 @@ def _amount(row: DomainReport, key: str, units: Units) -> str:
     return text.percent(part / whole if part is not None and whole else None)
 
 
-def _age(line: GuestLine, _width: int, frame: Frame) -> Text:
-    return Text(text.duration(age_seconds(line.row, frame.now), units=1))
+def _age(line: DomainLine, _width: int, frame: Frame) -> Text:
+    return Text(text.duration(age_seconds(line.report, frame.now), units=1))
 
 
-def _interval(line: GuestLine, _width: int, _frame: Frame) -> Text:
-    row = line.row
+def _interval(line: DomainLine, _width: int, _frame: Frame) -> Text:
+    row = line.report
     return Text(text.seconds(row.interval.in_force if row.balloon is not None else None))
 
 
-def _verdict(line: GuestLine, _width: int, frame: Frame) -> Text:
-    word = line.row.verdict.value
-    if is_outdated(line.row, frame.now):
-        # It was, when it was read, which is too long ago.
+def _verdict(line: DomainLine, _width: int, frame: Frame) -> Text:
+    word = line.report.verdict.value
+    if is_outdated(line.report, frame.now):
         return Text().append(f"{word}?", "yellow")
     return Text().append_text(verdict_text(word))
 
 
-def _memory(line: GuestLine, width: int, frame: Frame) -> Text:
-    """A bar as long as the maximum, with what the balloon leaves the guest and what that does
-    with it."""
-    row = line.row
+def _memory(line: DomainLine, width: int, frame: Frame) -> Text:
+    """A bar as long as the maximum, filled up to what the balloon leaves the guest, and that
+    divided by its use."""
+    row = line.report
     current = row.figures.current_bytes
     full = max(row.figures.maximum_bytes or 0, current or 0)
     if not full or current is None:
@@ -493,14 +492,14 @@ def _parts(row: DomainReport, current: int, frame: Frame) -> Iterator[tuple[int,
         yield current, glyphs.unknown, ""
         return
     yield used, glyphs.used, _level(row, frame)
-    # Where the guest does not say what is available, what it uses has the cache in it.
+    # Without "available", the used memory includes the cache.
     if row.usage.formula is UsedFormula.TOTAL_AVAILABLE:
         yield used + min(row.stats.disk_caches or 0, total - used), glyphs.cache, "blue"
     yield total, glyphs.free, ""
     yield current, glyphs.own, ""
 
 
-def _history(line: GuestLine, width: int, frame: Frame) -> Text:
+def _history(line: DomainLine, width: int, frame: Frame) -> Text:
     marks = frame.view.history.of(line.key)[-width:]
     return Text(_drawn(marks, frame.glyphs).rjust(width))
 
@@ -513,17 +512,19 @@ def _drawn(marks: Sequence[float | None], glyphs: Glyphs) -> str:
     )
 
 
-# What is looked into.
+# Details.
 
 
-def _looked_into(frame: Frame) -> list[Text]:
-    line = frame.view.line(frame.view.looked_at)
+def _details(frame: Frame) -> list[Text]:
+    line = frame.view.line(frame.view.opened)
     if line is None:
-        return [Text(), Text("This guest is gone, or its host does not answer.")]
-    return _all_of_host(line, frame) if isinstance(line, HostLine) else _all_of_guest(line, frame)
+        return [Text(), Text("This domain does not exist any more, or its host does not answer.")]
+    return (
+        _host_details(line, frame) if isinstance(line, HostLine) else _domain_details(line, frame)
+    )
 
 
-def _all_of_host(line: HostLine, frame: Frame) -> list[Text]:
+def _host_details(line: HostLine, frame: Frame) -> list[Text]:
     report = line.report
     lines = [_host(line, frame, frame.width), Text()]
     if report is None:
@@ -534,14 +535,14 @@ def _all_of_host(line: HostLine, frame: Frame) -> list[Text]:
         ("status", report.status.value),
         ("reading took", f"{report.elapsed_seconds:.2f} s"),
         ("read", f"{text.duration(max(0.0, frame.now - line.read_at))} ago"),
-        ("guests", str(len(report.domains))),
+        ("domains", str(len(report.domains))),
         ("error", report.error.message if report.error is not None else None),
         ("what to do", report.error.hint if report.error is not None else None),
     ]
     return lines + _facts(facts, frame)
 
 
-def _all_of_guest(line: GuestLine, frame: Frame) -> list[Text]:
+def _domain_details(line: DomainLine, frame: Frame) -> list[Text]:
     sections = (
         _about(line, frame),
         _doctor(line, frame),
@@ -551,22 +552,22 @@ def _all_of_guest(line: GuestLine, frame: Frame) -> list[Text]:
     return [shown for section in sections if section for shown in (*section, Text())]
 
 
-def _doctor(line: GuestLine, frame: Frame) -> list[Text]:
-    """What the doctor said, if it was asked."""
-    if line.key in frame.view.asked:
-        return [Text("the doctor is asked", "dim")]
+def _doctor(line: DomainLine, frame: Frame) -> list[Text]:
+    """The doctor's diagnosis, if there is one."""
+    if line.key in frame.view.to_diagnose:
+        return [Text("doctor is running", "dim")]
     if line.key not in frame.view.diagnoses:
         return []
-    said, at = frame.view.diagnoses[line.key]
-    heading = f"the doctor said {text.duration(max(0.0, frame.now - at))} ago"
-    facts = [("error", said)] if isinstance(said, str) else diagnosis_facts(said)
+    found, at = frame.view.diagnoses[line.key]
+    heading = f"doctor, {text.duration(max(0.0, frame.now - at))} ago"
+    facts = [("error", found)] if isinstance(found, str) else diagnosis_facts(found)
     return [Text(heading, "bold"), *_facts(list(facts), frame)]
 
 
-def _about(line: GuestLine, frame: Frame) -> list[Text]:
-    """What the figures are worth, where they come from, and whose they are."""
-    row, glyphs = line.row, frame.glyphs
-    title = Text().append(glyphs.name(row.name), "bold").append(f" on {glyphs.name(line.host)}")
+def _about(line: DomainLine, frame: Frame) -> list[Text]:
+    """How reliable the figures are, where they come from, and whose they are."""
+    row, glyphs = line.report, frame.glyphs
+    title = Text().append(glyphs.safe(row.name), "bold").append(f" on {glyphs.safe(line.host)}")
     meaning = _OUTDATED if is_outdated(row, frame.now) else MEANINGS[row.verdict]
     age = text.duration(age_seconds(row, frame.now))
     source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
@@ -586,7 +587,7 @@ def _about(line: GuestLine, frame: Frame) -> list[Text]:
     return [title, *_facts(facts, frame)]
 
 
-def _use(line: GuestLine, frame: Frame) -> list[Text]:
+def _use(line: DomainLine, frame: Frame) -> list[Text]:
     """The bar and the history, longer than in the list."""
     room = frame.width - 9
     past = frame.view.history.of(line.key)[-max(1, room) :]
@@ -597,22 +598,22 @@ def _use(line: GuestLine, frame: Frame) -> list[Text]:
 
 
 def _facts(facts: Sequence[tuple[str, str | None]], frame: Frame) -> list[Text]:
-    """A line or more for each fact that there is, wrapped behind its name."""
+    """One or more lines for each fact that is known, wrapped after its name."""
     known = [(name, value) for name, value in facts if value is not None]
     indent = max((len(name) for name, _ in known), default=0) + _GAP
     lines = []
     for name, value in known:
         width = max(frame.width - indent, 16)
-        for index, part in enumerate(textwrap.wrap(frame.glyphs.name(value), width) or [""]):
+        for index, part in enumerate(textwrap.wrap(frame.glyphs.safe(value), width) or [""]):
             head = Text(name if not index else "", "dim")
             head.pad_right(indent - head.cell_len)
             lines.append(Text().append_text(head).append(part))
     return lines
 
 
-def _figures(line: GuestLine, frame: Frame) -> list[Text]:
-    """Every figure there is, in as many columns as there is room for."""
-    row, units = line.row, frame.view.units
+def _figures(line: DomainLine, frame: Frame) -> list[Text]:
+    """All figures, in as many columns as there is room for."""
+    row, units = line.report, frame.view.units
     keys = [f"stats.{name}" for name in row.stats.as_dict()]
     keys += ["used_bytes", "current_bytes", "maximum_bytes", "rss_bytes"]
     formula = row.usage.formula
@@ -620,7 +621,7 @@ def _figures(line: GuestLine, frame: Frame) -> list[Text]:
     for key in keys:
         name = key.removeprefix("stats.").removesuffix("_bytes")
         value = _amount(row, key, units if is_size(key) else Units.HUMAN)
-        cell = Text().append(frame.glyphs.name(name).ljust(17), "dim").append(value.rjust(14))
+        cell = Text().append(frame.glyphs.safe(name).ljust(17), "dim").append(value.rjust(14))
         if key == "used_bytes" and formula is not None:
             cell.append(f"  {text.percent(row.usage.ratio)}")
         cells.append(cell)
@@ -643,7 +644,7 @@ def _help(frame: Frame) -> list[Text]:
     glyphs = frame.glyphs
     parts = (
         *((glyphs.used, "used"), (glyphs.cache, "cache"), (glyphs.free, "free")),
-        *((glyphs.own, "its kernel's own"), (glyphs.unknown, "unknown")),
+        *((glyphs.own, "its kernel"), (glyphs.unknown, "unknown")),
     )
     legend = ", ".join(f"{glyph} {what}" for glyph, what in parts)
     none, everything = glyphs.levels[0], glyphs.levels[-1]
@@ -652,19 +653,19 @@ def _help(frame: Frame) -> list[Text]:
         Text(),
         *_facts(
             [
-                ("MEMORY", f"{legend}; blank is what the balloon holds back of the maximum"),
+                ("MEMORY", f"{legend}; blank: taken by the balloon from the maximum"),
                 (
                     "HISTORY",
-                    f"the used share at the guest's last updates, from {none} for nothing "
-                    f"to {everything} for all; gaps where the figures could not be trusted",
+                    f"the used share at the guest's last updates, from {none} for 0 "
+                    f"to {everything} for 100 %; gaps where the figures were not fresh",
                 ),
-                ("AGE", "how old the figures are by now; dim ones are not to be trusted"),
+                ("AGE", "the age of the figures now; dim ones are not fresh"),
                 (
                     "by need",
-                    "the largest used share first, as far as figures can be trusted; then "
-                    "the other figures; then whoever has none",
+                    "the largest used share first, of fresh figures; then the other figures; "
+                    "then domains without figures",
                 ),
-                ("by use", "the most used bytes first, whatever the figures are worth"),
+                ("by use", "the most used bytes first, fresh or not"),
                 ("fresh?", _OUTDATED),
                 *((verdict.value, MEANINGS[verdict]) for verdict in Verdict),
             ],

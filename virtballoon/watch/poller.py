@@ -84,9 +84,9 @@ class Following:
         self._targets = tuple(targets)
         self._words = None if domains is None else tuple(domains)
         self._inactive = inactive
-        self._via = via
+        self.via = via
         self._timeout = timeout
-        self._every = every
+        self.every = every
         self._notify = notify
         self._jobs = threading.BoundedSemaphore(jobs)
         self._changed = threading.Condition()
@@ -152,7 +152,7 @@ class Following:
                 self._add(index, report)
                 is_away = report.status is HostStatus.UNREACHABLE
                 later = min(2 * later, _LATEST) if is_away else 1
-                due = begun + later * self._every
+                due = begun + later * self.every
         except BaseException as error:
             # Raised again where the reports are taken.
             with self._changed:
@@ -180,8 +180,8 @@ class Following:
         visit = Visit(
             target,
             self._words,
-            via=self._via,
-            readonly=self._via is Source.LIBVIRT,
+            via=self.via,
+            readonly=self.via is Source.LIBVIRT,
             timeout=self._timeout,
             connection=connection,
             keep=True,
@@ -194,7 +194,7 @@ class Following:
             report = read_visited(
                 visit,
                 inactive=self._inactive,
-                via=self._via,
+                via=self.via,
                 each=rows.append,
                 earlier=self._earlier.get(index),
             )

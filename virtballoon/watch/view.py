@@ -1,25 +1,26 @@
-"""What the live view shows, and what its keys do to it. Pure: neither terminal nor host."""
+"""What the live view shows, and what its keys do. Pure: neither terminal nor host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.model.verdict import Verdict, judge
-from virtballoon.watch.history import History
 
 if TYPE_CHECKING:
     from virtballoon.doctor.results import Diagnosis
 
-#: A line: the number of its host, and the UUID of its guest, "" for the host's own.
+#: A line: the number of its host, and the UUID of its domain, "" for the host itself.
 LineKey: TypeAlias = tuple[int, str]
 
-#: More is no filter that anyone would type.
-_LONGEST_FILTER: Final = 80
+#: The number of updates kept of each domain.
+HISTORY: Final = 64
 
+_LONGEST_FILTER: Final = 80
 #: More lines than there can be.
 _BEYOND: Final = 1_000_000_000
 
@@ -27,11 +28,10 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class Order(StrEnum):
-    """By what the guests of a host are sorted.
+    """How the domains of a host are sorted.
 
-    By need: the largest used share of the memory first, as far as figures can be trusted; then
-    those with figures that cannot; then those without. By use: the most used bytes first, whatever
-    the figures are worth.
+    By need: the largest used share of the memory first, of fresh figures; then the other figures;
+    then domains without figures. By use: the most used bytes first, fresh or not.
     """
 
     NEED = "need"
@@ -48,77 +48,11 @@ class Units(StrEnum):
 
 
 class Screen(Enum):
-    """What is looked at: all lines, one of them, or the help."""
+    """What is shown: all lines, the details of one, or the help."""
 
     LIST = auto()
-    LINE = auto()
+    DETAILS = auto()
     HELP = auto()
-
-
-class Action(Enum):
-    """What a key does."""
-
-    UP = auto()
-    DOWN = auto()
-    PAGE_UP = auto()
-    PAGE_DOWN = auto()
-    TOP = auto()
-    BOTTOM = auto()
-    LOOK = auto()
-    LOOK_ABOVE = auto()
-    LOOK_BELOW = auto()
-    DOCTOR = auto()
-    SORT = auto()
-    FILTER = auto()
-    UNWELL = auto()
-    UNITS = auto()
-    PAUSE = auto()
-    REDRAW = auto()
-    HELP = auto()
-    BACK = auto()
-    QUIT = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """A key, or several that do the same.
-
-    :ivar action: what it does
-    :ivar keys: their names, as :class:`virtballoon.watch.screen.Keys` gives them
-    :ivar label: what they are called where keys are explained
-    :ivar what: what it does, for people
-    """
-
-    action: Action
-    keys: tuple[str, ...]
-    label: str
-    what: str
-
-
-#: Every key of the live view.
-BINDINGS: Final = (
-    Binding(Action.UP, ("up", "k"), "Up, k", "select the line above"),
-    Binding(Action.DOWN, ("down", "j"), "Down, j", "select the line below"),
-    Binding(Action.PAGE_UP, ("pgup", "b"), "Page Up, b", "go up by a page"),
-    Binding(Action.PAGE_DOWN, ("pgdn", "f"), "Page Down, f", "go down by a page"),
-    Binding(Action.TOP, ("home", "g"), "Home, g", "go to the top"),
-    Binding(Action.BOTTOM, ("end", "G"), "End, G", "go to the bottom"),
-    Binding(Action.LOOK, ("enter",), "Enter", "look into the selected guest or host"),
-    Binding(Action.LOOK_ABOVE, ("left",), "Left", "while looking into one: go to the one above"),
-    Binding(Action.LOOK_BELOW, ("right",), "Right", "while looking into one: go to the one below"),
-    Binding(Action.DOCTOR, ("d",), "d", "while looking into a guest: ask the doctor about it"),
-    Binding(Action.SORT, ("s",), "s", "sort by the next of need, use and name"),
-    Binding(Action.FILTER, ("/",), "/", "filter by a part of a name, a verdict or a host"),
-    Binding(Action.UNWELL, ("!",), "!", "show only guests that are not well, or all again"),
-    Binding(Action.UNITS, ("u",), "u", "show sizes for people, in bytes or in percent"),
-    Binding(Action.PAUSE, ("space", "p"), "Space, p", "read nothing more, or go on"),
-    Binding(Action.REDRAW, ("ctrl-l",), "Ctrl-L", "draw the screen anew"),
-    Binding(Action.HELP, ("?", "h"), "?, h", "show the help"),
-    Binding(Action.BACK, ("esc", "backspace"), "Esc", "go back to the list; there: end the filter"),
-    Binding(Action.QUIT, ("q",), "q", "go back to the list; there: quit"),
-)
-
-_ACTION_OF: Final = {key: binding.action for binding in BINDINGS for key in binding.keys}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +60,10 @@ class HostLine:
     """A host.
 
     :ivar key: which line it is
-    :ivar label: what to call it: a name of the configuration, else its URI
-    :ivar report: its last report; None while there is none
-    :ivar read_at: when that came, epoch seconds
-    :ivar is_complete: whether it is all of a reading, rather than what there is so far
+    :ivar label: what to call it: its name in the configuration, else its URI
+    :ivar report: its last report; None if there is none yet
+    :ivar read_at: when that was received, epoch seconds
+    :ivar is_complete: whether it is a whole reading, rather than what has been read so far
     """
 
     key: LineKey
@@ -140,64 +74,106 @@ class HostLine:
 
 
 @dataclass(frozen=True, slots=True)
-class GuestLine:
-    """A guest, as it was last read.
+class DomainLine:
+    """A domain.
 
     :ivar key: which line it is
     :ivar host: what to call its host
-    :ivar row: the reading
+    :ivar report: its last report
     """
 
     key: LineKey
     host: str
-    row: DomainReport
+    report: DomainReport
 
 
-Line: TypeAlias = HostLine | GuestLine
+Line: TypeAlias = HostLine | DomainLine
 
 
-def age_seconds(row: DomainReport, now: float) -> float | None:
-    """How old a guest's figures are by now, which may be long after they were read.
-
-    :param now: the time, epoch seconds
-    """
-    return None if row.age_seconds is None else row.age_seconds + now - row.read_at
-
-
-def is_outdated(row: DomainReport, now: float) -> bool:
-    """Whether figures that were fresh when they were read have grown too old since.
+def age_seconds(domain: DomainReport, now: float) -> float | None:
+    """The age of a domain's figures now, which can be long after they were read.
 
     :param now: the time, epoch seconds
     """
-    return row.verdict is Verdict.FRESH and Verdict.FRESH is not judge(
-        state=row.state,
-        has_balloon=row.balloon is not None,
-        interval=row.interval.in_force,
-        last_update=row.last_update,
-        age_seconds=age_seconds(row, now),
-        is_empty=row.stats.is_empty,
+    return None if domain.age_seconds is None else domain.age_seconds + now - domain.read_at
+
+
+def is_outdated(domain: DomainReport, now: float) -> bool:
+    """Whether figures that were fresh when they were read have become too old since.
+
+    :param now: the time, epoch seconds
+    """
+    return domain.verdict is Verdict.FRESH and Verdict.FRESH is not judge(
+        state=domain.state,
+        has_balloon=domain.balloon is not None,
+        interval=domain.interval.in_force,
+        last_update=domain.last_update,
+        age_seconds=age_seconds(domain, now),
+        is_empty=domain.stats.is_empty,
     )
+
+
+@dataclass(slots=True)
+class _Past:
+    ratios: deque[float | None] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    last_update: int | None = None
+
+
+class History:
+    """The used share of each domain's memory, one value per update.
+
+    Figures that do not move, because polling is off or the guest hangs, would be drawn as a flat
+    line that nothing supports: they leave a gap.
+    """
+
+    def __init__(self) -> None:
+        self._pasts: dict[Hashable, _Past] = {}
+
+    def add(self, key: Hashable, domain: DomainReport | None) -> None:
+        """Add a reading.
+
+        :param key: identifies the domain
+        :param domain: the reading; None if the domain could not be read
+        """
+        past = self._pasts.setdefault(key, _Past())
+        is_fresh = domain is not None and domain.verdict is Verdict.FRESH
+        ratio = domain.usage.ratio if domain is not None and is_fresh else None
+        if domain is None or ratio is None:
+            if past.ratios and past.ratios[-1] is not None:
+                past.ratios.append(None)
+        elif domain.last_update != past.last_update:
+            past.ratios.append(ratio)
+            past.last_update = domain.last_update
+
+    def of(self, key: Hashable) -> tuple[float | None, ...]:
+        """The used share at each update, 0 to 1, the oldest first; None for a gap."""
+        past = self._pasts.get(key)
+        return tuple(past.ratios) if past is not None else ()
+
+    def keep(self, keys: Collection[Hashable]) -> None:
+        """Remove all other domains."""
+        self._pasts = {key: past for key, past in self._pasts.items() if key in keys}
 
 
 class View:
     """The live view: what is known, what of it is shown, and in which order.
 
-    :param labels: what to call each host; None for what libvirt takes by default
-    :param order: by what guests are sorted
+    :param labels: what to call each host
+    :param order: how domains are sorted
     :param units: how sizes are shown
-    :param only_unwell: whether guests that are well are left out
+    :param only_unwell: whether to leave out the domains that are well
 
-    :ivar history: what the guests have used lately
-    :ivar screen: what is looked at
-    :ivar looked_at: the line that is looked into
-    :ivar selected: the line that the keys have chosen, if any
-    :ivar filter: the text that what is shown must have
+    :ivar history: what the domains have used lately
+    :ivar screen: what is shown
+    :ivar opened: the line whose details are shown
+    :ivar selected: the selected line, if any
+    :ivar filter: the text that shown lines must contain
     :ivar is_typing: whether keys are text for the filter
-    :ivar is_paused: whether nothing more is to be read
+    :ivar is_paused: whether to read nothing more
     :ivar is_done: whether to quit
-    :ivar asked: the guests that the doctor is to be asked about
-    :ivar diagnoses: what the doctor said of a guest, or why it said nothing, and when
-    :ivar redraw: whether the screen is to be drawn anew
+    :ivar to_diagnose: the domains that the doctor is to examine
+    :ivar diagnoses: the doctor's diagnosis of a domain, or why there is none, and when
+    :ivar redraw: whether to draw the whole screen again
     """
 
     def __init__(
@@ -213,14 +189,14 @@ class View:
         self.only_unwell = only_unwell
         self.history = History()
         self.screen = Screen.LIST
-        self.looked_at: LineKey = (0, "")
+        self.opened: LineKey = (0, "")
         self.selected: LineKey | None = None
         self.filter = ""
         self.is_typing = False
         self.is_paused = False
         self.is_done = False
         self.redraw = False
-        self.asked: list[LineKey] = []
+        self.to_diagnose: list[LineKey] = []
         self.diagnoses: dict[LineKey, tuple[Diagnosis | str, float]] = {}
         self._given = tuple(labels)
         self._reports: dict[int, HostReport] = {}
@@ -237,22 +213,22 @@ class View:
     def update(
         self, index: int, report: HostReport, now: float, *, is_complete: bool = True
     ) -> None:
-        """Take a report.
+        """Add a report.
 
         :param index: the number of its host
         :param now: the time, epoch seconds
-        :param is_complete: whether it is all of a reading; else its other guests stay as they were
+        :param is_complete: whether it is a whole reading; else other domains stay as they were
         """
         if is_complete:
             self._complete[index] = report
         elif (former := self._reports.get(index)) is not None:
-            rows = {row.uuid: row for row in (*former.domains, *report.domains)}
-            report = replace(report, domains=tuple(rows.values()))
+            domains = {each.uuid: each for each in (*former.domains, *report.domains)}
+            report = replace(report, domains=tuple(domains.values()))
         self._reports[index] = report
         self._read_at[index] = now
         self._lines = None
-        there = {row.uuid: row for row in report.domains}
-        # The guests of a host that does not answer may be there still.
+        there = {each.uuid: each for each in report.domains}
+        # The domains of a host that does not answer may still exist.
         known = self._known.get(index, frozenset()) if report.error is not None else frozenset()
         self._known[index] = known | there.keys()
         for uuid in self._known[index]:
@@ -266,28 +242,28 @@ class View:
 
     @property
     def hosts(self) -> int:
-        """How many hosts there are."""
+        """The number of hosts."""
         return len(self._given)
 
     @property
-    def guests(self) -> int:
-        """How many guests were read, shown or not."""
+    def domains(self) -> int:
+        """The number of domains read, shown or not."""
         return sum(len(report.domains) for report in self._reports.values())
 
     @property
     def shown(self) -> int:
-        """How many guests the filter shows."""
-        return sum(isinstance(line, GuestLine) for line in self.lines)
+        """The number of domains that the filter shows."""
+        return sum(isinstance(line, DomainLine) for line in self.lines)
 
     def line(self, key: LineKey) -> Line | None:
-        """A line, whether the filter shows it or not; None when it is gone."""
+        """A line, whether the filter shows it or not; None if it does not exist any more."""
         index, uuid = key
         if not uuid:
             return self._host(index)
         report = self._reports.get(index)
-        for row in report.domains if report is not None else ():
-            if row.uuid == uuid:
-                return GuestLine(key, self._label(index), row)
+        for domain in report.domains if report is not None else ():
+            if domain.uuid == uuid:
+                return DomainLine(key, self._label(index), domain)
         return None
 
     def _label(self, index: int) -> str:
@@ -307,8 +283,8 @@ class View:
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """The hosts, each with its guests behind it, as far as the filter shows them. A host that
-        is not well is always there."""
+        """The hosts, each followed by its domains, as far as the filter shows them. A host with an
+        error is always shown."""
         if self._lines is None:
             lines: list[Line] = []
             for index in range(len(self._given)):
@@ -318,25 +294,24 @@ class View:
 
     def _block(self, index: int) -> list[Line]:
         host = self._host(index)
-        rows = host.report.domains if host.report is not None else ()
-        label = host.label
-        guests = [
-            GuestLine((index, row.uuid), label, row)
-            for row in sorted(rows, key=_SORTED_BY[self.order])
-            if self._shows(row, label)
+        domains = host.report.domains if host.report is not None else ()
+        shown = [
+            DomainLine((index, domain.uuid), host.label, domain)
+            for domain in sorted(domains, key=_SORT_KEYS[self.order])
+            if self._shows(domain, host.label)
         ]
         is_filtered = bool(self.filter) or self.only_unwell
         is_well = host.report is not None and host.report.error is None
-        return [] if is_filtered and is_well and not guests else [host, *guests]
+        return [] if is_filtered and is_well and not shown else [host, *shown]
 
-    def _shows(self, row: DomainReport, label: str) -> bool:
-        if self.only_unwell and row.verdict.is_well:
+    def _shows(self, domain: DomainReport, label: str) -> bool:
+        if self.only_unwell and domain.verdict.is_well:
             return False
         wanted = self.filter.casefold()
-        return any(wanted in text.casefold() for text in (row.name, row.verdict.value, label))
+        return any(wanted in text.casefold() for text in (domain.name, domain.verdict, label))
 
     def window(self, height: int) -> tuple[Line, ...]:
-        """The lines that fit, among them the selected one."""
+        """The lines that fit, the selected one among them."""
         self._page = max(1, height - 1)
         place = self._selected_place()
         top = self._top[Screen.LIST]
@@ -346,10 +321,10 @@ class View:
         return self.lines[top : top + height]
 
     def scrolled(self, length: int, height: int) -> int:
-        """The first line to show of a help or of what is looked into.
+        """The first line to show of the help or of details.
 
-        :param length: how many lines there are
-        :param height: how many of them fit
+        :param length: the number of lines
+        :param height: the number of lines that fit
         """
         self._page = max(1, height - 1)
         top = self._top[self.screen] = max(0, min(self._top[self.screen], length - height))
@@ -362,7 +337,7 @@ class View:
             if line.key == self.selected:
                 self._place = place
                 return place
-        # It is gone: whatever has its place is as good.
+        # It does not exist any more: select the line in its place.
         self._select(self._place)
         return self._place
 
@@ -377,12 +352,11 @@ class View:
         """Do what a key does."""
         if self.is_typing and self._type(key):
             return
-        action = _ACTION_OF.get(key)
-        if action is not None:
-            self._perform(action)
+        if (binding := _BINDING_OF.get(key)) is not None:
+            binding.run(self)
 
     def _type(self, key: str) -> bool:
-        """Whether the key was meant for the filter."""
+        """Whether the key was text for the filter."""
         text = self.filter
         if key in {"enter", "esc"}:
             self.is_typing = False
@@ -400,85 +374,65 @@ class View:
         self.filter = text
         self._lines = None
 
-    def _perform(self, action: Action) -> None:
-        perform: dict[Action, Callable[[], None]] = {
-            Action.UP: lambda: self._move(-1),
-            Action.DOWN: lambda: self._move(1),
-            Action.PAGE_UP: lambda: self._move(-self._page),
-            Action.PAGE_DOWN: lambda: self._move(self._page),
-            Action.TOP: lambda: self._move_to(0),
-            Action.BOTTOM: lambda: self._move_to(_BEYOND),
-            Action.LOOK: self._look,
-            Action.LOOK_ABOVE: lambda: self._look_beside(-1),
-            Action.LOOK_BELOW: lambda: self._look_beside(1),
-            Action.DOCTOR: self._ask_doctor,
-            Action.SORT: self._sort,
-            Action.FILTER: self._filter,
-            Action.UNWELL: self._toggle_unwell,
-            Action.UNITS: self._convert,
-            Action.PAUSE: self._pause,
-            Action.REDRAW: self._redraw,
-            Action.HELP: lambda: self._show(Screen.HELP),
-            Action.BACK: lambda: self._leave(quits=False),
-            Action.QUIT: lambda: self._leave(quits=True),
-        }
-        perform[action]()
+    def _open(self) -> None:
+        if self.screen is not Screen.LIST or not self.lines:
+            return
+        if self._selected_place() is None:
+            domains = (at for at, line in enumerate(self.lines) if isinstance(line, DomainLine))
+            self._select(next(domains, 0))
+        assert self.selected is not None
+        self.opened = self.selected
+        self._show(Screen.DETAILS)
 
-    def _ask_doctor(self) -> None:
-        is_guest = isinstance(self.line(self.looked_at), GuestLine)
-        if self.screen is Screen.LINE and is_guest and self.looked_at not in self.asked:
-            self.asked.append(self.looked_at)
+    def _diagnose(self) -> None:
+        is_domain = isinstance(self.line(self.opened), DomainLine)
+        if self.screen is Screen.DETAILS and is_domain and self.opened not in self.to_diagnose:
+            self.to_diagnose.append(self.opened)
 
     def _sort(self) -> None:
         self.order = _next(self.order)
         self._lines = None
 
-    def _filter(self) -> None:
+    def _type_filter(self) -> None:
         self.is_typing = self.screen is Screen.LIST
 
     def _toggle_unwell(self) -> None:
         self.only_unwell = not self.only_unwell
         self._lines = None
 
-    def _convert(self) -> None:
+    def _change_units(self) -> None:
         self.units = _next(self.units)
 
     def _pause(self) -> None:
         self.is_paused = not self.is_paused
 
-    def _redraw(self) -> None:
+    def _redraw_all(self) -> None:
         self.redraw = True
 
-    def _leave(self, *, quits: bool) -> None:
+    def _back(self) -> None:
         if self.screen is not Screen.LIST:
             self._show(Screen.LIST)
-        elif quits:
-            self.is_done = True
         elif self.filter:
             self._filter_by("")
         else:
             self.selected = None
+
+    def _quit(self) -> None:
+        if self.screen is Screen.LIST:
+            self.is_done = True
+        else:
+            self._show(Screen.LIST)
 
     def _show(self, screen: Screen) -> None:
         self.screen = screen
         if screen is not Screen.LIST:
             self._top[screen] = 0
 
-    def _look(self) -> None:
-        if self.screen is not Screen.LIST or not self.lines:
-            return
-        if self._selected_place() is None:
-            guests = (at for at, line in enumerate(self.lines) if isinstance(line, GuestLine))
-            self._select(next(guests, 0))
-        assert self.selected is not None
-        self.looked_at = self.selected
-        self._show(Screen.LINE)
-
-    def _look_beside(self, step: int) -> None:
-        if self.screen is Screen.LINE:
+    def _open_next(self, step: int) -> None:
+        if self.screen is Screen.DETAILS:
             self.screen = Screen.LIST
             self._move(step)
-            self._look()
+            self._open()
 
     def _move(self, step: int) -> None:
         if self.screen is not Screen.LIST:
@@ -486,7 +440,7 @@ class View:
             return
         place = self._selected_place()
         if place is None:
-            # The first key selects what is in sight.
+            # The first key selects a line that is visible.
             place = self._top[Screen.LIST] - (1 if step == 1 else 0)
         self._select(place + step)
 
@@ -497,22 +451,70 @@ class View:
             self._top[self.screen] = max(0, place)
 
 
-def _by_need(row: DomainReport) -> tuple[object, ...]:
-    ratio = row.usage.ratio
-    is_trusted = row.verdict is Verdict.FRESH
-    return ratio is None, not is_trusted, -(ratio or 0), row.name, row.uuid
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a key does.
+
+    :ivar keys: the keys' names, as :class:`virtballoon.watch.screen.Keys` gives them
+    :ivar label: what to call them where keys are explained
+    :ivar what: what they do, in words
+    :ivar run: what they do
+    """
+
+    keys: tuple[str, ...]
+    label: str
+    what: str
+    run: Callable[[View], None]
 
 
-def _by_use(row: DomainReport) -> tuple[object, ...]:
-    used = row.usage.used_bytes
-    return used is None, -(used or 0), row.name, row.uuid
+#: Every key of the live view.
+BINDINGS: Final = (
+    Binding(("up", "k"), "Up, k", "select the line above", lambda view: view._move(-1)),
+    Binding(("down", "j"), "Down, j", "select the line below", lambda view: view._move(1)),
+    Binding(("pgup", "b"), "Page Up, b", "go up by a page", lambda view: view._move(-view._page)),
+    Binding(
+        ("pgdn", "f"), "Page Down, f", "go down by a page", lambda view: view._move(view._page)
+    ),
+    Binding(("home", "g"), "Home, g", "go to the top", lambda view: view._move_to(0)),
+    Binding(("end", "G"), "End, G", "go to the bottom", lambda view: view._move_to(_BEYOND)),
+    Binding(("enter",), "Enter", "show the details of the selected domain or host", View._open),
+    Binding(
+        ("left",), "Left", "in details: go to the line above", lambda view: view._open_next(-1)
+    ),
+    Binding(
+        ("right",), "Right", "in details: go to the line below", lambda view: view._open_next(1)
+    ),
+    Binding(("d",), "d", "in details of a domain: run doctor", View._diagnose),
+    Binding(("s",), "s", "sort by the next of need, use and name", View._sort),
+    Binding(("/",), "/", "filter by part of a name, verdict or host", View._type_filter),
+    Binding(("!",), "!", "show only domains that are not well, or all again", View._toggle_unwell),
+    Binding(("u",), "u", "show sizes human-readable, in bytes or in percent", View._change_units),
+    Binding(("space", "p"), "Space, p", "pause reading, or continue", View._pause),
+    Binding(("ctrl-l",), "Ctrl-L", "redraw the screen", View._redraw_all),
+    Binding(("?", "h"), "?, h", "show the help", lambda view: view._show(Screen.HELP)),
+    Binding(("esc", "backspace"), "Esc", "return to the list; there: end the filter", View._back),
+    Binding(("q",), "q", "return to the list; there: quit", View._quit),
+)
+
+_BINDING_OF: Final = {key: binding for binding in BINDINGS for key in binding.keys}
 
 
-def _by_name(row: DomainReport) -> tuple[object, ...]:
-    return row.name, row.uuid
+def _by_need(domain: DomainReport) -> tuple[object, ...]:
+    ratio = domain.usage.ratio
+    is_fresh = domain.verdict is Verdict.FRESH
+    return ratio is None, not is_fresh, -(ratio or 0), domain.name, domain.uuid
 
 
-_SORTED_BY: Final = {Order.NEED: _by_need, Order.USE: _by_use, Order.NAME: _by_name}
+def _by_use(domain: DomainReport) -> tuple[object, ...]:
+    used = domain.usage.used_bytes
+    return used is None, -(used or 0), domain.name, domain.uuid
+
+
+def _by_name(domain: DomainReport) -> tuple[object, ...]:
+    return domain.name, domain.uuid
+
+
+_SORT_KEYS: Final = {Order.NEED: _by_need, Order.USE: _by_use, Order.NAME: _by_name}
 
 
 def _next(choice: E) -> E:
