@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
@@ -53,6 +54,8 @@ class GuestFactory(Protocol):
 def pytest_configure(config: pytest.Config) -> None:
     # Nor does the configuration of whoever runs the tests count, or the machine's.
     os.environ["VIRTBALLOON_CONFIG_FILE"] = os.devnull
+    # A shell starts background commands with SIGINT ignored, which the command would keep.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "guest: needs the private hypervisor (set automatically)")
     config.addinivalue_line("markers", "once: does not depend on the libvirt and QEMU of a stack")
     config.addinivalue_line("markers", "smoke: runs also with the newest libraries")
