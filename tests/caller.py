@@ -25,14 +25,15 @@ from virtballoon import (
     DomainWait,
     Evidence,
     Figures,
-    Following,
     HostChanges,
     HostDiagnosis,
+    HostPoller,
     HostProbe,
     HostReport,
     HostWait,
     Interval,
     IntervalChange,
+    IntervalEnsurer,
     Measure,
     Measurement,
     MemoryStats,
@@ -48,10 +49,10 @@ from virtballoon import (
     Rates,
     Reading,
     Refresh,
-    Round,
-    Rounds,
     Sample,
+    SharedReader,
     Sign,
+    Snapshot,
     Source,
     Statistic,
     Thresholds,
@@ -157,13 +158,14 @@ def judge(uri: str) -> None:
 
 def read_on(uri: str) -> None:
     """What a program that stays gets."""
-    with Following([uri], every=5) as following:
-        for reading in following.take():
+    with HostPoller([uri], period=5) as poller:
+        for reading in poller.drain():
             assert_type(reading, Reading)
             assert_type(reading.report, HostReport)
-    rounds = Rounds({"hv1": uri})
-    assert_type(rounds.read(), Round)
-    assert_type(rounds.read().hosts, Mapping[str, HostReport])
+    ensurer = IntervalEnsurer(10)
+    reader = SharedReader({"hv1": uri}, on_read=ensurer.ensure)
+    assert_type(reader.read(), Snapshot)
+    assert_type(reader.read().hosts, Mapping[str, HostReport])
 
 
 def look(uri: str) -> None:

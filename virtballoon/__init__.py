@@ -66,7 +66,8 @@ if TYPE_CHECKING:
         TransientDomain,
         VirtballoonError,
     )
-    from virtballoon.exporter.snapshots import Round, Rounds
+    from virtballoon.exporter.ensuring import IntervalEnsurer
+    from virtballoon.exporter.snapshots import SharedReader, Snapshot
     from virtballoon.hypervisor.connection import (
         AnyDomain,
         Connection,
@@ -119,7 +120,7 @@ if TYPE_CHECKING:
     from virtballoon.operations.refreshing import read_fresh
     from virtballoon.operations.setting import check_interval, set_interval, set_intervals
     from virtballoon.operations.waiting import patience, wait_for_update
-    from virtballoon.watch.poller import Following, Reading
+    from virtballoon.watch.poller import HostPoller, Reading
 
 __version__ = "0.1.0"
 
@@ -192,7 +193,7 @@ _HOMES = {
         "read_rates",
         "set_intervals_on_hosts",
     ),
-    "watch.poller": ("Following", "Reading"),
+    "watch.poller": ("HostPoller", "Reading"),
     "operations.refreshing": ("read_fresh",),
     "model.memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
     "model.note": ("Note",),
@@ -216,7 +217,8 @@ _HOMES = {
         "read_host",
     ),
     "model.report": ("DomainReport", "HostReport", "HostStatus", "Interval", "Refresh", "Unheard"),
-    "exporter.snapshots": ("Round", "Rounds"),
+    "exporter.ensuring": ("IntervalEnsurer",),
+    "exporter.snapshots": ("SharedReader", "Snapshot"),
     "operations.setting": ("check_interval", "set_interval", "set_intervals"),
     "model.source": ("Source",),
     "model.statistics": ("COUNTERS", "STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
@@ -261,11 +263,11 @@ __all__ = [
     "DomainXMLError",
     "Evidence",
     "Figures",
-    "Following",
     "HostChanges",
     "HostDiagnosis",
     "HostError",
     "HostKeyError",
+    "HostPoller",
     "HostProbe",
     "HostReport",
     "HostStatus",
@@ -274,6 +276,7 @@ __all__ = [
     "Incoming",
     "Interval",
     "IntervalChange",
+    "IntervalEnsurer",
     "InvalidInterval",
     "Kind",
     "LibvirtFailure",
@@ -300,10 +303,10 @@ __all__ = [
     "ReadOnly",
     "Reading",
     "Refresh",
-    "Round",
-    "Rounds",
     "Sample",
+    "SharedReader",
     "Sign",
+    "Snapshot",
     "Source",
     "State",
     "Statistic",

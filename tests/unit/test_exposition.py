@@ -23,8 +23,8 @@ from tests.unit.test_documents import READ as READ_HOST
 from virtballoon import (
     Figures,
     MemoryStats,
-    Round,
-    Rounds,
+    SharedReader,
+    Snapshot,
     Source,
     Verdict,
 )
@@ -57,14 +57,14 @@ LIES = report(
 )
 
 
-def round_of(*rows: DomainReport) -> Round:
+def snapshot_of(*rows: DomainReport) -> Snapshot:
     """A round over one host, whose domains have UUIDs of their own."""
     domains = tuple(
         replace(row, uuid=f"00000000-0000-0000-0000-{number:012}")
         for number, row in enumerate(rows)
     )
     hosts = {"hv1": replace(READ_HOST, domains=domains)}
-    return Round(hosts=hosts, begun_at=NOW, age_seconds=0.5)
+    return Snapshot(hosts=hosts, begun_at=NOW, age_seconds=0.5)
 
 
 def series(text: bytes, parse: Callable[[str], Iterable[Any]] = parse_text) -> dict[Key, float]:
@@ -87,7 +87,7 @@ def types(text: bytes) -> dict[str, str]:
 
 
 def test_figures() -> None:
-    found = series(exposition(round_of(FULL)))
+    found = series(exposition(snapshot_of(FULL)))
     for index, name in enumerate(STATISTICS):
         ((full, value),) = (
             (n, v)
@@ -113,7 +113,7 @@ def test_figures() -> None:
 
 
 def test_counters_and_gauges() -> None:
-    found = types(exposition(round_of(FULL), libvirt_exporter=True))
+    found = types(exposition(snapshot_of(FULL), libvirt_exporter=True))
     for name, kind in found.items():
         expected = "counter" if name.endswith("_total") else "gauge"
         assert kind == ("untyped" if name.endswith("_other_statistic") else expected), name
@@ -121,7 +121,7 @@ def test_counters_and_gauges() -> None:
 
 
 def test_what_is_absent_has_no_series() -> None:
-    found = series(exposition(round_of(BARE), libvirt_exporter=True))
+    found = series(exposition(snapshot_of(BARE), libvirt_exporter=True))
     assert {name for name, labels in found if ("domain", "off") in labels} == {
         "virtballoon_domain_info",
         "virtballoon_domain_verdict",
@@ -130,15 +130,15 @@ def test_what_is_absent_has_no_series() -> None:
 
 
 def test_a_host_that_is_not_reached() -> None:
-    round_ = Round(hosts={"hv2": UNREACHED}, begun_at=NOW)
-    found = series(exposition(round_))
+    snapshot = Snapshot(hosts={"hv2": UNREACHED}, begun_at=NOW)
+    found = series(exposition(snapshot))
     assert values(found, "virtballoon_up", host="hv2") == [0]
     assert values(found, "virtballoon_domains", host="hv2") == []
     assert values(found, "virtballoon_host_info", uri=UNREACHED.uri, hostname="") == [1]
 
 
 def test_a_verdict_is_one_of_all() -> None:
-    found = series(exposition(round_of(FULL, BARE, HELD)))
+    found = series(exposition(snapshot_of(FULL, BARE, HELD)))
     states = {
         v: values(found, "virtballoon_domain_verdict", domain="off", verdict=v) for v in Verdict
     }
@@ -149,16 +149,16 @@ def test_a_verdict_is_one_of_all() -> None:
 
 
 def test_openmetrics_has_the_same() -> None:
-    round_ = round_of(FULL, BARE)
-    found = series(exposition(round_, openmetrics=True), parse_openmetrics)
-    assert found == series(exposition(round_))
+    snapshot = snapshot_of(FULL, BARE)
+    found = series(exposition(snapshot, openmetrics=True), parse_openmetrics)
+    assert found == series(exposition(snapshot))
 
 
 @pytest.mark.parametrize("parse", [parse_text, parse_openmetrics])
 @given(names=st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=4))
 def test_any_names_read_back(parse: Callable[[str], Iterable[Any]], names: list[str]) -> None:
     rows = [replace(FULL, name=name) for name in names]
-    text = exposition(round_of(*rows), openmetrics=parse is parse_openmetrics)
+    text = exposition(snapshot_of(*rows), openmetrics=parse is parse_openmetrics)
     found = series(text, parse)
     shown = sorted(dict(labels)["domain"] for n, labels in found if n == "virtballoon_domain_info")
     assert shown == sorted(name.encode("utf-8", "backslashreplace").decode() for name in names)
@@ -169,21 +169,21 @@ def test_any_names_read_back(parse: Callable[[str], Iterable[Any]], names: list[
     "name", ['a"b', "a\\", "a\nb", 'x"} 1\nvirtballoon_up{host="z', "\u202ea", "\udc80"]
 )
 def test_a_name_makes_no_line(name: str) -> None:
-    text = exposition(round_of(replace(FULL, name=name))).decode()
-    plain = exposition(round_of(FULL)).decode()
+    text = exposition(snapshot_of(replace(FULL, name=name))).decode()
+    plain = exposition(snapshot_of(FULL)).decode()
     assert text.count("\n") == plain.count("\n")
     assert "\nvirtballoon_up" in text
     assert text.count("\nvirtballoon_up{") == 1
 
 
 def test_the_same_name_twice_is_two_series() -> None:
-    found = series(exposition(round_of(FULL, FULL), libvirt_exporter=True))
+    found = series(exposition(snapshot_of(FULL, FULL), libvirt_exporter=True))
     assert len(values(found, "virtballoon_domain_rss_bytes", domain="web1")) == 2
     assert len(values(found, "libvirt_domain_memory_stats_rss_bytes", domain="web1")) == 2
 
 
 def test_other_exporters_names() -> None:
-    found = series(exposition(round_of(FULL), libvirt_exporter=True))
+    found = series(exposition(snapshot_of(FULL), libvirt_exporter=True))
     ours = {name: v for (name, _), v in found.items() if name.startswith("virtballoon_domain_")}
     theirs = {
         name.removeprefix("libvirt_domain_memory_stats_"): v
@@ -213,13 +213,13 @@ def test_other_exporters_names() -> None:
     } | {"used_percent": ours["virtballoon_domain_used_ratio"] * 100} == theirs
     # Nobody else has this formula.
     old = replace(FULL.figures, stats=MemoryStats(total_memory=10, free_memory=4))
-    found = series(exposition(round_of(report(figures=old)), libvirt_exporter=True))
+    found = series(exposition(snapshot_of(report(figures=old)), libvirt_exporter=True))
     assert values(found, "virtballoon_domain_used_ratio", formula="total-free") == [0.6]
     assert values(found, "libvirt_domain_memory_stats_used_percent") == []
 
 
 def test_what_cannot_be_so() -> None:
-    found = series(exposition(round_of(FULL, LIES)))
+    found = series(exposition(snapshot_of(FULL, LIES)))
     notes = [dict(labels)["note"] for name, labels in found if name == "virtballoon_domain_note"]
     assert notes == ["free-above-total"]
     assert len(values(found, "virtballoon_domain_used_bytes")) == 1
@@ -228,17 +228,10 @@ def test_what_cannot_be_so() -> None:
 def test_the_page_has_every_metric() -> None:
     page = "\n".join(section.astext() for section in sections("virtballoon-export").values())
     named = set(re.findall(r"\b(?:virtballoon|libvirt_domain)_\w+", page))
-    round_ = round_of(FULL, LIES)
-    hosts = {name: replace(host, clock=ClockOffset(9, 9)) for name, host in round_.hosts.items()}
-    found = series(exposition(replace(round_, hosts=hosts), libvirt_exporter=True))
+    snapshot = snapshot_of(FULL, LIES)
+    hosts = {name: replace(host, clock=ClockOffset(9, 9)) for name, host in snapshot.hosts.items()}
+    found = series(exposition(replace(snapshot, hosts=hosts), libvirt_exporter=True))
     assert {name for name, _ in found} == named
-
-
-def test_a_round_of_reports() -> None:
-    round_ = Round.of([READ_HOST, UNREACHED], begun_at=NOW)
-    assert list(round_.hosts) == [READ_HOST.uri, UNREACHED.uri]
-    with pytest.raises(ValueError, match="two reports"):
-        Round.of([READ_HOST, READ_HOST], begun_at=NOW)
 
 
 def test_a_registry_of_the_callers(node: str) -> None:
@@ -249,8 +242,8 @@ def test_a_registry_of_the_callers(node: str) -> None:
         asked.append(1)
         return {"mine": node}
 
-    registry.register(Collector(Rounds(hosts)))
+    registry.register(Collector(SharedReader(hosts)))
     assert asked == []
     assert registry.get_sample_value("virtballoon_up", {"host": "mine"}) == 1
     with pytest.raises(ValueError, match="virtballoon_"):
-        registry.register(Collector(Rounds({})))
+        registry.register(Collector(SharedReader({})))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import FrameType
 
-    from virtballoon.exporter.snapshots import Rounds
+    from virtballoon.exporter.ensuring import IntervalEnsurer
+    from virtballoon.exporter.snapshots import SharedReader
     from virtballoon.model.outcome import HostChanges
 
 _SYSTEMD: Final = "systemd"
@@ -93,8 +94,13 @@ def command(
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} goes with --listen")
     if listen:
-        rounds = _rounds(settings, inactive, 1.0 if max_age is None else max_age, ensure_interval)
-        return _serve(listen, rounds, libvirt_exporter=compat is not None)
+        reader = _shared_reader(
+            settings,
+            inactive=inactive,
+            max_age=1.0 if max_age is None else max_age,
+            ensurer=None if ensure_interval is None else _ensurer(settings, ensure_interval),
+        )
+        return _serve(listen, reader, libvirt_exporter=compat is not None)
     return _print(
         settings, inactive=inactive, openmetrics=openmetrics, libvirt_exporter=compat is not None
     )
@@ -119,11 +125,11 @@ def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exp
             jobs=settings.jobs,
             each=each,
         )
-    from virtballoon.exporter.snapshots import Round
+    from virtballoon.exporter.snapshots import Snapshot
 
     reports = dict(zip(targets, hosts, strict=True))
-    round_ = Round(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
-    text = exposition(round_, openmetrics=openmetrics, libvirt_exporter=libvirt_exporter).decode()
+    snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
+    text = exposition(snapshot, openmetrics=openmetrics, libvirt_exporter=libvirt_exporter).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
 
@@ -147,20 +153,17 @@ def _named(settings: Settings) -> dict[str, str | None]:
     return named
 
 
-def _rounds(
-    settings: Settings,
-    inactive: bool,  # noqa: FBT001
-    max_age: float,
-    ensure_interval: int | None,
-) -> Rounds:
-    from virtballoon.errors import ConfigurationError, InvalidInterval
-    from virtballoon.exporter.snapshots import Rounds
+def _shared_reader(
+    settings: Settings, *, inactive: bool, max_age: float, ensurer: IntervalEnsurer | None
+) -> SharedReader:
+    from virtballoon.errors import ConfigurationError
+    from virtballoon.exporter.snapshots import SharedReader
 
     last = _named(settings)
     complaint = ""
 
     def hosts() -> Mapping[str, str | None]:
-        # The configuration may have changed; a broken one must not end what was running.
+        # The configuration may have changed; a broken one must not end the service.
         nonlocal last, complaint
         try:
             last = _named(settings.refined({}))
@@ -168,29 +171,35 @@ def _rounds(
         except ConfigurationError as error:
             if str(error) != complaint:
                 complaint = str(error)
-                complain(f"{complaint}; going on with the hosts as they were")
+                complain(f"{complaint}; continuing with the hosts as they were")
         return last
 
-    def ensured(host: HostChanges) -> None:
+    return SharedReader(
+        hosts,
+        inactive=inactive,
+        via=settings.via,
+        timeout=settings.timeout,
+        jobs=settings.jobs,
+        max_age=max_age,
+        on_read=ensurer.ensure if ensurer is not None else None,
+    )
+
+
+def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
+    from virtballoon.errors import InvalidInterval
+    from virtballoon.exporter.ensuring import IntervalEnsurer
+
+    def report(host: HostChanges) -> None:
         if settings.log is None:
-            _tell(host, ensure_interval)
+            _tell(host, seconds)
 
     try:
-        return Rounds(
-            hosts,
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            max_age=max_age,
-            ensure=ensure_interval,
-            ensured=ensured,
-        )
+        return IntervalEnsurer(seconds, timeout=settings.timeout, on_result=report)
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
 
 
-def _tell(host: HostChanges, seconds: int | None) -> None:
+def _tell(host: HostChanges, seconds: int) -> None:
     if host.error is not None:
         complain(str(host.error))
     for change in host.changes:
@@ -200,7 +209,7 @@ def _tell(host: HostChanges, seconds: int | None) -> None:
             complain(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
 
 
-def _serve(addresses: Sequence[str], rounds: Rounds, *, libvirt_exporter: bool) -> int:
+def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: bool) -> int:
     import signal
 
     from virtballoon.exporter import http as serving
@@ -219,12 +228,12 @@ def _serve(addresses: Sequence[str], rounds: Rounds, *, libvirt_exporter: bool) 
             sockets.append(serving.listen(address))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-    exporter = Exporter(rounds, libvirt_exporter=libvirt_exporter)
+    exporter = Exporter(reader, libvirt_exporter=libvirt_exporter)
     with serving.Server(sockets, exporter.scrape) as server:
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             server.stop()
-            # Whoever does not want to wait for those that are still answered asks once more.
+            # A second signal does not wait for the requests that are still being answered.
             end_on_signals()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -237,5 +246,6 @@ def _serve(addresses: Sequence[str], rounds: Rounds, *, libvirt_exporter: bool) 
         server.serve()
         serving.notify("STOPPING=1")
         server.finish()
+        reader.close()
         signal.set_wakeup_fd(-1)
     return OK

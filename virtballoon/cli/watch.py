@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from virtballoon.model.report import HostReport
-    from virtballoon.watch.poller import Following
+    from virtballoon.watch.poller import HostPoller
     from virtballoon.watch.view import View
 
 _LEAST_SECONDS: Final = 0.1
@@ -143,7 +143,7 @@ def _watch(
     from virtballoon.doctor.examination import diagnose_host
     from virtballoon.doctor.results import HostDiagnosis
     from virtballoon.watch import app
-    from virtballoon.watch.poller import Following
+    from virtballoon.watch.poller import HostPoller
 
     def diagnose(index: int, uuid: str) -> HostDiagnosis:
         return diagnose_host(
@@ -155,16 +155,16 @@ def _watch(
             prefixes=lambda uri: prefixes(settings, uri),
         )
 
-    def poller(notify: Callable[[], object]) -> Following:
-        return Following(
+    def poller(notify: Callable[[], object]) -> HostPoller:
+        return HostPoller(
             settings.targets,
             domains or None,
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            every=every,
+            period=every,
             notify=notify,
         )
 
-    return app.run(view, poller, diagnose)
+    return app.run(view, poller, diagnose, every=every, source=settings.via)

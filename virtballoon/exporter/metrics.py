@@ -7,7 +7,7 @@ and ``uuid``; every series of a host has ``host``. Sizes are in bytes, times in 
 A program with a registry of its own registers a :class:`Collector`::
 
     from virtballoon.exporter.metrics import Collector
-    registry.register(Collector(Rounds({"hv1": "qemu+ssh://root@hv1/system"})))
+    registry.register(Collector(SharedReader({"hv1": "qemu+ssh://root@hv1/system"})))
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as _Collector
 
 from virtballoon import __version__
-from virtballoon.exporter.snapshots import Round, Rounds
+from virtballoon.exporter.snapshots import SharedReader, Snapshot
 from virtballoon.model.memory import UsedFormula
 from virtballoon.model.report import DomainReport
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Kind, Unit
@@ -180,24 +180,24 @@ _LIBVIRT_EXPORTER: Final = tuple(
 )
 
 
-def families(round_: Round, *, libvirt_exporter: bool = False) -> Iterator[Metric]:
-    """The metrics of a round.
+def families(snapshot: Snapshot, *, libvirt_exporter: bool = False) -> Iterator[Metric]:
+    """The metrics of a snapshot.
 
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     """
-    for family in _all(round_, libvirt_exporter=libvirt_exporter):
+    for family in _all(snapshot, libvirt_exporter=libvirt_exporter):
         if family.samples:
             yield family
 
 
 def exposition(
-    round_: Round, *, openmetrics: bool = False, libvirt_exporter: bool = False
+    snapshot: Snapshot, *, openmetrics: bool = False, libvirt_exporter: bool = False
 ) -> bytes:
-    """A round as Prometheus' text, or as OpenMetrics.
+    """A snapshot as Prometheus' text, or as OpenMetrics.
 
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     """
-    registry = _registry(families(round_, libvirt_exporter=libvirt_exporter))
+    registry = _registry(families(snapshot, libvirt_exporter=libvirt_exporter))
     encode, _ = choose_encoder(_OPENMETRICS) if openmetrics else (generate_latest, "")
     return encode(registry)
 
@@ -205,34 +205,34 @@ def exposition(
 class Collector(_Collector):
     """Reads the hosts whenever its registry is asked.
 
-    :param rounds: what reads them
+    :param reader: what reads them
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     """
 
-    def __init__(self, rounds: Rounds, *, libvirt_exporter: bool = False) -> None:
-        self._rounds = rounds
+    def __init__(self, reader: SharedReader, *, libvirt_exporter: bool = False) -> None:
+        self._reader = reader
         self._libvirt_exporter = libvirt_exporter
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of a round."""
-        return families(self._rounds.read(), libvirt_exporter=self._libvirt_exporter)
+        """The metrics of a snapshot."""
+        return families(self._reader.read(), libvirt_exporter=self._libvirt_exporter)
 
     def describe(self) -> Iterable[Metric]:
         """The metrics that there can be, without reading any host: for a registry to see that
         nobody else has them."""
-        nothing = Round(hosts={}, begun_at=0.0)
+        nothing = Snapshot(hosts={}, begun_at=0.0)
         return _all(nothing, libvirt_exporter=self._libvirt_exporter)
 
 
 class Exporter:
     """What a server of metrics answers with: the hosts, and this process.
 
-    :param rounds: what reads the hosts
+    :param reader: what reads the hosts
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     """
 
-    def __init__(self, rounds: Rounds, *, libvirt_exporter: bool = False) -> None:
-        self._rounds = rounds
+    def __init__(self, reader: SharedReader, *, libvirt_exporter: bool = False) -> None:
+        self._reader = reader
         self._libvirt_exporter = libvirt_exporter
         self._process = ProcessCollector(registry=None)
 
@@ -242,10 +242,10 @@ class Exporter:
         :param accept: what the client takes, as HTTP's ``Accept``
         :param timeout: how long it waits, in seconds
         """
-        round_ = self._rounds.read(timeout)
+        snapshot = self._reader.read(timeout)
         encode, media_type = choose_encoder(accept)
         registry = _registry(
-            [*families(round_, libvirt_exporter=self._libvirt_exporter), *self._process.collect()]
+            [*families(snapshot, libvirt_exporter=self._libvirt_exporter), *self._process.collect()]
         )
         return encode(registry), media_type
 
@@ -265,12 +265,12 @@ def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
     return registry
 
 
-def _all(round_: Round, *, libvirt_exporter: bool) -> Iterator[Metric]:
-    yield from _of_the_round(round_)
-    yield from _of_hosts(round_)
+def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
+    yield from _of_snapshot(snapshot)
+    yield from _of_hosts(snapshot)
     rows = [
         ((_text(name), _text(row.name), row.uuid), row)
-        for name, report in round_.hosts.items()
+        for name, report in snapshot.hosts.items()
         for row in report.domains
     ]
     yield from _of_domains(rows)
@@ -283,7 +283,7 @@ def _all(round_: Round, *, libvirt_exporter: bool) -> Iterator[Metric]:
         yield family
 
 
-def _of_the_round(round_: Round) -> Iterator[Metric]:
+def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     build = InfoMetricFamily("virtballoon_build", "The version of virtballoon.", labels=())
     when = GaugeMetricFamily(
         "virtballoon_sweep_timestamp_seconds", "When reading the hosts began, by our clock."
@@ -291,14 +291,14 @@ def _of_the_round(round_: Round) -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "virtballoon_sweep_age_seconds", "How long ago reading the hosts began."
     )
-    if round_.hosts:
+    if snapshot.hosts:
         build.add_metric((), {"version": __version__})
-        when.add_metric((), round_.begun_at)
-        age.add_metric((), round_.age_seconds)
+        when.add_metric((), snapshot.begun_at)
+        age.add_metric((), snapshot.age_seconds)
     yield from (build, when, age)
 
 
-def _of_hosts(round_: Round) -> Iterator[Metric]:
+def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     up = GaugeMetricFamily("virtballoon_up", "Whether the host was reached.", labels=_HOST)
     info = InfoMetricFamily("virtballoon_host", "What the host is.", labels=_HOST)
     duration = GaugeMetricFamily(
@@ -314,7 +314,7 @@ def _of_hosts(round_: Round) -> Iterator[Metric]:
         "How many domains of the host have this verdict.",
         labels=(*_HOST, "verdict"),
     )
-    for name, report in round_.hosts.items():
+    for name, report in snapshot.hosts.items():
         label = _text(name)
         up.add_metric((label,), report.hostname is not None)
         info.add_metric(

@@ -1,4 +1,4 @@
-"""Hosts that are read again and again, for whoever comes, by a process that stays."""
+"""Reads hosts on demand for a process that keeps running, and shares the readings."""
 
 from __future__ import annotations
 
@@ -11,63 +11,42 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
+from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.uri import default_uri
 from virtballoon.log import log_host
-from virtballoon.model.outcome import HostChanges
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import Verdict
 from virtballoon.operations.fleet import DEFAULT_JOBS, as_they_end
-from virtballoon.operations.reading import read_visited, unread
-from virtballoon.operations.setting import check_interval, set_intervals
+from virtballoon.operations.reading import unread
+from virtballoon.operations.rereading import HostReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from virtballoon.hypervisor.connection import Target
 
 _log: Final = logging.getLogger(__name__)
 
-#: What has come in by its deadline still has to be put together.
+#: What has been read by its deadline still has to be put together.
 _SLACK_SECONDS: Final = 0.25
-
-#: How long a host is left alone that could not be written to.
-_REST_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Snapshot:
     """One reading of all hosts.
 
-    :ivar hosts: the reports, by what the caller calls the hosts
+    :ivar hosts: the reports, by the caller's names of the hosts
     :ivar begun_at: when it began, epoch seconds
-    :ivar age_seconds: how long ago that was when it was handed out
+    :ivar age_seconds: how long ago that was when it was returned
     """
 
     hosts: Mapping[str, HostReport]
     begun_at: float
     age_seconds: float = 0.0
 
-    @classmethod
-    def of(cls, reports: Iterable[HostReport], *, begun_at: float) -> Round:
-        """A round that was read in some other way; hosts are called by their URIs.
-
-        :raise ValueError: when two have the same
-        """
-        hosts: dict[str, HostReport] = {}
-        for report in reports:
-            if report.uri in hosts:
-                raise ValueError(f"two reports of the host {report.uri}")
-            hosts[report.uri] = report
-        age = max(0.0, time.time() - begun_at)
-        return cls(hosts=MappingProxyType(hosts), begun_at=begun_at, age_seconds=age)
-
 
 @dataclass(slots=True, kw_only=True)
-class _Running:
-    """A round that is being made, or has been."""
+class _Pending:
+    """A snapshot that is being made, or has been."""
 
     targets: Mapping[str, Target]
     seconds: float
@@ -84,15 +63,15 @@ class _Running:
     def age_seconds(self) -> float:
         return time.monotonic() - self.begun
 
-    def serves(self, seconds: float) -> bool:
-        """Whether it is as good as one that is given this time. One that was cut short for
-        somebody in a hurry is not, unless it missed nothing."""
+    def suits(self, seconds: float) -> bool:
+        """Whether it is as good as one with this time. One with less time is not, unless nothing is
+        missing in it."""
         return self.seconds >= seconds - _SLACK_SECONDS or (
             self.done.is_set()
             and all(report.status is HostStatus.OK for report in self.reports.values())
         )
 
-    def handed_out(self) -> Round:
+    def snapshot(self) -> Snapshot:
         seconds = self.age_seconds
         reports = dict(self.reports)
         hosts = {
@@ -100,34 +79,23 @@ class _Running:
             or _unread(target, f"not read within {seconds:.1f} s", elapsed_seconds=seconds)
             for name, target in self.targets.items()
         }
-        return Round(
+        return Snapshot(
             hosts=MappingProxyType(hosts), begun_at=self.begun_at, age_seconds=self.age_seconds
         )
 
 
-class Rounds:
-    """Reads all hosts each time that somebody asks, but not more often than need be: who asks
-    while they are being read, or shortly after, gets the same.
+class SharedReader:
+    """Reads all hosts on each request, but no more often than necessary: requests during a reading,
+    or shortly after it, get the same snapshot.
 
-    Each host is connected to anew each time. So nothing has to be watched between two rounds, a
-    daemon that was started anew is found, and a guest that hangs keeps no connection from being
-    used. It costs some milliseconds near by. A host whose connecting did not return is not
-    connected to again before it does, so that one that is silent holds one visit's threads and
-    sockets, however often it is asked for.
-
-    :param hosts: the hosts by name, or what gives them; that is asked at each round
-    :param inactive: whether domains that do not run are read, too
-    :param via: where the figures come from. QOM marks each running guest as tainted.
-    :param timeout: seconds for a round, and so for each host, at most
-    :param jobs: how many hosts are visited at a time
-    :param max_age: how old a round may be to be handed out again, in seconds
-    :param ensure: a polling interval in seconds, which running domains that are not polled are
-        given, through libvirt and until they stop; each once in its run, whatever comes of it.
-        Where the host itself fails, libvirt being restarted, say, no domain counts as tried, and
-        the host is left alone for a minute. None leaves every interval alone. It needs write
-        access.
-    :param ensured: called, in some thread, with what became of it on one host
-    :raise InvalidInterval: when QEMU takes no such interval
+    :param hosts: the hosts by name, or a function that returns them, called for each snapshot
+    :param inactive: whether to include inactive domains
+    :param via: the source of the figures. QOM taints each running guest.
+    :param timeout: seconds for a snapshot, and so for each host, at most
+    :param jobs: the number of hosts read at a time
+    :param max_age: the age up to which a snapshot is returned again, in seconds
+    :param on_read: called in another thread after each reading with the hosts and their reports, by
+        name
     """
 
     def __init__(
@@ -139,8 +107,7 @@ class Rounds:
         timeout: float = DEFAULT_TIMEOUT,
         jobs: int = DEFAULT_JOBS,
         max_age: float = 0.0,
-        ensure: int | None = None,
-        ensured: Callable[[HostChanges], object] | None = None,
+        on_read: Callable[[Mapping[str, Target], Mapping[str, HostReport]], object] | None = None,
     ) -> None:
         self._hosts = hosts if callable(hosts) else lambda: hosts
         self._inactive = inactive
@@ -148,23 +115,18 @@ class Rounds:
         self._timeout = timeout
         self._jobs = jobs
         self._max_age = max_age
-        self._seconds = ensure if ensure is None else check_interval(ensure)
-        self._ensured = ensured
+        self._on_read = on_read
         self._lock = threading.Lock()
-        self._current: _Running | None = None
-        self._visits: dict[str, Visit] = {}
-        self._earlier: dict[str, HostReport] = {}
-        self._ensuring = threading.Lock()
-        self._tried: set[tuple[str, str, int | None]] = set()
-        self._resting: dict[str, float] = {}
+        self._current: _Pending | None = None
+        self._readers: dict[str, HostReader] = {}
 
-    def read(self, timeout: float | None = None) -> Round:
-        """A round: the last one if it is young enough, the one that is being made, or a new one.
+    def read(self, timeout: float | None = None) -> Snapshot:
+        """A snapshot: the last one if it is young enough, the one being made, or a new one.
 
-        Whatever fails is in it; a host that was not read in time is unreachable.
+        It contains all failures; a host that was not read in time is unreachable.
 
-        :param timeout: how long the caller can wait, in seconds, where that is less
-        :raise VirtballoonError: whatever giving the hosts raises
+        :param timeout: the caller's time, in seconds, if that is less
+        :raise VirtballoonError: what the function that returns the hosts raises
         """
         seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         deadline = time.monotonic() + seconds
@@ -176,112 +138,62 @@ class Rounds:
                     current = self._begin(left)
             current.done.wait(max(0.0, deadline - time.monotonic()) + _SLACK_SECONDS)
             left = deadline - time.monotonic()
-            # What somebody else began may end without what there is time to wait for.
-            if left <= _SLACK_SECONDS or current.serves(left):
-                return current.handed_out()
+            # One begun for another request may end without what there is time to wait for.
+            if left <= _SLACK_SECONDS or current.suits(left):
+                return current.snapshot()
 
-    def _is_good(self, current: _Running, seconds: float) -> bool:
+    def close(self) -> None:
+        """Close the connections, in the background."""
+        with self._lock:
+            readers, self._readers = self._readers, {}
+        for reader in readers.values():
+            reader.close()
+
+    def _is_good(self, current: _Pending, seconds: float) -> bool:
         if not current.done.is_set():
-            # Every visit ends by the deadline; if one does not, it holds up nobody else.
+            # Each host is done by the deadline; if one is not, it does not delay others.
             return time.monotonic() < current.deadline + _SLACK_SECONDS
-        return current.age_seconds <= self._max_age and current.serves(seconds)
+        return current.age_seconds <= self._max_age and current.suits(seconds)
 
-    def _begin(self, seconds: float) -> _Running:
-        running = _Running(
-            targets=dict(self._hosts()),
-            seconds=seconds,
-            begun_at=time.time(),
-            begun=time.monotonic(),
+    def _begin(self, seconds: float) -> _Pending:
+        targets = dict(self._hosts())
+        for name, reader in tuple(self._readers.items()):
+            if name not in targets or targets[name] != reader.target:
+                self._readers.pop(name).close()
+        for name in targets.keys() - self._readers.keys():
+            self._readers[name] = HostReader(targets[name], inactive=self._inactive, via=self._via)
+        self._current = pending = _Pending(
+            targets=targets, seconds=seconds, begun_at=time.time(), begun=time.monotonic()
         )
-        self._current = running
+        arguments = (pending, dict(self._readers))
         threading.Thread(
-            target=self._run, args=(running,), name="virtballoon-round", daemon=True
+            target=self._run, args=arguments, name="virtballoon-snapshot", daemon=True
         ).start()
-        return running
+        return pending
 
-    def _run(self, running: _Running) -> None:
+    def _run(self, pending: _Pending, readers: Mapping[str, HostReader]) -> None:
         try:
-            names = list(running.targets)
-            visits = [partial(self._visit, running, name) for name in names]
-            for index, report in as_they_end(visits, self._jobs):
-                running.reports[names[index]] = report
-            for gone in self._visits.keys() - running.targets.keys():
-                self._visits.pop(gone, None)
-                self._earlier.pop(gone, None)
+            names = list(pending.targets)
+            tasks = [partial(_read, readers[name], pending) for name in names]
+            for index, report in as_they_end(tasks, self._jobs):
+                pending.reports[names[index]] = report
         except Exception:
-            # Nobody waits for this thread; what is missing is said by the report of the host.
+            # Nothing waits for this thread; hosts that are missing are reported as unread.
             _log.exception("reading the hosts failed")
         finally:
-            running.done.set()
-        if self._seconds is not None:
-            self._ensure(running, self._seconds)
+            pending.done.set()
+        if self._on_read is not None:
+            self._on_read(pending.targets, pending.reports)
 
-    def _visit(self, running: _Running, name: str) -> HostReport:
-        target = running.targets[name]
-        begun = time.monotonic()
-        last = self._visits.get(name)
-        left = max(0.0, running.deadline - begun)
-        if last is not None and (error := last.still_connecting(left)) is not None:
-            report = unread(error, last.uri, elapsed_seconds=time.monotonic() - begun)
-        elif (seconds := running.deadline - time.monotonic()) > 0:
-            visit = Visit(
-                target, None, via=self._via, readonly=self._via is Source.LIBVIRT, timeout=seconds
-            )
-            self._visits[name] = visit
-            report = read_visited(
-                visit, inactive=self._inactive, via=self._via, earlier=self._earlier.get(name)
-            )
-            if report.hostname is not None:
-                self._earlier[name] = report
-            return report
-        else:
-            waited = time.monotonic() - begun
-            message = "not visited, since others took all the time"
-            report = _unread(target, message, "raise --jobs", elapsed_seconds=waited)
-        return log_host(report)
 
-    def _ensure(self, running: _Running, seconds: int) -> None:
-        # The next round may come while this one's guests are being attended to.
-        if not self._ensuring.acquire(blocking=False):
-            return
-        try:
-            for name, report in running.reports.items():
-                self._ensure_on(name, running.targets[name], report, seconds)
-        except Exception:
-            _log.exception("setting the interval failed")
-        finally:
-            self._ensuring.release()
-
-    def _ensure_on(self, name: str, target: Target, report: HostReport, seconds: int) -> None:
-        if report.error is None:
-            there = {row.uuid for row in report.domains}
-            self._tried = {run for run in self._tried if run[0] != name or run[1] in there}
-        if time.monotonic() < self._resting.get(name, 0.0):
-            return
-        unpolled = {
-            # Each run of a domain has a number of its own.
-            (name, row.uuid, row.id)
-            for row in report.domains
-            if row.verdict is Verdict.POLLING_OFF and row.id is not None
-            # Libvirt does not know of a balloon from <qemu:commandline>.
-            if row.balloon is not None and row.balloon.model is not None
-        }
-        wanted = unpolled - self._tried
-        self._tried |= wanted
-        # A name wins over a UUID, and anybody's name can be somebody's UUID.
-        names = {row.name for row in report.domains}
-        uuids = [uuid for _, uuid, _ in sorted(wanted, key=str) if uuid not in names]
-        while uuids:
-            host = set_intervals(
-                target, seconds, uuids, live=True, where_off=True, timeout=self._timeout
-            )
-            if host.error is not None and not host.changes:
-                self._tried -= {run for run in wanted if run[1] in uuids}
-                self._resting[name] = time.monotonic() + _REST_SECONDS
-            if self._ensured is not None:
-                self._ensured(host)
-            # One that has gone meanwhile keeps nobody else from being set.
-            uuids = [uuid for uuid in uuids if uuid not in host.unmatched] if host.unmatched else []
+def _read(reader: HostReader, pending: _Pending) -> HostReport:
+    begun = time.monotonic()
+    if (seconds := pending.deadline - begun) > 0:
+        return reader.read(seconds, wait=True)
+    message = "not read, because other hosts took all the time"
+    return log_host(
+        _unread(reader.target, message, "raise --jobs", elapsed_seconds=time.monotonic() - begun)
+    )
 
 
 def _unread(

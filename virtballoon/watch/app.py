@@ -15,7 +15,7 @@ from virtballoon.model.report import HostReport, unmatched_everywhere
 from virtballoon.model.source import Source
 from virtballoon.render.table import console, terminal_width
 from virtballoon.watch import drawing
-from virtballoon.watch.poller import Following
+from virtballoon.watch.poller import HostPoller
 from virtballoon.watch.screen import GONE, Terminal
 from virtballoon.watch.view import View
 
@@ -64,11 +64,18 @@ class DoctorWorker:
 
 
 def run(
-    view: View, poller: Callable[[Callable[[], object]], Following], diagnose: Diagnose
+    view: View,
+    poller: Callable[[Callable[[], object]], HostPoller],
+    diagnose: Diagnose,
+    *,
+    every: float,
+    source: Source,
 ) -> Sequence[HostReport]:
     """Show the view on the terminal until it is left.
 
-    :param poller: makes what reads the hosts, from what to call when there is a reading
+    :param poller: makes the poller, from what to call when there is a reading
+    :param every: the poller's period
+    :param source: the source of the figures
     :return: the last report of each host that has one
     """
     encoding = sys.stdout.encoding or "utf-8"
@@ -83,7 +90,7 @@ def run(
         stack.enter_context(hosts)
         while not view.is_done:
             now = time.time()
-            for new in hosts.take():
+            for new in hosts.drain():
                 view.update(new.index, new.report, now, is_complete=new.is_complete)
             doctor.advance(view, now)
             if view.redraw:
@@ -95,8 +102,8 @@ def run(
                 now=now,
                 width=width,
                 glyphs=glyphs,
-                every=hosts.every,
-                source=hosts.via,
+                every=every,
+                source=source,
                 notice=_notice(view),
             )
             terminal.draw([painter.painted(row) for row in drawing.fitted(frame, height)])

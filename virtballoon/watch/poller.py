@@ -1,4 +1,4 @@
-"""Hosts that are read again and again, in the background."""
+"""Reads hosts again and again, in the background."""
 
 from __future__ import annotations
 
@@ -8,39 +8,36 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit, leave
-from virtballoon.hypervisor.connection import Connection, Target
-from virtballoon.log import log_host
-from virtballoon.model.report import DomainReport, HostReport, HostStatus
+from virtballoon.engine.session import DEFAULT_TIMEOUT
+from virtballoon.hypervisor.connection import Target
+from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import Verdict
 from virtballoon.operations.fleet import DEFAULT_JOBS
-from virtballoon.operations.reading import read_visited, unread
+from virtballoon.operations.rereading import HostReader
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-_THREAD: Final = "virtballoon-following"
+_THREAD: Final = "virtballoon-poller"
 
 #: Seconds from the beginning of one reading of a host to that of the next.
-DEFAULT_EVERY: Final = 2.0
+DEFAULT_PERIOD: Final = 2.0
 
-#: So often it is said what has been read so far of a host that takes its time.
-_SLOW_SECONDS: Final = 0.5
+#: How often a reading that takes long reports what it has so far.
+_PROGRESS_SECONDS: Final = 0.5
 
-#: A host that is not reached is tried again later each time, up to so many times ``every``: it may
-#: count who knocks.
-_LATEST: Final = 8
+#: The time between attempts to reach a host grows up to this many periods: the host may block
+#: clients that connect too often.
+_LONGEST_PAUSE: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A reading of a host, or as much of one as there is.
+    """A reading of a host, or what there is of one.
 
     :ivar index: the number of its target
-    :ivar report: the host; where it is not complete, with the domains that were read so far, and
-        as if all were well
-    :ivar is_complete: whether the host has been left
+    :ivar report: the host; if not complete, with the domains read so far and no error
+    :ivar is_complete: whether the reading has ended
     """
 
     index: int
@@ -48,25 +45,23 @@ class Reading:
     is_complete: bool
 
 
-class Following:
-    """Reads several hosts as :func:`read_hosts` does, again and again, until it is left.
+class HostPoller:
+    """Reads several hosts as :func:`read_hosts` does, repeatedly, until the block is left.
 
-    Each host is read by itself: its next reading begins ``every`` seconds after its last one
-    began, and not before that one has ended. So a host that is silent, or has a guest that hangs,
-    holds up no other, and is not asked again while it has not answered; of one that takes its
-    time, the domains that answer are known before. A connection stays open
-    until something goes wrong on it, so that nobody logs in every two seconds, and a host that was
-    not reached is tried again after longer and longer. One whose connecting did not return is not
-    connected to again before it does.
+    Each host is read independently: its next reading begins one period after the last one began,
+    and not before that has ended. So a silent host or a hung guest does not delay the others, and a
+    host is not asked again while it does not answer; of a reading that takes long, the domains read
+    so far are available. Connections are kept; a host that is not reached is tried again after
+    growing pauses.
 
     :param targets: connections, URIs, or None for libvirt's default
     :param domains: names, UUIDs and shell patterns; None for all
-    :param inactive: whether "all" and patterns mean the domains that do not run, too
-    :param via: where the figures come from. QOM marks each running guest as tainted.
+    :param inactive: whether "all" and patterns include inactive domains
+    :param via: the source of the figures. QOM taints each running guest.
     :param timeout: seconds for each reading of a host
-    :param jobs: how many hosts are read at a time
-    :param every: seconds from the beginning of one reading of a host to that of the next
-    :param notify: called, in a thread of its own, when there is something to take
+    :param jobs: the number of hosts read at a time
+    :param period: seconds from the beginning of one reading of a host to that of the next
+    :param notify: called in another thread when there is a reading to take
     """
 
     def __init__(
@@ -78,31 +73,26 @@ class Following:
         via: Source = Source.LIBVIRT,
         timeout: float = DEFAULT_TIMEOUT,
         jobs: int = DEFAULT_JOBS,
-        every: float = DEFAULT_EVERY,
+        period: float = DEFAULT_PERIOD,
         notify: Callable[[], object] | None = None,
     ) -> None:
-        self._targets = tuple(targets)
-        self._words = None if domains is None else tuple(domains)
-        self._inactive = inactive
-        self.via = via
+        words = None if domains is None else tuple(domains)
+        self._hosts = [HostReader(each, words, inactive=inactive, via=via) for each in targets]
         self._timeout = timeout
-        self.every = every
+        self._period = period
         self._notify = notify
         self._jobs = threading.BoundedSemaphore(jobs)
         self._changed = threading.Condition()
-        self._open: dict[int, Connection] = {}
-        self._still_out: dict[int, Visit] = {}
-        self._earlier: dict[int, HostReport] = {}
         self._readings: list[Reading] = []
         self._failure: BaseException | None = None
         self._is_paused = False
         self._has_ended = False
 
     def __enter__(self) -> Self:
-        for index, target in enumerate(self._targets):
-            # Nobody waits for one that hangs, not even when the process ends.
-            arguments = (index, target)
-            threading.Thread(target=self._follow, args=arguments, name=_THREAD, daemon=True).start()
+        for index, host in enumerate(self._hosts):
+            # Daemon threads: one that hangs does not delay the end of the process.
+            arguments = (index, host)
+            threading.Thread(target=self._poll, args=arguments, name=_THREAD, daemon=True).start()
         return self
 
     def __exit__(
@@ -114,13 +104,12 @@ class Following:
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
-            for connection in self._open.values():
-                leave(connection)
-            self._open.clear()
+        for host in self._hosts:
+            host.close()
 
     @property
     def is_paused(self) -> bool:
-        """Whether no new reading begins; one that has begun goes on."""
+        """Whether no new reading begins; one that has begun continues."""
         return self._is_paused
 
     @is_paused.setter
@@ -130,10 +119,10 @@ class Following:
                 self._is_paused = value
                 self._changed.notify_all()
 
-    def take(self) -> list[Reading]:
+    def drain(self) -> list[Reading]:
         """The readings since the last call. Never waits.
 
-        :raise BaseException: whatever went wrong in a reading that is no error of ours
+        :raise BaseException: any exception in a reading that is not a :class:`VirtballoonError`
         """
         with self._changed:
             if self._failure is not None:
@@ -141,26 +130,25 @@ class Following:
             readings, self._readings = self._readings, []
         return readings
 
-    def _follow(self, index: int, target: Target) -> None:
+    def _poll(self, index: int, host: HostReader) -> None:
         try:
             due = 0.0
-            later = 1
+            periods = 1
             while self._may_begin(due):
                 with self._jobs:
                     begun = time.monotonic()
-                    report = self._read(index, target)
-                self._add(index, report)
+                    report = self._read(index, host)
                 is_away = report.status is HostStatus.UNREACHABLE
-                later = min(2 * later, _LATEST) if is_away else 1
-                due = begun + later * self.every
+                periods = min(2 * periods, _LONGEST_PAUSE) if is_away else 1
+                due = begun + periods * self._period
         except BaseException as error:
-            # Raised again where the reports are taken.
+            # Raised again where the readings are taken.
             with self._changed:
                 self._failure = error
-            self._tell()
+            self._call_notify()
 
     def _may_begin(self, due: float) -> bool:
-        """Wait until the next reading is due; False when there is to be none."""
+        """Wait until the next reading is due; False if there is to be none."""
         with self._changed:
             while not self._has_ended:
                 wait = due - time.monotonic()
@@ -169,72 +157,30 @@ class Following:
                 self._changed.wait(None if self._is_paused else wait)
         return False
 
-    def _read(self, index: int, target: Target) -> HostReport:
-        last = self._still_out.get(index)
-        # Not waited for: others may need the job.
-        if last is not None and (error := last.still_connecting(0)) is not None:
-            return log_host(unread(error, last.uri, elapsed_seconds=0.0))
-        self._still_out.pop(index, None)
-        with self._changed:
-            connection = self._open.pop(index, None)
-        visit = Visit(
-            target,
-            self._words,
-            via=self.via,
-            readonly=self.via is Source.LIBVIRT,
-            timeout=self._timeout,
-            connection=connection,
-            keep=True,
-        )
-        rows: list[DomainReport] = []
+    def _read(self, index: int, host: HostReader) -> HostReport:
         is_done = threading.Event()
-        arguments = (index, visit, rows, is_done)
-        threading.Thread(target=self._add_so_far, args=arguments, name=_THREAD, daemon=True).start()
+
+        def follow(so_far: Callable[[], HostReport]) -> None:
+            arguments = (index, so_far, is_done)
+            threading.Thread(target=self._follow, args=arguments, name=_THREAD, daemon=True).start()
+
         try:
-            report = read_visited(
-                visit,
-                inactive=self._inactive,
-                via=self.via,
-                each=rows.append,
-                earlier=self._earlier.get(index),
-            )
+            report = host.read(self._timeout, on_progress=follow)
         finally:
             with self._changed:
                 is_done.set()
-        if report.hostname is not None:
-            self._earlier[index] = report
-        if visit.still_connecting(0) is not None:
-            self._still_out[index] = visit
-        if visit.left_open is not None:
-            with self._changed:
-                # Calls that are stuck on a connection are in the way of others.
-                is_stuck = any(row.verdict is Verdict.BUSY for row in report.domains)
-                if not (is_stuck or self._has_ended):
-                    self._open[index] = visit.left_open
-                else:
-                    leave(visit.left_open)
+        self._add(index, report)
         return report
 
-    def _add_so_far(
-        self, index: int, visit: Visit, rows: Sequence[DomainReport], is_done: threading.Event
+    def _follow(
+        self, index: int, so_far: Callable[[], HostReport], is_done: threading.Event
     ) -> None:
-        """While a reading takes its time, tell now and then which domains it has."""
-        told = 0
-        while not is_done.wait(_SLOW_SECONDS):
-            there = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
-            if len(there) > told:
-                told = len(there)
-                report = HostReport(
-                    uri=visit.uri,
-                    hostname=visit.hostname,
-                    status=HostStatus.OK,
-                    error=None,
-                    elapsed_seconds=visit.elapsed_seconds,
-                    domains=there,
-                    unmatched=visit.selection.unmatched,
-                )
-                earlier = self._earlier.get(index)
-                report = report.at_clock(earlier.clock if earlier is not None else None)
+        """While a reading takes its time, add what it has so far."""
+        count = 0
+        while not is_done.wait(_PROGRESS_SECONDS):
+            report = so_far()
+            if len(report.domains) > count:
+                count = len(report.domains)
                 self._add(index, report, unless=is_done)
 
     def _add(
@@ -242,11 +188,11 @@ class Following:
     ) -> None:
         reading = Reading(index=index, report=report, is_complete=unless is None)
         with self._changed:
-            # What there was so far must not come after all of it.
+            # What there was so far must not follow the complete reading.
             if unless is None or not unless.is_set():
                 self._readings.append(reading)
-        self._tell()
+        self._call_notify()
 
-    def _tell(self) -> None:
+    def _call_notify(self) -> None:
         if self._notify is not None and not self._has_ended:
             self._notify()

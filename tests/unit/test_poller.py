@@ -1,4 +1,4 @@
-"""Hosts that are read again and again: none waits for another, and none is asked too often."""
+"""The poller: no host waits for another, and none is read too often."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.lab.waiting import wait_until
 from tests.unit.silence import SilentHost, held
 from tests.unit.test_fleet import LONG, NOBODY_LISTENS, TEST
 from virtballoon import (
-    Following,
+    HostPoller,
     HostReport,
     HostStatus,
     Reading,
-    Target,
 )
 from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.operations.rereading import HostReader
 from virtballoon.watch import poller
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ def _no_noise() -> None:
     keep_stderr_quiet()
 
 
-def collect(hosts: Following, seen: list[Reading], number: int) -> None:
+def collect(hosts: HostPoller, seen: list[Reading], number: int) -> None:
     """Wait for so many reports."""
 
     def enough() -> bool:
-        seen.extend(hosts.take())
+        seen.extend(hosts.drain())
         return len(seen) >= number
 
     wait_until(enough, LONG, f"{number} reports")
 
 
-def test_a_host_is_read_again_and_again_on_one_connection(
+def test_host_is_read_repeatedly_on_one_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "virtballoon.hypervisor.connection")
     told = threading.Event()
     seen: list[Reading] = []
-    with Following([TEST], ["test"], every=0.01, notify=told.set) as hosts:
+    with HostPoller([TEST], ["test"], period=0.01, notify=told.set) as hosts:
         assert told.wait(LONG)
         collect(hosts, seen, 5)
 
@@ -56,30 +56,30 @@ def test_a_host_is_read_again_and_again_on_one_connection(
     assert sum("openAuth(read-only)" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_silent_host_holds_up_no_other_and_is_not_asked_again(tmp_path: Path) -> None:
+def test_silent_host_does_not_delay_others(tmp_path: Path) -> None:
     begun: list[int] = []
 
-    class Counting(Following):
-        def _read(self, index: int, target: Target) -> HostReport:
+    class Counting(HostPoller):
+        def _read(self, index: int, host: HostReader) -> HostReport:
             begun.append(index)
-            return super()._read(index, target)
+            return super()._read(index, host)
 
     seen: list[Reading] = []
     with (
         SilentHost(tmp_path / "socket") as silent,
-        Counting([silent.uri, TEST], every=0.01, timeout=LONG) as hosts,
+        Counting([silent.uri, TEST], period=0.01, timeout=LONG) as hosts,
     ):
         collect(hosts, seen, 5)
         assert {(reading.index, reading.is_complete) for reading in seen} == {(1, True)}
         assert begun.count(0) == 1
 
 
-def test_a_silent_host_is_not_visited_again_before_it_answers(tmp_path: Path) -> None:
+def test_silent_host_is_not_connected_to_again(tmp_path: Path) -> None:
     before = held()
     seen: list[Reading] = []
     with (
         SilentHost(tmp_path / "socket") as silent,
-        Following([silent.uri], every=0.01, timeout=0.3) as hosts,
+        HostPoller([silent.uri], period=0.01, timeout=0.3) as hosts,
     ):
         collect(hosts, seen, 2)
         after_two = held()
@@ -93,26 +93,26 @@ def test_a_silent_host_is_not_visited_again_before_it_answers(tmp_path: Path) ->
         assert {reading.report.status for reading in seen} == {HostStatus.UNREACHABLE}
         silent.close()
         wait_until(
-            lambda: any("no answer" not in str(r.report.error) for r in hosts.take()),
+            lambda: any("no answer" not in str(r.report.error) for r in hosts.drain()),
             LONG,
             "another visit",
         )
     wait_until(lambda: held()[0] <= before[0], LONG, "the threads to end")
 
 
-def test_a_host_that_is_not_reached_is_tried_later_and_later(
+def test_pauses_grow_while_a_host_is_not_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A clock that stands still, and what would be waited for.
     dues: list[float] = []
     monkeypatch.setattr(poller, "time", SimpleNamespace(monotonic=lambda: 100.0))
 
-    class Hasty(Following):
+    class Hasty(HostPoller):
         def _may_begin(self, due: float) -> bool:
             dues.append(due)
             return len(dues) < 7
 
-    with Hasty([NOBODY_LISTENS], every=2):
+    with Hasty([NOBODY_LISTENS], period=2):
         wait_until(lambda: len(dues) == 7, LONG, "all readings")
     assert dues == [0, 104, 108, 116, 116, 116, 116]
 
@@ -120,34 +120,34 @@ def test_a_host_that_is_not_reached_is_tried_later_and_later(
 def test_pausing() -> None:
     seen: list[Reading] = []
     meanwhile: list[Reading] = []
-    with Following([TEST], every=0.01) as hosts, Following([TEST], every=0.01) as others:
+    with HostPoller([TEST], period=0.01) as hosts, HostPoller([TEST], period=0.01) as others:
         collect(hosts, seen, 1)
         hosts.is_paused = True
         assert hosts.is_paused
-        seen.extend(hosts.take())
-        others.take()
+        seen.extend(hosts.drain())
+        others.drain()
         collect(others, meanwhile, 5)
         # One reading may have begun before.
-        late = hosts.take()
+        late = hosts.drain()
         assert len(late) <= 1
         hosts.is_paused = False
         collect(hosts, late, 3)
 
 
-def test_no_more_is_read_once_it_is_left() -> None:
-    with Following([TEST, NOBODY_LISTENS], every=0.01) as hosts:
+def test_nothing_is_read_after_the_end() -> None:
+    with HostPoller([TEST, NOBODY_LISTENS], period=0.01) as hosts:
         pass
 
     def gone() -> bool:
         return not any(t.name == poller._THREAD for t in threading.enumerate())
 
     wait_until(gone, LONG, "the threads to end")
-    hosts.take()
-    assert hosts.take() == []
+    hosts.drain()
+    assert hosts.drain() == []
 
 
-def test_what_is_no_error_of_ours_comes_out() -> None:
-    class Failing(Following):
+def test_unexpected_exception_propagates() -> None:
+    class Failing(HostPoller):
         def _read(self, *_: object) -> HostReport:
             raise MemoryError
 
@@ -155,4 +155,4 @@ def test_what_is_no_error_of_ours_comes_out() -> None:
     with Failing([TEST], notify=told.set) as hosts:
         assert told.wait(LONG)
         with pytest.raises(MemoryError):
-            hosts.take()
+            hosts.drain()

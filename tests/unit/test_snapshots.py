@@ -1,0 +1,232 @@
+"""Snapshots: what is shared, what is not, and what does not pile up; and ensuring intervals."""
+
+from __future__ import annotations
+
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.waiting import wait_until
+from tests.unit.silence import SilentHost, held
+from tests.unit.test_report import report
+from virtballoon import (
+    ConfigurationError,
+    ConnectError,
+    HostChanges,
+    HostReport,
+    HostStatus,
+    Interval,
+    IntervalChange,
+    IntervalEnsurer,
+    InvalidInterval,
+    LibvirtFailure,
+    Outcome,
+    SharedReader,
+    VirtballoonError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Hosts:
+    """Gives the hosts, and counts how often."""
+
+    def __init__(self, **hosts: str) -> None:
+        self.hosts = hosts
+        self.asked = 0
+
+    def __call__(self) -> dict[str, str]:
+        self.asked += 1
+        return self.hosts
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[SilentHost]:
+    with SilentHost(tmp_path / "socket") as host:
+        yield host
+
+
+def test_snapshot(node: str) -> None:
+    snapshot = SharedReader(
+        {"one": node, "gone": "qemu+unix:///system?socket=/no/such/sock"}
+    ).read()
+    assert {name: report.status for name, report in snapshot.hosts.items()} == {
+        "one": HostStatus.OK,
+        "gone": HostStatus.UNREACHABLE,
+    }
+    assert snapshot.hosts["gone"].error is not None
+    assert len(snapshot.hosts["one"].domains) > 1
+
+
+def test_concurrent_requests_share_a_snapshot(node: str, silent: SilentHost) -> None:
+    hosts = Hosts(one=node, silent=silent.uri)
+    reader = SharedReader(hosts, timeout=0.3)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda _: reader.read(), range(4)))
+    assert hosts.asked == 1
+    assert len({snapshot.begun_at for snapshot in read}) == 1
+    assert {snapshot.hosts["one"].status for snapshot in read} == {HostStatus.OK}
+
+
+@pytest.mark.parametrize(("max_age", "asked"), [(3600, 1), (0, 2)])
+def test_snapshot_is_shared_up_to_its_max_age(node: str, max_age: float, asked: int) -> None:
+    hosts = Hosts(one=node)
+    reader = SharedReader(hosts, max_age=max_age)
+    first, second = reader.read(), reader.read()
+    assert hosts.asked == asked
+    assert (second.begun_at == first.begun_at) is (asked == 1)
+    assert second.age_seconds > 0
+
+
+def test_shortened_snapshot_is_not_for_requests_with_more_time(silent: SilentHost) -> None:
+    hosts = Hosts(silent=silent.uri)
+    reader = SharedReader(hosts, timeout=0.4, max_age=3600)
+    reader.read(0.1)
+    reader.read(0.1)
+    assert hosts.asked == 1
+    reader.read()
+    assert hosts.asked == 2
+
+
+def test_hosts_are_requested_for_each_snapshot(node: str) -> None:
+    hosts = Hosts(one=node)
+    reader = SharedReader(hosts)
+    reader.read()
+    hosts.hosts = {"two": node}
+    assert list(reader.read().hosts) == ["two"]
+
+
+def test_hosts_function_may_raise(node: str) -> None:
+    broken = [ConfigurationError("broken")]
+
+    def hosts() -> dict[str, str]:
+        if broken:
+            raise broken.pop()
+        return {"one": node}
+
+    reader = SharedReader(hosts)
+    with pytest.raises(ConfigurationError):
+        reader.read()
+    assert list(reader.read().hosts) == ["one"]
+
+
+def test_silent_host_is_not_connected_to_again(node: str, silent: SilentHost) -> None:
+    before = held()
+    reader = SharedReader({"silent": silent.uri, "one": node}, timeout=0.2)
+    first = reader.read()
+    for _ in range(4):
+        snapshot = reader.read()
+    # Those of the other host have ended.
+    wait_until(lambda: held()[0] <= before[0] + 1, 30, "one thread to be left")
+    errors = [str(r.hosts["silent"].error) for r in (first, snapshot)]
+    # On a busy machine, starting takes some of the time.
+    assert re.search(r"no answer within 0\.\d s", errors[0])
+    assert "no answer for" in errors[1]
+    assert snapshot.hosts["one"].status is HostStatus.OK
+    silent.close()
+    wait_until(
+        lambda: "no answer" not in str(reader.read().hosts["silent"].error), 30, "another visit"
+    )
+    wait_until(lambda: held()[0] <= before[0], 30, "the threads to end")
+
+
+def test_no_time_is_left_for_a_host(node: str, silent: SilentHost) -> None:
+    reader = SharedReader({"silent": silent.uri, "one": node}, timeout=0.2, jobs=1)
+    report = reader.read().hosts["one"]
+    assert report.status is HostStatus.UNREACHABLE
+    assert "not" in str(report.error)
+
+
+def test_rejects_invalid_interval() -> None:
+    with pytest.raises(InvalidInterval):
+        IntervalEnsurer(-1)
+
+
+class FailingHost:
+    """A host that can be read and not written to, which no real libvirtd does at will."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, pause: float) -> None:
+        self.error: VirtballoonError = ConnectError("libvirtd is being restarted", host="hv1")
+        self.is_reached = False
+        self.tries = 0
+        monkeypatch.setattr("virtballoon.exporter.ensuring.set_intervals", self._set)
+        self._ensurer = IntervalEnsurer(5, pause=pause)
+
+    def ensure(self) -> int:
+        """The number of tries after another reading."""
+        host = HostReport(
+            uri="test:///default",
+            hostname="hv1",
+            status=HostStatus.OK,
+            error=None,
+            elapsed_seconds=0.0,
+            domains=(report(uuid="uuid-off", interval=Interval(live=0)),),
+        )
+        self._ensurer.ensure({"one": "test:///default"}, {"one": host})
+        return self.tries
+
+    def _set(self, *_what: object, **_how: object) -> HostChanges:
+        self.tries += 1
+        change = IntervalChange(
+            name="web1",
+            uuid="uuid-off",
+            outcome=Outcome.FAILED,
+            changed=False,
+            before=Interval(live=0),
+            after=Interval(live=0),
+            error=self.error,
+        )
+        return HostChanges(
+            uri="test:///default",
+            hostname=None,
+            status=HostStatus.PARTIAL if self.is_reached else HostStatus.UNREACHABLE,
+            error=None if self.is_reached else self.error,
+            elapsed_seconds=0.0,
+            changes=(change,) if self.is_reached else (),
+        )
+
+
+def test_failing_host_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FailingHost(monkeypatch, pause=3600)
+    assert [host.ensure() for _ in range(3)] == [1, 1, 1]
+
+
+def test_domain_is_tried_once_in_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FailingHost(monkeypatch, pause=0)
+    # An error of the host does not count.
+    assert [host.ensure() for _ in range(3)] == [1, 2, 3]
+    host.error = LibvirtFailure("no")
+    host.is_reached = True
+    assert [host.ensure() for _ in range(3)] == [4, 4, 4]
+
+
+def test_on_read_gets_the_reports(node: str) -> None:
+    read: list[tuple[dict[str, object], dict[str, HostReport]]] = []
+    reader = SharedReader(
+        {"one": node}, on_read=lambda hosts, reports: read.append((dict(hosts), dict(reports)))
+    )
+    snapshot = reader.read()
+    wait_until(lambda: read, 30, "the call")
+    assert read == [({"one": node}, dict(snapshot.hosts))]
+
+
+def test_connection_is_kept(node: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor.connection")
+    hosts = Hosts(one=node)
+    reader = SharedReader(hosts)
+    for _ in range(3):
+        assert reader.read().hosts["one"].status is HostStatus.OK
+
+    def opened() -> int:
+        return sum("openReadOnly" in record.getMessage() for record in caplog.records)
+
+    assert opened() == 1
+    hosts.hosts = {"one": "test:///default"}
+    assert reader.read().hosts["one"].uri == "test:///default"
+    assert opened() == 2
+    reader.close()
