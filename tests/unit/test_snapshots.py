@@ -223,7 +223,7 @@ def test_connection_is_kept(node: str, caplog: pytest.LogCaptureFixture) -> None
         assert reader.read().hosts["one"].status is HostStatus.OK
 
     def opened() -> int:
-        return sum("openReadOnly" in record.getMessage() for record in caplog.records)
+        return sum("openAuth(read-only)" in record.getMessage() for record in caplog.records)
 
     assert opened() == 1
     hosts.hosts = {"one": "test:///default"}
