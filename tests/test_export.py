@@ -386,7 +386,7 @@ def test_a_configuration_that_changes(tmp_path: Path) -> None:
         exporter.end()
         (line,) = exporter.lines
         assert line.startswith(f"virtballoon: {config}: ")
-        assert line.endswith("; going on with the hosts as they were\n")
+        assert line.endswith("; continuing with the hosts as they were\n")
 
 
 def test_polling_is_turned_on(alone: Hypervisor, unpolled: dict[str, Guest]) -> None:

@@ -56,12 +56,12 @@ def test_keys(sent: bytes, expected: list[str]) -> None:
 
 
 @given(st.binary(max_size=40))
-def test_whatever_comes_there_are_only_names_and_printable_characters(sent: bytes) -> None:
+def test_any_input_gives_names_and_printable_characters(sent: bytes) -> None:
     assert all(key.isprintable() and key for key in keys(sent))
     assert not Keys().is_waiting
 
 
-def test_a_terminal_that_is_gone_says_so_and_is_given_back_all_the_same() -> None:
+def test_terminal_that_is_gone() -> None:
     ours, theirs = pty.openpty()
     try:
         with Terminal(theirs, theirs) as terminal:
@@ -80,7 +80,7 @@ def test_a_terminal_that_is_gone_says_so_and_is_given_back_all_the_same() -> Non
             os.close(ours)
 
 
-def test_a_terminal_that_takes_no_output_is_given_back_all_the_same() -> None:
+def test_restores_a_terminal_that_takes_no_output() -> None:
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     try:
@@ -97,7 +97,7 @@ def test_a_terminal_that_takes_no_output_is_given_back_all_the_same() -> None:
         os.close(theirs)
 
 
-def test_only_what_changed_is_drawn() -> None:
+def test_draws_only_changed_lines() -> None:
     ours, theirs = pty.openpty()
 
     def drawn(ending: bytes) -> bytes:

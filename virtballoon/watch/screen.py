@@ -1,7 +1,8 @@
-"""A terminal: its keys, its size, a screen of its own, and giving it back as it was.
+"""A terminal: its keys, its size, a full screen, and restoring it.
 
-Escape sequences are those that every terminal of today and every multiplexer knows (ECMA-48 and
-xterm's), so that no database of terminals is needed.
+The escape sequences are those that every current terminal and multiplexer knows (ECMA-48 and
+xterm's), so no terminal database is needed. Not curses: its ``endwin()`` blocks for as long as the
+terminal takes no output, after Ctrl-S, for example, and it drops joiners from names.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from virtballoon.system.cleanup import Cleanup, write_in_time
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-#: A line to draw: pieces, escape sequences and all, each with the column where it begins.
+#: A line to draw: pieces with their escape sequences, each with the column where it begins.
 Pieces: TypeAlias = Sequence[tuple[int, str]]
 
-#: What :meth:`Terminal.events` gives when the terminal is gone.
+#: What :meth:`Terminal.events` returns when the terminal is gone.
 GONE: Final = "gone"
 
-# The other screen, no cursor, and no new line after the last column: a character that is wider
-# than it is taken for must not push what follows to the next line.
+# The alternate screen, no cursor, and no wrapping after the last column: a character that is wider
+# than expected must not push what follows to the next line.
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 
-# Part of a key, or Escape itself: the rest comes at once or not at all.
+# Escape is a key, or the beginning of one: then the rest follows at once.
 _ESCAPE_SECONDS: Final = 0.05
 
-#: The window of a terminal that does not know its own.
+#: The size of a terminal that does not know its own.
 _USUAL: Final = os.terminal_size((80, 24))
 
 _CONTROLS: Final[Mapping[str, str]] = {
@@ -67,18 +68,18 @@ _NUMBERS: Final[Mapping[str, str]] = {
 
 
 class Keys:
-    """Makes keys of what a terminal sends: a character is itself, others have a name."""
+    """Turns what a terminal sends into keys: characters, and names of other keys."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is a beginning that may be a key of its own."""
+        """Whether there is the beginning of a key, which may be one itself."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[str]:
-        """The keys that are complete."""
+        """Add input, and return the keys that are complete."""
         self._rest += data
         keys: list[str] = []
         while self._rest and (taken := _first_key(self._rest)) is not None:
@@ -89,15 +90,15 @@ class Keys:
         return keys
 
     def flush(self) -> list[str]:
-        """What there is, since nothing more has come."""
+        """The keys in what there is, if nothing more follows."""
         rest, self._rest = self._rest, b""
-        # Behind an Escape that was a key of its own, or part of no character, there may be another.
+        # After an Escape key, or a byte that is not part of a character, there may be others.
         return (["esc"] if rest.startswith(b"\x1b") else []) + self.feed(rest[1:])
 
 
 def _first_key(data: bytes) -> tuple[int, str] | None:
-    """The length and name of the first key, a name of "" for one that is unknown; None where more
-    has to come."""
+    """The length and name of the first key, the name "" if it is unknown; None if it is not
+    complete."""
     if data[0] == 0x1B:  # noqa: PLR2004
         return _escaped(data)
     length = _utf8_length(data[0])
@@ -122,7 +123,7 @@ def _escaped(data: bytes) -> tuple[int, str] | None:
     if len(data) == 1 or (data[1:2] in {b"[", b"O"} and len(data) == 2):  # noqa: PLR2004
         return None
     if data[1:2] not in {b"[", b"O"}:
-        # Escape, and what was typed behind it. A key pressed with Alt, which nothing here has,
+        # Escape, and what was typed after it. A key pressed with Alt, which has no function here,
         # looks the same.
         return 1, "esc"
     for at, byte in enumerate(data[2:], 2):
@@ -137,8 +138,8 @@ def _escaped(data: bytes) -> tuple[int, str] | None:
 
 
 class Terminal:
-    """A screen of its own on a terminal, which is as it was afterwards: when the block is left, and
-    when a signal ends or stops the process meanwhile.
+    """A full screen on a terminal, which is restored when the block is left, and when a signal
+    ends or stops the process.
 
     :param keyboard: the file descriptor that keys come from
     :param screen: the file descriptor to draw on
@@ -186,7 +187,7 @@ class Terminal:
 
     @property
     def size(self) -> os.terminal_size:
-        """The window, in characters."""
+        """The size of the window, in characters."""
         try:
             size = os.get_terminal_size(self._screen)
         except OSError:
@@ -194,14 +195,14 @@ class Terminal:
         return size if size.columns and size.lines else _USUAL
 
     def wake(self) -> None:
-        """Have :meth:`events` return; from any thread."""
-        # A full pipe wakes it as well.
+        """Make :meth:`events` return; from any thread."""
+        # A full pipe has the same effect.
         with contextlib.suppress(BlockingIOError):
             os.write(self._waker, b".")
 
     def events(self, seconds: float) -> list[str]:
-        """Wait for keys, for :meth:`wake` or for another size of the window, and give the keys:
-        none after this time."""
+        """Wait for keys, for :meth:`wake` or for a new size of the window, at most this long, and
+        return the keys."""
         ready, _, _ = select.select([self._keyboard, self._woken], [], [], max(0.0, seconds))
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
@@ -222,7 +223,7 @@ class Terminal:
         yield from self._keys.feed(data) if data else [GONE]
 
     def draw(self, lines: Sequence[Pieces]) -> None:
-        """Show these lines, of which only those are written that are new."""
+        """Show these lines; writes only those that have changed."""
         out: list[str] = []
         for row, line in enumerate(lines):
             if row < len(self._drawn) and self._drawn[row] == line:
@@ -235,16 +236,16 @@ class Terminal:
         self._write("".join(out))
 
     def redraw(self) -> None:
-        """Have the next :meth:`draw` write every line."""
+        """Make the next :meth:`draw` write every line."""
         self._drawn = []
         self._write("\x1b[2J")
 
     def enter(self) -> None:
-        """Take the terminal, again where somebody else has had it meanwhile."""
+        """Set the terminal up, again if another program has used it."""
         if self._before is None:
             self._before = termios.tcgetattr(self._keyboard)
         mode = [*self._before[:6], list(self._before[6])]
-        # Keys at once and unseen; Ctrl-C and Ctrl-Z still are signals.
+        # Keys at once and without echo; Ctrl-C and Ctrl-Z remain signals.
         mode[3] &= ~(termios.ICANON | termios.ECHO)
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
         termios.tcsetattr(self._keyboard, termios.TCSADRAIN, mode)
@@ -252,17 +253,17 @@ class Terminal:
         self._write(_ENTER)
 
     def leave(self) -> bool:
-        """Give the terminal back as it was; also when it is gone, or was given back already. One
-        that takes no output, as after Ctrl-S, is not waited for longer than a moment."""
+        """Restore the terminal, and return whether that was necessary. It may be gone; and if it
+        takes no output, as after Ctrl-S, it is waited for only briefly."""
         if self._before is None:
             return False
         before, self._before = self._before, None
         with contextlib.suppress(OSError):
             write_in_time(self._screen, _LEAVE.encode())
         with contextlib.suppress(termios.error):
-            # Not what waits until all is shown, which it never is after Ctrl-S.
+            # Not TCSADRAIN, which waits for the output: without end after Ctrl-S.
             termios.tcsetattr(self._keyboard, termios.TCSANOW, before)
-            # What was typed meanwhile was not meant for the shell.
+            # Pending input was not meant for the shell.
             termios.tcflush(self._keyboard, termios.TCIFLUSH)
         return True
 
@@ -272,18 +273,18 @@ class Terminal:
             data = data[os.write(self._screen, data) :]
 
     def _resized(self, _number: int, _frame: FrameType | None) -> None:
-        # A window that shrinks and grows again has lost what it showed.
+        # A window that shrinks and grows again has lost its content.
         self._drawn = []
         self.wake()
 
     def _continued(self, _number: int, _frame: FrameType | None) -> None:
-        # A shell has used the terminal meanwhile.
+        # A shell has used the terminal.
         self.enter()
         self.wake()
 
     def _stopped(self, number: int, _frame: FrameType | None) -> None:
         self.leave()
         signal.signal(number, signal.SIG_DFL)
-        # Back only when the process goes on.
+        # Returns only when the process continues.
         os.kill(os.getpid(), number)
         signal.signal(number, self._stopped)
