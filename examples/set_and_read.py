@@ -16,7 +16,7 @@ def main() -> int:
     name, seconds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 10
     with virtballoon.Connection.open(readonly=False) as connection:
         host = virtballoon.set_intervals(connection, seconds, [name], wait=WAIT_SECONDS)
-        for change in host.changes:
+        for change in host.domains:
             print(f"{change.name}: {change.outcome}, {change.error or change.after.live}")
             if change.waited is None or not change.waited.answered:
                 print(f"{change.name} has not answered: {change.waited}", file=sys.stderr)

@@ -12,6 +12,7 @@ import virtballoon
 from virtballoon import (
     COUNTERS,
     STATISTIC_BY_NAME,
+    Anomaly,
     Balloon,
     Cause,
     CheckedHost,
@@ -39,7 +40,6 @@ from virtballoon import (
     MemoryStats,
     Monitor,
     NoRate,
-    Note,
     Perfdatum,
     Policy,
     PossibleCause,
@@ -84,7 +84,7 @@ def read(uri: str) -> None:
         assert_type(domain.stats.swap_in, int | None)
         assert_type(domain.stats.other, Mapping[str, int])
         assert_type(domain.usage.formula, UsedFormula | None)
-        assert_type(domain.notes, tuple[Note, ...])
+        assert_type(domain.anomalies, tuple[Anomaly, ...])
     assert_type(STATISTIC_BY_NAME, Mapping[str, Statistic])
 
 
@@ -104,8 +104,8 @@ def read_anew(uri: str) -> None:
         for domain in again.domains:
             assert_type(domain.rates, Rates | None)
             if domain.rates is not None:
-                assert_type(domain.rates.swap_in, float | None)
-                assert_type(domain.rates.per_second, dict[str, float | None])
+                assert_type(domain.rates.per_second["swap_in"], float | None)
+                assert_type(domain.rates.per_second, Mapping[str, float | None])
                 assert_type(domain.rates.reason, NoRate | None)
 
 
@@ -113,12 +113,12 @@ def change(uri: str) -> None:
     """What setting gives."""
     changes = virtballoon.set_intervals(uri, 10, None, live=True, config=True, dry_run=True)
     assert_type(changes, HostChanges)
-    assert_type(changes.changes, tuple[IntervalChange, ...])
+    assert_type(changes.domains, tuple[IntervalChange, ...])
     everywhere = virtballoon.set_intervals_on_hosts(
         [uri], 10, ["web1"], wait=virtballoon.patience(10)
     )
     assert_type(everywhere, tuple[HostChanges, ...])
-    assert_type(changes.changes[0].waited, Waited | None)
+    assert_type(changes.domains[0].waited, Waited | None)
     waiting = virtballoon.wait_for_update(uri, since={"uuid": 0}, seconds=30)
     assert_type(waiting, HostWait)
     assert_type(waiting.domains, tuple[DomainWait, ...])

@@ -117,7 +117,7 @@ def test_many_that_hang_leave_the_daemon_to_others(alone: Hypervisor, thirty: li
             host = read_host(alone.uri, timeout=LONG)
             assert len(host.domains) == len(thirty)
             changes = set_intervals(alone.uri, 5, hung, timeout=LONG)
-            assert {change.outcome for change in changes.changes} == {Outcome.FAILED}
+            assert {change.outcome for change in changes.domains} == {Outcome.FAILED}
             assert host.elapsed_seconds + changes.elapsed_seconds < LONG / 2
         # The limit on blocked calls is reached; a domain that is known to hang is not concerned.
         reasons = Counter(r.error.reason for r in host.domains if isinstance(r.error, Busy))
@@ -159,7 +159,7 @@ def test_setting_the_interval_of_all_but_a_hung_one(
         for seconds in (7, 8):
             host = set_intervals(alone.uri, seconds, None, via=via, timeout=LONG)
             assert host.elapsed_seconds < LONG / 2
-            outcomes = {change.name: change.outcome for change in host.changes}
+            outcomes = {change.name: change.outcome for change in host.domains}
             assert Counter(outcomes.values()) == {Outcome.CHANGED: 29, Outcome.FAILED: 1}
             assert outcomes[thirty[5]] is Outcome.FAILED
     set_intervals(alone.uri, 5, None, via=via)
@@ -270,7 +270,7 @@ def test_a_silent_host_costs_its_own_part(
     assert [row.name for row in good.domains] == thirty
     mute, changed = virtballoon.set_intervals_on_hosts(targets, 6, [thirty[0]], timeout=TIMEOUT)
     assert isinstance(mute.error, virtballoon.ConnectError)
-    assert [change.outcome for change in changed.changes] == [Outcome.CHANGED]
+    assert [change.outcome for change in changed.domains] == [Outcome.CHANGED]
 
 
 def test_a_daemon_that_dies_leaves_a_row_for_each_domain(

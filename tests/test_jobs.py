@@ -86,7 +86,7 @@ def test_a_device_that_the_guest_does_not_let_go(alone: Hypervisor) -> None:
     with meanwhile(lambda: domain.detachDevice(DEVICE)) as removal:
         wait_for_job(alone, domain.name())
         verdicts = {name: row.verdict for name, row in rows(alone).items()}
-        changes = set_intervals(alone.uri, 6, [first, second], timeout=TIMEOUT).changes
+        changes = set_intervals(alone.uri, 6, [first, second], timeout=TIMEOUT).domains
         assert removal.is_alive()
     assert (verdicts[first], verdicts[second]) == (Verdict.BUSY, Verdict.SUSPENDED)
     assert [change.outcome for change in changes] == [Outcome.FAILED, Outcome.CHANGED]
@@ -153,8 +153,8 @@ def test_a_guest_on_its_way_to_another_host(
                 lambda: leaving.jobStats().get("data_processed"), 60, "the migration to begin"
             )
             hosts = {via: read_host(other.uri, via=via, timeout=LONG) for via in Source}
-            changes = set_intervals(other.uri, 6, None, timeout=LONG).changes
-            (named,) = set_intervals(other.uri, 6, ["mover"], timeout=LONG).changes
+            changes = set_intervals(other.uri, 6, None, timeout=LONG).domains
+            (named,) = set_intervals(other.uri, 6, ["mover"], timeout=LONG).domains
             here = rows(alone, timeout=60)["mover"]
             assert "mover" in other.virsh("list").stdout
         finally:

@@ -13,8 +13,8 @@ from tests.lab.guest import TAGS
 from tests.test_command import run
 from tests.unit.test_documents import VALIDATOR
 from virtballoon import (
+    Anomaly,
     DomainReport,
-    Note,
     Source,
     Usage,
     UsedFormula,
@@ -32,7 +32,7 @@ NOTHING = Usage()
 
 
 def used(share: int, whole: int, formula: UsedFormula = UsedFormula.TOTAL_AVAILABLE) -> Usage:
-    return Usage(used_bytes=share, ratio=share / whole, formula=formula)
+    return Usage(used_bytes=share, total_bytes=whole, formula=formula)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Lie:
 
     figures: dict[str, int]
     usage: Usage = NOTHING
-    notes: tuple[Note, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
     verdict: Verdict = Verdict.FRESH
 
 
@@ -53,14 +53,16 @@ def memory(total: int, available: int, **others: int) -> dict[str, int]:
 LIES = {
     "no record": Lie({}, verdict=Verdict.EMPTY),
     "every figure unset": Lie(dict.fromkeys(TAGS, UNSET), verdict=Verdict.EMPTY),
-    "every figure 0": Lie(dict.fromkeys(TAGS, 0), notes=(Note.TOTAL_ZERO,)),
-    "every figure 2^63": Lie(dict.fromkeys(TAGS, 2**63), notes=(Note.FIGURE_TOO_LARGE,)),
-    "every figure 2^64-2": Lie(dict.fromkeys(TAGS, 2**64 - 2), notes=(Note.FIGURE_TOO_LARGE,)),
+    "every figure 0": Lie(dict.fromkeys(TAGS, 0), anomalies=(Anomaly.TOTAL_ZERO,)),
+    "every figure 2^63": Lie(dict.fromkeys(TAGS, 2**63), anomalies=(Anomaly.FIGURE_TOO_LARGE,)),
+    "every figure 2^64-2": Lie(
+        dict.fromkeys(TAGS, 2**64 - 2), anomalies=(Anomaly.FIGURE_TOO_LARGE,)
+    ),
     "every figure 2^63-1024": Lie(
-        dict.fromkeys(TAGS, 2**63 - 1024), notes=(Note.TOTAL_ABOVE_MAXIMUM,)
+        dict.fromkeys(TAGS, 2**63 - 1024), anomalies=(Anomaly.TOTAL_ABOVE_MAXIMUM,)
     ),
     "more available than anyone has": Lie(
-        memory(64 * MIB, 2**63, free_memory=MIB), notes=(Note.FIGURE_TOO_LARGE,)
+        memory(64 * MIB, 2**63, free_memory=MIB), anomalies=(Anomaly.FIGURE_TOO_LARGE,)
     ),
     "the total alone": Lie({"total-memory": 64 * MIB}),
     "parts without a total": Lie({"available-memory": 64 * MIB, "free-memory": 64 * MIB}),
@@ -71,20 +73,20 @@ LIES = {
         used(48 * MIB, 64 * MIB, UsedFormula.TOTAL_FREE),
     ),
     "more available than there is": Lie(
-        memory(64 * MIB, 65 * MIB, free_memory=MIB), notes=(Note.AVAILABLE_ABOVE_TOTAL,)
+        memory(64 * MIB, 65 * MIB, free_memory=MIB), anomalies=(Anomaly.AVAILABLE_ABOVE_TOTAL,)
     ),
     "more free than there is": Lie(
-        memory(64 * MIB, 32 * MIB, free_memory=65 * MIB), notes=(Note.FREE_ABOVE_TOTAL,)
+        memory(64 * MIB, 32 * MIB, free_memory=65 * MIB), anomalies=(Anomaly.FREE_ABOVE_TOTAL,)
     ),
     "more caches than there is": Lie(
-        memory(64 * MIB, 32 * MIB, disk_caches=65 * MIB), notes=(Note.CACHES_ABOVE_TOTAL,)
+        memory(64 * MIB, 32 * MIB, disk_caches=65 * MIB), anomalies=(Anomaly.CACHES_ABOVE_TOTAL,)
     ),
     "twice what it can have": Lie(memory(2 * MAXIMUM, 0), used(2 * MAXIMUM, 2 * MAXIMUM)),
-    "more than twice": Lie(memory(2 * MAXIMUM + 1024, 0), notes=(Note.TOTAL_ABOVE_MAXIMUM,)),
+    "more than twice": Lie(memory(2 * MAXIMUM + 1024, 0), anomalies=(Anomaly.TOTAL_ABOVE_MAXIMUM,)),
     "counts beyond reason": Lie(
         memory(64 * MIB, 32 * MIB, major_faults=2**63, swap_in=2**64 - 2),
         used(32 * MIB, 64 * MIB),
-        notes=(Note.FIGURE_TOO_LARGE,),
+        anomalies=(Anomaly.FIGURE_TOO_LARGE,),
     ),
     "a figure that nobody knows": Lie(
         memory(64 * MIB, 32 * MIB) | {"9999": 1}, used(32 * MIB, 64 * MIB)
@@ -125,9 +127,9 @@ def test_a_guest_that_lies(liar: Guest, name: str) -> None:
                 # Libvirt cuts sizes down to KiB.
                 assert figure <= value < figure + (1024 if via is Source.LIBVIRT else 1)
         assert row.figures.maximum_bytes == MAXIMUM
-        assert (row.usage, row.notes, row.error) == (lie.usage, lie.notes, None)
+        assert (row.usage, row.anomalies, row.error) == (lie.usage, lie.anomalies, None)
         record = domain_record(row)
-        assert record["notes"] == list(lie.notes)
+        assert record["anomalies"] == list(lie.anomalies)
         assert all(column(key).cell(row, exact=True).isprintable() for key in RECORD)
     host = read_host(liar.hypervisor.uri, [liar.name])
     text = to_json(document([host_record(host)], generated_at=0))
@@ -140,8 +142,8 @@ def test_the_command_says_so(liar: Guest) -> None:
     shown = run(liar.hypervisor, "stats", "--units", "bytes", "liar").stdout.splitlines()
     lines = {line.split()[0]: line.split()[-1] for line in shown[1:]}
     assert (lines["available_memory"], lines["used"]) == (str(65 * MIB), "-")
-    assert shown[-1] == f"  {Note.AVAILABLE_ABOVE_TOTAL}: {Note.AVAILABLE_ABOVE_TOTAL.text}"
-    listed = run(liar.hypervisor, "list", "--columns", "name,used,notes", "liar").stdout
+    assert shown[-1] == f"  {Anomaly.AVAILABLE_ABOVE_TOTAL}: {Anomaly.AVAILABLE_ABOVE_TOTAL.text}"
+    listed = run(liar.hypervisor, "list", "--columns", "name,used,anomalies", "liar").stdout
     assert listed.splitlines()[1].split() == ["liar", "-", "available-above-total"]
 
 
@@ -152,4 +154,4 @@ def test_a_driver_without_statistics_is_believed_again(liar: Guest) -> None:
     liar.load_driver()
     row = read(liar, Source.LIBVIRT, Verdict.FRESH)
     assert row.stats.total_memory == liar.meminfo()["MemTotal"]
-    assert row.notes == ()
+    assert row.anomalies == ()

@@ -20,11 +20,11 @@ import virtballoon
 from man import build
 from virtballoon import configuration
 from virtballoon.cli import cli, hosts
-from virtballoon.model.memory import STATISTICS, UsedFormula
+from virtballoon.model.memory import UsedFormula
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import HostStatus
 from virtballoon.model.source import Source
-from virtballoon.model.statistics import STATISTIC_BY_NAME
+from virtballoon.model.statistics import STATISTIC_BY_NAME, STATISTICS
 from virtballoon.model.verdict import State, Verdict
 from virtballoon.render.columns import RECORD
 from virtballoon.watch.view import BINDINGS

@@ -208,7 +208,7 @@ def test_intervals_and_paths(hypervisor: Hypervisor, named: Named, running: Name
     text, _ = run(hypervisor, "set-interval", "8", "--", *named)
     assert text.count("\n") == 1 + len(named)
     assert all(line.isprintable() for line in text.split("\n"))
-    (change,) = set_intervals(hypervisor.connection, 9, ["*"]).changes
+    (change,) = set_intervals(hypervisor.connection, 9, ["*"]).domains
     assert change.name == "*"
     for name, uuid in running.items():
         place = find_qom_path(hypervisor.uri, name)

@@ -54,11 +54,11 @@ def test_what_a_guest_does_between_two_readings(busy: Guest) -> None:
     assert row.rates.elapsed_seconds == (row.last_update or 0) - earlier.last_update
     gained = (row.stats.minor_faults or 0) - (earlier.stats.minor_faults or 0)
     assert gained > 500
-    assert row.rates.minor_faults == gained / row.rates.elapsed_seconds
-    assert row.rates.swap_in == 0.0
+    assert row.rates.per_second["minor_faults"] == gained / row.rates.elapsed_seconds
+    assert row.rates.per_second["swap_in"] == 0.0
     if row.stats.oom_kills is not None:
         assert row.rates.oom_kills == 1
-        assert (row.rates.direct_scans or 0) > 0
+        assert (row.rates.per_second["direct_scans"] or 0) > 0
 
 
 def test_the_command_reads_twice(busy: Guest) -> None:

@@ -162,24 +162,24 @@ def test_a_dry_run_changes_nothing(polled: Guest) -> None:
         assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (0, 0, 0)
     with Connection.open(polled.hypervisor.uri, readonly=True) as connection:
         host = set_intervals(connection, 9, [polled.name], dry_run=True)
-    assert [c.outcome for c in host.changes] == [Outcome.CHANGED]
+    assert [c.outcome for c in host.domains] == [Outcome.CHANGED]
 
 
 @pytest.mark.parametrize("name", ["cmdline-id", "cmdline-anon"])
 def test_a_balloon_that_libvirt_does_not_know_is_set_through_qom(
     hypervisor: Hypervisor, guests: dict[str, Guest], name: str
 ) -> None:
-    (failed,) = set_intervals(hypervisor.uri, 1, [name]).changes
+    (failed,) = set_intervals(hypervisor.uri, 1, [name]).domains
     assert failed.outcome is Outcome.FAILED
     assert isinstance(failed.error, virtballoon.NoBalloon)
-    (change,) = set_intervals(hypervisor.uri, 1, [name], via=Source.QOM).changes
+    (change,) = set_intervals(hypervisor.uri, 1, [name], via=Source.QOM).domains
     assert (change.outcome, change.before.qemu, change.after.qemu) == (Outcome.CHANGED, 0, 1)
 
     def verdict() -> Verdict:
         return read_domain(guests[name].domain, via=Source.QOM).verdict
 
     wait_until(lambda: verdict() is Verdict.FRESH, 30, "an answer")
-    (change,) = set_intervals(hypervisor.uri, 0, [name], via=Source.QOM).changes
+    (change,) = set_intervals(hypervisor.uri, 0, [name], via=Source.QOM).domains
     assert change.after.qemu == 0
     assert verdict() is Verdict.POLLING_OFF
 
@@ -191,7 +191,7 @@ def test_all_means_running_and_with_config_persistent(
 
     def planned(*, live: bool = False, config: bool = False) -> dict[str, Outcome]:
         host = set_intervals(hypervisor.uri, 600, None, dry_run=True, live=live, config=config)
-        return {change.name: change.outcome for change in host.changes}
+        return {change.name: change.outcome for change in host.domains}
 
     changed, skipped = Outcome.CHANGED, Outcome.SKIPPED
     running = planned()
@@ -220,21 +220,21 @@ def test_what_cannot_be_set_of_a_domain_that_was_named(
     ]
     for name, live, config, error in cases:
         host = set_intervals(hypervisor.uri, 600, [name], live=live, config=config)
-        (change,) = host.changes
+        (change,) = host.domains
         assert (change.outcome, type(change.error)) == (Outcome.FAILED, error), name
         assert not change.changed
         assert change.before == change.after
         # By a pattern the same domain is passed over, or gets what it can have.
         pattern = f"{name[:-1]}[{name[-1]}]"
         host = set_intervals(hypervisor.uri, 600, [pattern], live=live, config=config, dry_run=True)
-        assert host.changes[0].outcome in {Outcome.SKIPPED, Outcome.CHANGED}
+        assert host.domains[0].outcome in {Outcome.SKIPPED, Outcome.CHANGED}
     assert in_xml(guests["off"], "--inactive") == 5
 
 
 def test_one_domains_failure_is_its_own(hypervisor: Hypervisor, polled: Guest) -> None:
     reset(polled)
     host = set_intervals(hypervisor.uri, 30, [polled.name, "nodevice"])
-    outcomes = {change.name: change.outcome for change in host.changes}
+    outcomes = {change.name: change.outcome for change in host.domains}
     assert outcomes == {polled.name: Outcome.CHANGED, "nodevice": Outcome.FAILED}
     assert in_qemu(polled) == 30
 
@@ -243,7 +243,7 @@ def test_an_unknown_domain_keeps_everything_as_it_is(hypervisor: Hypervisor, pol
     reset(polled)
     host = set_intervals(hypervisor.uri, 30, [polled.name, "nobody", "nosuch*"])
     assert host.unmatched == ("nobody", "nosuch*")
-    assert host.changes == ()
+    assert host.domains == ()
     assert in_qemu(polled) == 0
 
 
@@ -280,7 +280,7 @@ def test_a_read_only_connection_writes_nothing(polled: Guest) -> None:
     reset(polled)
     with Connection.open(polled.hypervisor.uri, readonly=True) as connection:
         for via in Source:
-            (change,) = set_intervals(connection, 30, [polled.name], via=via).changes
+            (change,) = set_intervals(connection, 30, [polled.name], via=via).domains
             assert (change.outcome, change.changed) == (Outcome.FAILED, False)
             assert isinstance(change.error, virtballoon.ReadOnly)
             assert change.error.code == 29

@@ -95,7 +95,7 @@ def test_reading_and_setting(alone: Hypervisor, request: pytest.FixtureRequest, 
                 uri = request.getfixturevalue("ssh").uri(socket=alone.socket)
         seconds = {5: 6}.get(read_host(alone.uri).domains[0].interval.live or 0, 5)
         done = set_intervals(uri, seconds, None)
-        assert [change.outcome for change in done.changes] == [Outcome.CHANGED] * 4, done.error
+        assert [change.outcome for change in done.domains] == [Outcome.CHANGED] * 4, done.error
         for via in Source:
             host = read_host(uri, via=via)
             assert (host.uri, host.status, host.error) == (uri, HostStatus.OK, None)

@@ -78,8 +78,7 @@ if TYPE_CHECKING:
     )
     from virtballoon.hypervisor.qmp import Monitor, QomChild
     from virtballoon.model.balloon import Balloon, BalloonConfig
-    from virtballoon.model.memory import STATISTICS, Figures, MemoryStats, Usage, UsedFormula
-    from virtballoon.model.note import Note
+    from virtballoon.model.memory import Anomaly, Figures, Usage, UsedFormula
     from virtballoon.model.outcome import (
         DomainWait,
         HostChanges,
@@ -99,7 +98,15 @@ if TYPE_CHECKING:
         Unheard,
     )
     from virtballoon.model.source import Source
-    from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, Kind, Statistic, Unit
+    from virtballoon.model.statistics import (
+        COUNTERS,
+        STATISTIC_BY_NAME,
+        STATISTICS,
+        Kind,
+        MemoryStats,
+        Statistic,
+        Unit,
+    )
     from virtballoon.model.verdict import State, Verdict, judge
     from virtballoon.operations.fleet import (
         find_qom_paths,
@@ -142,6 +149,7 @@ _HOMES = {
     ),
     "configuration": ("Configuration", "ConfiguredHost", "load_configuration"),
     "hypervisor.connection": (
+        "Anomaly",
         "AnyDomain",
         "Connection",
         "Control",
@@ -195,8 +203,7 @@ _HOMES = {
     ),
     "watch.poller": ("HostPoller", "Reading"),
     "operations.refreshing": ("read_fresh",),
-    "model.memory": ("STATISTICS", "Figures", "MemoryStats", "Usage", "UsedFormula"),
-    "model.note": ("Note",),
+    "model.memory": ("Anomaly", "Figures", "Usage", "UsedFormula"),
     "model.outcome": (
         "DomainWait",
         "HostChanges",
@@ -221,7 +228,15 @@ _HOMES = {
     "exporter.snapshots": ("SharedReader", "Snapshot"),
     "operations.setting": ("check_interval", "set_interval", "set_intervals"),
     "model.source": ("Source",),
-    "model.statistics": ("COUNTERS", "STATISTIC_BY_NAME", "Kind", "Statistic", "Unit"),
+    "model.statistics": (
+        "COUNTERS",
+        "STATISTICS",
+        "STATISTIC_BY_NAME",
+        "Kind",
+        "MemoryStats",
+        "Statistic",
+        "Unit",
+    ),
     "check.ranges": ("Range",),
     "model.verdict": ("State", "Verdict", "judge"),
     "operations.waiting": ("patience", "wait_for_update"),
@@ -234,6 +249,7 @@ __all__ = [
     "STATISTIC_BY_NAME",
     "AccessDenied",
     "AmbiguousDomain",
+    "Anomaly",
     "AnyDomain",
     "AuthError",
     "Balloon",
@@ -290,7 +306,6 @@ __all__ = [
     "NoRate",
     "NotRunning",
     "NotSupported",
-    "Note",
     "Outcome",
     "Perfdatum",
     "Policy",

@@ -11,12 +11,11 @@ else's text: sanitise them before showing them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from virtballoon.errors import VirtballoonError
-from virtballoon.model.report import DomainReport, HostReport, HostResult
-from virtballoon.model.verdict import Verdict
+from virtballoon.model.report import DomainReport, HostResult
 
 if TYPE_CHECKING:
     from virtballoon.model.outcome import IntervalChange
@@ -33,7 +32,7 @@ _log: Final = logging.getLogger(__name__)
 # Without it, Python prints warnings of whoever has not configured logging.
 logging.getLogger("virtballoon").addHandler(logging.NullHandler())
 
-H = TypeVar("H", bound=HostResult)
+H = TypeVar("H", bound=HostResult[Any])
 
 
 def log_host(host: H, *, domains: int | None = None) -> H:
@@ -41,13 +40,13 @@ def log_host(host: H, *, domains: int | None = None) -> H:
 
     :param domains: how many domains it concerned, where the result does not say
     """
-    rows = host.domains if isinstance(host, HostReport) else _changes(host)
+    rows: Sequence[DomainReport | IntervalChange] = host.domains if domains is None else ()
     if host.error is not None:
         _warn(host, host.error, domain=host.error.domain, status=host.status.value)
     # A connection that broke is one failure, not one of each domain behind it.
     seen = {id(host.error)}
     for row in rows:
-        if _has_failed(row) and row.error is not None and id(row.error) not in seen:
+        if row.has_failed and row.error is not None and id(row.error) not in seen:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
@@ -76,22 +75,9 @@ def log_pleas(pleas: Iterable[str]) -> None:
         _log.warning("%s", plea, extra=_fields())
 
 
-def _changes(host: HostResult) -> tuple[IntervalChange, ...]:
-    # Not before it is needed: a list does without.
-    from virtballoon.model.outcome import HostChanges
-
-    return host.changes if isinstance(host, HostChanges) else ()
-
-
-def _has_failed(row: DomainReport | IntervalChange) -> bool:
-    if isinstance(row, DomainReport):
-        return row.verdict in {Verdict.BUSY, Verdict.FAILED}
-    from virtballoon.model.outcome import Outcome
-
-    return row.outcome is Outcome.FAILED
-
-
-def _silence(host: HostResult, row: DomainReport | IntervalChange) -> VirtballoonError | None:
+def _silence(
+    host: HostResult[object], row: DomainReport | IntervalChange
+) -> VirtballoonError | None:
     """What a guest has not given that was waited for, or is owed to it; None where all is well or
     has been said."""
     if not isinstance(row, DomainReport):
@@ -100,14 +86,14 @@ def _silence(host: HostResult, row: DomainReport | IntervalChange) -> Virtballoo
         text = f"it has not answered since its interval was set: {row.waited.reason}"
     elif row.refresh is None or row.refresh.is_well:
         return None
-    elif row.refresh.error is not None or _has_failed(row):
+    elif row.refresh.error is not None or row.has_failed:
         return row.refresh.error
     else:
         text = f"its figures are older than was wanted: {row.refresh.reason}"
     return VirtballoonError(text, host=host.uri, domain=row.name)
 
 
-def _warn(host: HostResult, error: VirtballoonError, **fields: str | None) -> None:
+def _warn(host: HostResult[object], error: VirtballoonError, **fields: str | None) -> None:
     _log.warning("%s", error, extra=_fields(host=host.uri, code=error.code, **fields))
 
 

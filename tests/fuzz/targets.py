@@ -17,8 +17,9 @@ from tests.unit import test_documents, test_domainxml, test_memory, test_qmp
 from tests.unit.test_configuration import FULL
 from virtballoon.configuration import load_configuration
 from virtballoon.errors import ConfigurationError
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
 from virtballoon.model.report import Interval
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 
 #: A byte that no UTF-8 has, so that texts can be told apart.

@@ -55,7 +55,8 @@ class GuestSpec:
     driver. `paused` creates the guest with its CPUs stopped. `swap_mib` gives it a disk of that
     size to swap to.
     `cmdline` is appended to the kernel's command line. `lies` is for a guest that is to `lie`,
-    which takes a balloon that a legacy driver can drive.
+    which takes a balloon that a legacy driver can drive. `hotplug` makes room for memory devices.
+    `balloon_driver` replaces QEMU's device of the balloon behind libvirt's back.
     """
 
     name: str
@@ -72,6 +73,9 @@ class GuestSpec:
     swap_mib: int = 0
     cmdline: str = ""
     lies: bool = False
+    autodeflate: bool = False
+    hotplug: bool = False
+    balloon_driver: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,10 @@ def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
     ET.SubElement(domain, "name").text = spec.name
     ET.SubElement(domain, "memory", unit="MiB").text = str(spec.memory_mib)
     ET.SubElement(domain, "vcpu").text = "1"
+    if spec.hotplug:
+        ET.SubElement(domain, "maxMemory", slots="2", unit="MiB").text = "1024"
+        numa = ET.SubElement(ET.SubElement(domain, "cpu"), "numa")
+        ET.SubElement(numa, "cell", id="0", cpus="0", memory=str(spec.memory_mib), unit="MiB")
     system = ET.SubElement(domain, "os")
     ET.SubElement(system, "type", arch="x86_64", machine=spec.machine).text = "hvm"
     # Without ACPI an idle guest takes ten times the processor time.
@@ -135,6 +143,14 @@ def _add_balloon(domain: ET.Element, devices: ET.Element, spec: GuestSpec) -> No
         ET.SubElement(balloon, "stats", period=str(spec.period))
     if spec.alias is not None:
         ET.SubElement(balloon, "alias", name=spec.alias)
+    if spec.autodeflate:
+        balloon.set("autodeflate", "on")
+    if spec.balloon_driver is not None:
+        override = ET.SubElement(domain, f"{{{QEMU_NAMESPACE}}}override")
+        changed = ET.SubElement(override, f"{{{QEMU_NAMESPACE}}}device", alias="balloon0")
+        frontend = ET.SubElement(changed, f"{{{QEMU_NAMESPACE}}}frontend")
+        replaced = {"name": "driver", "type": "string", "value": spec.balloon_driver}
+        ET.SubElement(frontend, f"{{{QEMU_NAMESPACE}}}property", replaced)
     if spec.qemu_commandline:
         # A high slot: libvirt gives out the low ones and does not know of this device.
         bus = f"{'pcie' if spec.machine == 'q35' else 'pci'}.0"
@@ -292,18 +308,22 @@ class Guest:
         """Take the balloon's driver away."""
         self.run("unload_driver")
 
-    def lie(self, figures: Mapping[str, int], timeout: float = 60.0) -> None:
+    def lie(
+        self, figures: Mapping[str, int], *, balloon_bytes: int = 0, timeout: float = 60.0
+    ) -> None:
         """Take the balloon from its driver, have the guest give QEMU these figures and no others,
         at once and whenever it asks, and wait until QEMU has them.
 
         :param figures: by QEMU's names without `stat-`, or by the number of a tag that QEMU may
             not know; any 64 bits.
+        :param balloon_bytes: what the balloon is said to have taken from the guest
         """
         tags = {name: number for number, name in enumerate(TAGS)}
         records = [f"{tags.get(name, name)}={value}" for name, value in figures.items()]
         self.stop_lying()
         self.run("test ! -e /sys/bus/virtio/drivers/virtio_balloon/virtio* || unload_driver")
-        self.run(f"liar {' '.join(records)} >/tmp/liar.log 2>&1 & echo $! >/tmp/liar.pid")
+        words = " ".join(["liar", str(balloon_bytes // 4096), *records])
+        self.run(f"{words} >/tmp/liar.log 2>&1 & echo $! >/tmp/liar.pid")
         query = {"path": f"/machine/peripheral/{self.spec.alias or 'balloon0'}"}
         query["property"] = "guest-stats"
 

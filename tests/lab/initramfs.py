@@ -32,6 +32,7 @@ def build_initramfs(kernel: Kernel) -> bytes:
         "transport": kernel.transport,
         "balloon": kernel.balloon,
         "disk": kernel.disk or (),
+        "memory": kernel.memory or (),
     }
     for path in dict.fromkeys(path for paths in modules.values() for path in paths):
         archive.add(f"modules/{module_name(path)}.ko", stat.S_IFREG | 0o644, module_image(path))

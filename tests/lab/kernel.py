@@ -25,7 +25,7 @@ class LabUnavailable(Exception):
 class Kernel:
     """A bootable kernel and its module files, each after those it depends on.
 
-    `disk` is None where the kernel has no driver for a disk.
+    `disk` and `memory` are None where the kernel has no driver for a disk or for virtio-mem.
     """
 
     release: str
@@ -33,6 +33,7 @@ class Kernel:
     transport: tuple[Path, ...]
     balloon: tuple[Path, ...]
     disk: tuple[Path, ...] | None
+    memory: tuple[Path, ...] | None
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -106,18 +107,23 @@ def _kernel(release: str, image: Path, tree: Path, modules: Path) -> Kernel:
     builtin = {
         module_name(Path(line)) for line in (tree / "modules.builtin").read_text().splitlines()
     }
+
+    def _optional(name: str) -> tuple[Path, ...] | None:
+        try:
+            order = _load_order(name, files, builtin, release)
+        except LabUnavailable:
+            return None
+        return tuple(path for path in order if path not in transport)
+
     transport = _load_order("virtio_pci", files, builtin, release)
     balloon = _load_order("virtio_balloon", files, builtin, release)
-    try:
-        disk = _load_order("virtio_blk", files, builtin, release)
-    except LabUnavailable:
-        disk = None
     return Kernel(
         release,
         image,
         tuple(transport),
         tuple(path for path in balloon if path not in transport),
-        None if disk is None else tuple(path for path in disk if path not in transport),
+        _optional("virtio_blk"),
+        _optional("virtio_mem"),
     )
 
 

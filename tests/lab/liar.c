@@ -1,6 +1,7 @@
 /* Drives the balloon in place of Linux's driver, and tells QEMU whatever it is told to.
  *
- * usage: liar TAG=VALUE...     until it is ended; VALUE has 64 bits, and none at all is an answer
+ * usage: liar PAGES TAG=VALUE...     until it is ended; PAGES is the size of the balloon, VALUE has
+ * 64 bits, and no TAG=VALUE at all is an answer
  *
  * Speaks to a legacy or transitional virtio PCI device through its I/O ports, and only by its
  * statistics queue. Answers each of QEMU's requests with the same records.
@@ -23,7 +24,7 @@
 #define MOST_RECORDS (PAGE / sizeof(struct record))
 
 /* virtio 1.0, 4.1.4.8 "Legacy Interfaces: A Note on PCI Device Layout" */
-enum { FEATURES = 0, OUR_FEATURES = 4, QUEUE_PFN = 8, QUEUE_SIZE = 12, QUEUE = 14, NOTIFY = 16, STATUS = 18 };
+enum { FEATURES = 0, OUR_FEATURES = 4, QUEUE_PFN = 8, QUEUE_SIZE = 12, QUEUE = 14, NOTIFY = 16, STATUS = 18, ACTUAL = 24 };
 enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4 };
 enum { STATS_QUEUE = 2, F_STATS = 1 << 1, NO_INTERRUPT = 1 };
 
@@ -84,7 +85,9 @@ static uint64_t frame_of(int pagemap, const uint8_t *page) {
 }
 
 int main(int count, char **words) {
-  if ((size_t)count - 1 > MOST_RECORDS) die("too many records");
+  if (count < 2) die("no size of the balloon");
+  unsigned pages = (unsigned)strtoul(words[1], NULL, 0);
+  if ((size_t)count - 2 > MOST_RECORDS) die("too many records");
   if (iopl(3)) die_of_errno("iopl");
   unsigned short ports = find_ports();
 
@@ -103,11 +106,11 @@ int main(int count, char **words) {
   if (!first) die("no two pages in a row");
 
   struct record *records = (struct record *)memory;
-  for (int i = 1; i < count; i++) {
+  for (int i = 2; i < count; i++) {
     char *value = strchr(words[i], '=');
     if (!value) die("not TAG=VALUE");
-    records[i - 1].tag = (uint16_t)strtoul(words[i], NULL, 0);
-    records[i - 1].value = strtoull(value + 1, NULL, 0);
+    records[i - 2].tag = (uint16_t)strtoul(words[i], NULL, 0);
+    records[i - 2].value = strtoull(value + 1, NULL, 0);
   }
 
   signal(SIGTERM, end);
@@ -124,10 +127,11 @@ int main(int count, char **words) {
   volatile uint16_t *used = (uint16_t *)second;
   descriptor->address = frame_of(pagemap, memory) * PAGE;
   /* A buffer of no bytes would break the queue; a part of a record is no record. */
-  descriptor->length = count > 1 ? (uint32_t)((size_t)(count - 1) * sizeof *records) : 1;
+  descriptor->length = count > 2 ? (uint32_t)((size_t)(count - 2) * sizeof *records) : 1;
   available[0] = NO_INTERRUPT;
   outl((uint32_t)frame_of(pagemap, first), ports + QUEUE_PFN);
   outb(ACKNOWLEDGE | DRIVER | DRIVER_OK, ports + STATUS);
+  outl(pages, ports + ACTUAL);
 
   for (uint16_t answers = 1; !ended; answers++) {
     available[1] = answers;

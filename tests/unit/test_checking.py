@@ -23,8 +23,9 @@ from virtballoon.check.judging import (
 )
 from virtballoon.check.ranges import Range
 from virtballoon.errors import Busy, ConnectError, LibvirtFailure
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State, Verdict
 
 OK, WARNING, CRITICAL, UNKNOWN = CheckStatus
@@ -295,7 +296,7 @@ def test_a_figure_that_the_guest_does_not_give_is_unknown() -> None:
 
 def test_a_figure_that_never_alarms_may_be_missing() -> None:
     first, second = (
-        replace(row, usage=replace(row.usage, used_bytes=None, ratio=None))
+        replace(row, usage=replace(row.usage, used_bytes=None))
         for row in (guest(update=UPDATE + s, swap_in=0, swap_out=0) for s in (0, 10))
     )
     never = judged(Measure.USED, "~:", "~:").thresholds

@@ -26,7 +26,8 @@ from virtballoon.doctor.examination import DomainExamination, Snapshot
 from virtballoon.doctor.results import CommandPrefixes
 from virtballoon.hypervisor import domainxml
 from virtballoon.model.clock import ClockOffset
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State, Verdict
 
 if TYPE_CHECKING:

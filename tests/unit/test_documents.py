@@ -21,11 +21,11 @@ from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.clock import ClockOffset
-from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
-from virtballoon.model.note import Note
+from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Outcome
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
 from virtballoon.model.source import Source
+from virtballoon.model.statistics import STATISTICS, MemoryStats
 from virtballoon.model.verdict import State, Verdict
 from virtballoon.operations.reading import QomPath
 from virtballoon.render import columns, documents
@@ -105,7 +105,7 @@ CHANGES = HostChanges(
     status=HostStatus.PARTIAL,
     error=None,
     elapsed_seconds=0.5,
-    changes=(
+    domains=(
         IntervalChange(
             name="web1",
             uuid=UUID,
@@ -162,15 +162,16 @@ def test_the_keys_of_a_reading_and_their_order() -> None:
             "age_seconds",
             "maximum_bytes",
             "current_bytes",
+            "ballooned_bytes",
             "rss_bytes",
             "stats",
             "used_bytes",
             "used_ratio",
             "used_formula",
-            "notes",
+            "anomalies",
             "error",
         ]
-        assert list(domain["interval"]) == ["live", "config", "qemu", "in_force"]
+        assert list(domain["interval"]) == ["live", "config", "saved", "qemu", "in_force"]
         assert list(domain["stats"])[: len(STATISTICS)] == list(STATISTICS)
     assert list(host["domains"][0]["balloon"]) == ["model", "alias", "qom_path"]
     assert list(host["domains"][2]["error"])[:2] == ["code", "message"]
@@ -194,13 +195,14 @@ def test_a_reading() -> None:
             "alias": "balloon0",
             "qom_path": "/machine/peripheral/balloon0",
         },
-        "interval": {"live": 10, "config": 10, "qemu": None, "in_force": 10},
+        "interval": {"live": 10, "config": 10, "saved": None, "qemu": None, "in_force": 10},
         "verdict": "fresh",
         "source": "libvirt",
         "last_update": "2023-11-14T22:13:20Z",
         "age_seconds": 3.1,
         "maximum_bytes": 134217728,
         "current_bytes": 134217728,
+        "ballooned_bytes": 0,
         "rss_bytes": 218316800,
         "stats": dict.fromkeys(STATISTICS)
         | {
@@ -212,7 +214,7 @@ def test_a_reading() -> None:
         "used_bytes": 21573632,
         "used_ratio": 0.2219,
         "used_formula": "total-available",
-        "notes": [],
+        "anomalies": [],
         "error": None,
     }
 
@@ -220,12 +222,24 @@ def test_a_reading() -> None:
 def test_what_is_absent_is_null() -> None:
     domain = document(READ)["hosts"][0]["domains"][1]
 
-    assert domain["interval"] == {"live": None, "config": 0, "qemu": None, "in_force": None}
+    assert domain["interval"] == dict.fromkeys(("live", "config", "saved", "qemu", "in_force")) | {
+        "config": 0
+    }
     given = {key for key, value in domain.items() if value is not None}
     assert given == {
-        *("name", "uuid", "state", "machine", "interval", "verdict", "source", "stats", "notes"),
+        *(
+            "name",
+            "uuid",
+            "state",
+            "machine",
+            "interval",
+            "verdict",
+            "source",
+            "stats",
+            "anomalies",
+        ),
     }
-    assert domain["notes"] == []
+    assert domain["anomalies"] == []
     assert set(domain["stats"].values()) == {None}
 
 
@@ -326,16 +340,16 @@ def test_csv() -> None:
     ]
 
 
-def test_notes_are_one_cell() -> None:
+def test_anomalies_are_one_cell() -> None:
     lies = MemoryStats.from_qemu({"total-memory": 0, "free-memory": 1, "swap-in": 2**63})
     absurd = Figures(stats=lies, last_update=None)
     row = documents.domain_record(report(figures=absurd))
 
-    (cells,) = read_csv(documents.to_csv([row], ["name", "notes"]))
-    assert cells["notes"] == "total-zero,free-above-total,figure-too-large"
-    assert read_csv(documents.to_csv([documents.domain_record(report())], ["notes", "name"])) == [
-        {"notes": "", "name": "web1"}
-    ]
+    (cells,) = read_csv(documents.to_csv([row], ["name", "anomalies"]))
+    assert cells["anomalies"] == "total-zero,free-above-total,figure-too-large"
+    assert read_csv(
+        documents.to_csv([documents.domain_record(report())], ["anomalies", "name"])
+    ) == [{"anomalies": "", "name": "web1"}]
 
 
 def test_csv_has_a_header_even_without_rows() -> None:
@@ -479,7 +493,7 @@ def test_the_schema_knows_our_words() -> None:
     assert set(reading["verdict"]["enum"]) == set(Verdict)
     assert set(reading["state"]["enum"]) == set(State)
     assert set(reading["source"]["enum"]) == set(Source)
-    assert reading["notes"]["items"]["enum"] == list(Note)
+    assert reading["anomalies"]["items"]["enum"] == list(Anomaly)
     assert set(definitions["host"]["properties"]["status"]["enum"]) == set(HostStatus)
     assert set(definitions["change"]["properties"]["outcome"]["enum"]) == set(Outcome)
     assert definitions["stats"]["required"] == list(STATISTICS)

@@ -412,3 +412,44 @@ def test_whether_libvirt_reads_its_files_itself(node: str, uri: str | None, is_l
 )
 def test_the_machine(system: str, machine: str | None) -> None:
     assert parse(f"<domain type='kvm'><name>web1</name>{system}</domain>").machine == machine
+
+
+DOMAIN = "<domain type='kvm' id='1'><name>web1</name>{}</domain>"
+TARGET = "<size unit='KiB'>524288</size><requested unit='KiB'>1024</requested>"
+
+
+@pytest.mark.parametrize(
+    ("backing", "has_hugepages"),
+    [
+        ("", False),
+        ("<memoryBacking><source type='memfd'/></memoryBacking>", False),
+        ("<memoryBacking><hugepages/></memoryBacking>", True),
+        ("<memoryBacking><hugepages><page size='2048'/></hugepages></memoryBacking>", True),
+    ],
+)
+def test_hugepages(backing: str, has_hugepages: bool) -> None:
+    assert parse(DOMAIN.format(backing)).has_hugepages is has_hugepages
+
+
+@pytest.mark.parametrize(
+    ("devices", "unplugged"),
+    [
+        ("", 0),
+        ("<memory model='dimm'><target><size unit='KiB'>524288</size></target></memory>", 0),
+        # libvirt gives no current size in the XML of a domain that does not run.
+        (f"<memory model='virtio-mem'><target>{TARGET}</target></memory>", 0),
+        (
+            f"<memory model='virtio-mem'><target>{TARGET}<current unit='KiB'>524288</current>"
+            "</target></memory>",
+            0,
+        ),
+        (
+            f"<memory model='virtio-mem'><target>{TARGET}<current unit='KiB'>262144</current>"
+            "</target></memory>" * 2,
+            512 * 1024**2,
+        ),
+    ],
+)
+def test_memory_that_is_not_plugged(devices: str, unplugged: int) -> None:
+    xml = parse(DOMAIN.format(f"<devices>{devices}</devices>"))
+    assert xml.unplugged_bytes == unplugged

@@ -253,6 +253,11 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
         True,
         LibvirtFailure,
     ),
+    "Domain.saved_xml": (
+        lambda e, **w: domain(e, hasManagedSaveImage=lambda _: 1, **w).saved_xml(),
+        True,
+        LibvirtFailure,
+    ),
     "Domain.hints": (lambda e, **w: domain(e, **w).hints(), True, LibvirtFailure),
     "Domain.reason": (lambda e, **w: domain(e, **w).reason(), True, LibvirtFailure),
     "Domain.processor_time": (
@@ -632,6 +637,28 @@ def test_both_at_once_where_one_cannot_be(persistent: bool, kind: type[Virtballo
 
     with pytest.raises(kind):
         meant.set_period(5, live=True, config=True)
+
+
+@pytest.mark.parametrize(("active", "kind"), [(True, LibvirtFailure), (False, NotRunning)])
+def test_invalid_operation_on_a_running_domain_is_not_called_not_running(
+    active: bool, kind: type[VirtballoonError]
+) -> None:
+    # "unable to set balloon driver collection period"
+    error = libvirt_error(55)
+    works = {"isActive": lambda: active, "isPersistent": lambda: True}
+    meant = Domain(Refusing(error, **works), connection(error), persistent=True)
+
+    for config in (False, True):
+        with pytest.raises(VirtballoonError) as caught:
+            meant.set_period(5, live=True, config=config)
+        assert type(caught.value) is kind
+        assert caught.value.code == 55
+
+
+def test_driver_without_saved_images() -> None:
+    error = libvirt_error(libvirt.VIR_ERR_NO_SUPPORT)
+    assert domain(error).saved_xml() is None
+    assert domain(error, hasManagedSaveImage=lambda _: 0).saved_xml() is None
 
 
 def test_a_domain_that_is_gone(host: Connection) -> None:

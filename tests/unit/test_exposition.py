@@ -30,7 +30,7 @@ from virtballoon import (
 )
 from virtballoon.exporter.metrics import Collector, exposition
 from virtballoon.model.clock import ClockOffset
-from virtballoon.model.memory import STATISTICS
+from virtballoon.model.statistics import STATISTICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -220,8 +220,9 @@ def test_other_exporters_names() -> None:
 
 def test_what_cannot_be_so() -> None:
     found = series(exposition(snapshot_of(FULL, LIES)))
-    notes = [dict(labels)["note"] for name, labels in found if name == "virtballoon_domain_note"]
-    assert notes == ["free-above-total"]
+    name = "virtballoon_domain_anomaly"
+    anomalies = [dict(labels)["anomaly"] for found_name, labels in found if found_name == name]
+    assert anomalies == ["free-above-total"]
     assert len(values(found, "virtballoon_domain_used_bytes")) == 1
 
 

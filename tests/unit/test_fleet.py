@@ -76,7 +76,7 @@ def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
         targets, 9, ["test"], timeout=0.6, jobs=1, dry_run=True
     )
     assert [host.status for host in changed] == expected
-    assert [change.name for change in changed[-1].changes] == ["test"]
+    assert [change.name for change in changed[-1].domains] == ["test"]
 
 
 def test_no_more_hosts_than_jobs_at_a_time() -> None:

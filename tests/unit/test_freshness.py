@@ -11,8 +11,9 @@ from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, r
 from virtballoon.cli import quiet
 from virtballoon.errors import ReadOnly
 from virtballoon.log import log_host
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.operations import refreshing as freshness
 from virtballoon.render import columns, documents, phrases

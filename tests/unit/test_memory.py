@@ -10,16 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virtballoon.model.memory import (
-    STATISTICS,
-    Figures,
-    MemoryStats,
-    Usage,
-    UsedFormula,
-    contradictions,
-    notes_on,
-)
-from virtballoon.model.note import Note
+from virtballoon.model.memory import Anomaly, Figures, Usage, UsedFormula, anomalies, contradictions
+from virtballoon.model.statistics import STATISTICS, MemoryStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -219,19 +211,19 @@ def test_empty_means_without_any_figure() -> None:
     [
         (
             MemoryStats(total_memory=100, available_memory=25, free_memory=10),
-            Usage(used_bytes=75, ratio=0.75, formula=UsedFormula.TOTAL_AVAILABLE),
+            Usage(used_bytes=75, total_bytes=100, formula=UsedFormula.TOTAL_AVAILABLE),
         ),
         (
             MemoryStats(total_memory=100, free_memory=10),
-            Usage(used_bytes=90, ratio=0.9, formula=UsedFormula.TOTAL_FREE),
+            Usage(used_bytes=90, total_bytes=100, formula=UsedFormula.TOTAL_FREE),
         ),
         (
             MemoryStats(total_memory=100, available_memory=100),
-            Usage(used_bytes=0, ratio=0.0, formula=UsedFormula.TOTAL_AVAILABLE),
+            Usage(used_bytes=0, total_bytes=100, formula=UsedFormula.TOTAL_AVAILABLE),
         ),
         (
             MemoryStats(total_memory=100, available_memory=0),
-            Usage(used_bytes=100, ratio=1.0, formula=UsedFormula.TOTAL_AVAILABLE),
+            Usage(used_bytes=100, total_bytes=100, formula=UsedFormula.TOTAL_AVAILABLE),
         ),
         (MemoryStats(total_memory=100), Usage()),
         (MemoryStats(available_memory=100, free_memory=10), Usage()),
@@ -246,7 +238,7 @@ def test_empty_means_without_any_figure() -> None:
     ],
 )
 def test_used_memory(stats: MemoryStats, usage: Usage) -> None:
-    assert Usage.of(stats) == usage
+    assert Usage.of(Figures(stats=stats)) == usage
 
 
 @pytest.mark.parametrize(
@@ -264,37 +256,138 @@ def test_a_total_that_the_domain_cannot_have(
     maximum: int | None, total: int, is_believed: bool
 ) -> None:
     stats = MemoryStats(total_memory=total, available_memory=0)
-    usage = Usage.of(stats, maximum_bytes=maximum)
+    figures = Figures(stats=stats, maximum_bytes=maximum)
 
-    assert usage.used_bytes == (total if is_believed else None)
-    notes = contradictions(stats, maximum_bytes=maximum)
-    assert notes == (() if is_believed else (Note.TOTAL_ABOVE_MAXIMUM,))
+    assert Usage.of(figures).used_bytes == (total if is_believed else None)
+    assert contradictions(figures) == (() if is_believed else (Anomaly.TOTAL_ABOVE_MAXIMUM,))
+
+
+GIB = 1024**3
+MIB = 1024**2
 
 
 @pytest.mark.parametrize(
-    ("stats", "notes"),
+    ("sizes", "stats", "used", "formula", "found"),
+    [
+        # Windows: 16 GiB ballooned to 4.
+        (
+            (16 * GIB, 4 * GIB, 0),
+            MemoryStats(total_memory=16776000 * 1024, available_memory=700000 * 1024),
+            *((16776000 - 12 * 1024**2 - 700000) * 1024, "total-available-balloon", ()),
+        ),
+        # Windows, and a driver that gives no available memory.
+        (
+            (16 * GIB, 4 * GIB, 0),
+            MemoryStats(total_memory=16776000 * 1024, free_memory=700000 * 1024),
+            *((16776000 - 12 * 1024**2 - 700000) * 1024, "total-free-balloon", ()),
+        ),
+        # Linux, with autodeflate and without; then an empty balloon.
+        (
+            (160 * MIB, 80 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=21 * MIB),
+            *(21 * MIB, "total-available-balloon", ()),
+        ),
+        (
+            (160 * MIB, 100 * MIB, 0),
+            MemoryStats(total_memory=62 * MIB, available_memory=41 * MIB),
+            *(21 * MIB, "total-available", ()),
+        ),
+        (
+            (160 * MIB, 160 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=100 * MIB),
+            *(22 * MIB, "total-available", ()),
+        ),
+        # virtio-mem that is half plugged, with an empty balloon; then with a full one.
+        (
+            (672 * MIB, 416 * MIB, 256 * MIB),
+            MemoryStats(total_memory=313 * MIB, available_memory=281 * MIB),
+            *(32 * MIB, "total-available", ()),
+        ),
+        (
+            (672 * MIB, 276 * MIB, 256 * MIB),
+            MemoryStats(total_memory=313 * MIB, available_memory=141 * MIB),
+            *(32 * MIB, "total-available-balloon", ()),
+        ),
+        # The balloon has grown since the guest's last update.
+        (
+            (160 * MIB, 80 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=43 * MIB),
+            *(None, None, (Anomaly.BALLOON_ABOVE_TOTAL,)),
+        ),
+        (
+            (160 * MIB, 10 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=0),
+            *(None, None, (Anomaly.BALLOON_ABOVE_TOTAL,)),
+        ),
+        (
+            (160 * MIB, 80 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=42 * MIB),
+            *(0, "total-available-balloon", ()),
+        ),
+        # No correction where either is unknown, or current is above the maximum.
+        (
+            (None, 80 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=21 * MIB),
+            *(101 * MIB, "total-available", ()),
+        ),
+        (
+            (80 * MIB, 100 * MIB, 0),
+            MemoryStats(total_memory=122 * MIB, available_memory=21 * MIB),
+            *(101 * MIB, "total-available", ()),
+        ),
+    ],
+)
+def test_balloon_in_the_total_is_not_used(
+    sizes: tuple[int | None, int, int],
+    stats: MemoryStats,
+    used: int | None,
+    formula: str | None,
+    found: tuple[Anomaly, ...],
+) -> None:
+    maximum, current, unplugged = sizes
+    figures = Figures(
+        stats=stats, maximum_bytes=maximum, current_bytes=current, unplugged_bytes=unplugged
+    )
+    usage = Usage.of(figures)
+
+    assert (usage.used_bytes, usage.formula) == (used, formula)
+    assert anomalies(figures) == found
+    if usage.percent is not None:
+        assert 0 <= usage.percent < 90
+        assert usage.ratio == pytest.approx(usage.percent / 100)
+
+
+def test_ballooned() -> None:
+    assert Figures(maximum_bytes=160, current_bytes=80).ballooned_bytes == 80
+    assert Figures(maximum_bytes=160, current_bytes=200).ballooned_bytes == 0
+    assert Figures(maximum_bytes=160).ballooned_bytes is None
+    assert Figures(current_bytes=160).ballooned_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("stats", "found"),
     [
         (MemoryStats(), ()),
         (MemoryStats(total_memory=100, available_memory=100, free_memory=100, disk_caches=100), ()),
         # Linux keeps a reserve of what is free, so that less can be available.
         (MemoryStats(total_memory=100, available_memory=10, free_memory=20), ()),
         (MemoryStats(available_memory=100), ()),
-        (MemoryStats(total_memory=0), (Note.TOTAL_ZERO,)),
+        (MemoryStats(total_memory=0), (Anomaly.TOTAL_ZERO,)),
         (
             MemoryStats(total_memory=5, available_memory=6, free_memory=7, disk_caches=8),
-            (Note.AVAILABLE_ABOVE_TOTAL, Note.FREE_ABOVE_TOTAL, Note.CACHES_ABOVE_TOTAL),
+            (Anomaly.AVAILABLE_ABOVE_TOTAL, Anomaly.FREE_ABOVE_TOTAL, Anomaly.CACHES_ABOVE_TOTAL),
         ),
-        (MemoryStats(total_memory=201), (Note.TOTAL_ABOVE_MAXIMUM,)),
-        (MemoryStats.from_qemu({"total-memory": 2**63}), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats.from_qemu({"oom-kills": 2**64 - 2}), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats.from_qemu({"new": 2**63}), (Note.FIGURE_TOO_LARGE,)),
-        (MemoryStats.from_libvirt({"swap_in": 2**53}), (Note.FIGURE_TOO_LARGE,)),
+        (MemoryStats(total_memory=201), (Anomaly.TOTAL_ABOVE_MAXIMUM,)),
+        (MemoryStats.from_qemu({"total-memory": 2**63}), (Anomaly.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_qemu({"oom-kills": 2**64 - 2}), (Anomaly.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_qemu({"new": 2**63}), (Anomaly.FIGURE_TOO_LARGE,)),
+        (MemoryStats.from_libvirt({"swap_in": 2**53}), (Anomaly.FIGURE_TOO_LARGE,)),
         (MemoryStats.from_libvirt({"swap_in": 2**53 - 1}), ()),
         (MemoryStats.from_qemu({"swap-in": 2**63 - 1}), ()),
     ],
 )
-def test_notes(stats: MemoryStats, notes: tuple[Note, ...]) -> None:
-    assert notes_on(Figures(stats=stats, maximum_bytes=100)) == notes
+def test_anomalies(stats: MemoryStats, found: tuple[Anomaly, ...]) -> None:
+    assert anomalies(Figures(stats=stats, maximum_bytes=100)) == found
 
 
 @pytest.mark.parametrize(
@@ -307,30 +400,31 @@ def test_what_cannot_be_is_absent_and_tells_on_the_others(name: str, used: int |
     assert stats.too_large == (name.replace("-", "_"),)
     assert not stats.is_empty
     assert pickle.loads(pickle.dumps(stats)) == stats
-    assert Usage.of(stats).used_bytes == used
+    assert Usage.of(Figures(stats=stats)).used_bytes == used
 
 
-def test_every_note_says_what_it_means() -> None:
-    for note in Note:
-        assert note.text.isprintable()
-        assert len(note.text) > len(note.value)
+def test_every_anomaly_has_a_text() -> None:
+    for anomaly in Anomaly:
+        assert anomaly.text.isprintable()
+        assert len(anomaly.text) > len(anomaly.value)
 
 
 def assert_sane(answer: Mapping[str, Any]) -> None:
     """Hold what is made of a guest's figures, whatever they are, to be sane."""
-    for stats in (
-        MemoryStats.from_libvirt(answer),
-        MemoryStats.from_qemu(answer),
-        Figures.from_libvirt(answer).stats,
+    for figures in (
+        Figures(stats=MemoryStats.from_libvirt(answer)),
+        Figures(stats=MemoryStats.from_qemu(answer)),
+        Figures.from_libvirt(answer),
     ):
+        stats = figures.stats
         values = stats.as_dict()
         assert list(values)[: len(STATISTICS)] == list(STATISTICS)
         given = [value for value in values.values() if value is not None]
         assert all(0 <= value < 2**63 for value in given)
         assert stats.is_empty == (not given and not stats.too_large)
         assert all(values.get(name) is None for name in stats.too_large)
-        usage = Usage.of(stats)
-        if contradictions(stats):
+        usage = Usage.of(figures)
+        if contradictions(figures):
             assert usage == Usage()
         if usage.formula is None:
             assert usage == Usage()
@@ -338,7 +432,8 @@ def assert_sane(answer: Mapping[str, Any]) -> None:
             assert stats.total_memory is not None
             assert usage.used_bytes is not None
             assert usage.ratio is not None
-            assert 0 <= usage.used_bytes <= stats.total_memory
+            assert usage.total_bytes is not None
+            assert 0 <= usage.used_bytes <= usage.total_bytes <= stats.total_memory
             assert 0 <= usage.ratio <= 1
 
 

@@ -25,6 +25,7 @@ from virtballoon.check.judging import (
     check_hosts,
 )
 from virtballoon.check.ranges import Range
+from virtballoon.model.memory import Anomaly
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import documents
 
@@ -87,7 +88,7 @@ def test_the_worst_comes_first() -> None:
         *("[CRITICAL] c", "[WARNING] b", "[UNKNOWN] db1", "[OK] web1")
     ]
     assert "98.0% used (range 95)" in others[0]
-    assert others[2] == "[UNKNOWN] db1: polling-off: it is not polled, figures 0 s old from libvirt"
+    assert others[2] == "[UNKNOWN] db1: polling-off: polling is off, figures 0 s old from libvirt"
 
 
 @pytest.mark.parametrize("verdict", FULL)
@@ -233,7 +234,7 @@ def test_names_that_differ_in_what_a_label_cannot_hold() -> None:
 def test_figures_that_cannot_be_so() -> None:
     said, figures, others = parsed(printed(check_hosts([host(guest(-5))])))
     assert said == "MEMORY UNKNOWN - web1: what it uses is unknown"
-    assert "the guest says that more is available than there is" in others[0]
+    assert Anomaly.AVAILABLE_ABOVE_TOTAL.text in others[0]
     assert "web1 used" not in figures
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from virtballoon.errors import MonitorError
 from virtballoon.hypervisor.qmp import MAX_INTERVAL, Monitor, QomChild, is_allowed
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
+from virtballoon.model.statistics import MemoryStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable

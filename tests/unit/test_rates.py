@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_documents import READ, SCHEMA, UUID, VALIDATOR, document, report
-from virtballoon.model.memory import STATISTICS, Figures, MemoryStats
+from virtballoon.model.memory import Figures
 from virtballoon.model.rates import NoRate, Rates, Sample
 from virtballoon.model.report import DomainReport
-from virtballoon.model.statistics import COUNTERS
+from virtballoon.model.statistics import COUNTERS, STATISTICS, MemoryStats
 from virtballoon.render import columns, documents, table
 
 NOW = 1_700_000_000
@@ -31,9 +31,13 @@ def test_each_counter_over_the_guests_own_time() -> None:
     after = sample(NOW + 10, minor_faults=5025, swap_in=45056, major_faults=3, oom_kills=3)
     rates = Rates.between(before, after)
     assert (rates.elapsed_seconds, rates.reason, rates.oom_kills) == (10, None, 2)
-    assert (rates.minor_faults, rates.swap_in, rates.major_faults) == (2.5, 4096.0, 0.0)
+    assert (
+        rates.per_second["minor_faults"],
+        rates.per_second["swap_in"],
+        rates.per_second["major_faults"],
+    ) == (2.5, 4096.0, 0.0)
     # What one of the two readings does not have has no rate, rather than one of 0.
-    assert (rates.direct_scans, rates.swap_out) == (None, None)
+    assert (rates.per_second["direct_scans"], rates.per_second["swap_out"]) == (None, None)
 
 
 @pytest.mark.parametrize(

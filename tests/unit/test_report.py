@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from virtballoon.errors import Busy, LibvirtFailure, VirtballoonError
+from virtballoon.errors import Busy, LibvirtFailure, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
-from virtballoon.model.memory import Figures, MemoryStats, Usage
-from virtballoon.model.note import Note
+from virtballoon.model.memory import Anomaly, Figures, Usage
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
 from virtballoon.model.source import Source
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State, Verdict
 
 NOW = 1_700_000_000.5
@@ -44,6 +44,9 @@ def report(**facts: Any) -> DomainReport:
         (Interval(live=2, config=3), 2),
         (Interval(live=2, config=3, qemu=0), 0),
         (Interval(live=0, config=3, qemu=5), 5),
+        (Interval(config=3, saved=7), 7),
+        (Interval(config=3, saved=0), 0),
+        (Interval(live=2, config=3, saved=7), 2),
     ],
 )
 def test_the_interval_in_force(interval: Interval, in_force: int | None) -> None:
@@ -125,7 +128,7 @@ def test_a_host_with_another_clock_has_fresh_figures(offset: int) -> None:
     assert found.clock.seconds == pytest.approx(offset, abs=6)
     assert verdicts(found) == {Verdict.FRESH}
     assert all(0 <= (row.age_seconds or 0) <= 11 for row in found.domains)
-    assert all(row.notes == () for row in found.domains)
+    assert all(row.anomalies == () for row in found.domains)
     assert ("ahead of" if offset > 0 else "behind") in str(found.clock_problem)
 
 
@@ -173,12 +176,17 @@ def test_the_clock_changes_only_what_depends_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "notes"),
-    [(0, ()), (-5, ()), (-5.5, (Note.UPDATE_IN_FUTURE,)), (-(2.0**63), (Note.UPDATE_IN_FUTURE,))],
+    ("age", "anomalies"),
+    [
+        (0, ()),
+        (-5, ()),
+        (-5.5, (Anomaly.UPDATE_IN_FUTURE,)),
+        (-(2.0**63), (Anomaly.UPDATE_IN_FUTURE,)),
+    ],
 )
 @pytest.mark.parametrize("interval", [0, 10])
 def test_a_future_update_is_noted_whatever_the_verdict(
-    age: float, notes: tuple[Note, ...], interval: int
+    age: float, anomalies: tuple[Anomaly, ...], interval: int
 ) -> None:
     stats = MemoryStats(swap_in=1)
     found = report(
@@ -187,14 +195,54 @@ def test_a_future_update_is_noted_whatever_the_verdict(
         interval=Interval(live=interval),
     )
 
-    assert found.notes == notes
+    assert found.anomalies == anomalies
+
+
+def test_domain_that_does_not_run_has_its_maximum_alone() -> None:
+    figures = Figures(
+        stats=MemoryStats(total_memory=100, available_memory=10),
+        last_update=1_700_000_000,
+        current_bytes=80,
+        maximum_bytes=100,
+        rss_bytes=7,
+    )
+    found = report(state=State.SHUTOFF, figures=figures, has_hugepages=True)
+
+    assert found.figures == Figures(maximum_bytes=100)
+    assert (found.usage, found.age_seconds, found.last_update) == (Usage(), None, None)
+    assert found.anomalies == ()
+
+
+def test_rss_of_a_domain_with_hugepages() -> None:
+    figures = Figures(last_update=1_700_000_000, rss_bytes=7)
+
+    assert report(figures=figures).anomalies == ()
+    found = report(figures=figures, has_hugepages=True)
+    assert found.anomalies == (Anomaly.RSS_WITHOUT_HUGEPAGES,)
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"),
+    [
+        ("qemu:///system", True),
+        ("qemu+ssh://hv1/session", True),
+        ("xen:///system", False),
+        ("test:///default", False),
+    ],
+)
+def test_libvirt_gives_no_statistics(host: str, hint: bool) -> None:
+    found = report(figures=Figures(current_bytes=80, rss_bytes=7), host=host)
+
+    assert found.verdict is Verdict.FAILED
+    assert type(found.error) is NotSupported
+    assert "--via qom" in str(found.error) if hint else found.error.hint is None
 
 
 def test_what_the_domain_can_have_at_most_counts() -> None:
     stats = MemoryStats(total_memory=201, available_memory=1)
     found = report(figures=Figures(stats=stats, last_update=1_700_000_000, maximum_bytes=100))
 
-    assert found.notes == (Note.TOTAL_ABOVE_MAXIMUM,)
+    assert found.anomalies == (Anomaly.TOTAL_ABOVE_MAXIMUM,)
     assert found.usage == Usage()
     assert found.verdict is Verdict.FRESH
 

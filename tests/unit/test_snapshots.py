@@ -187,7 +187,7 @@ class FailingHost:
             status=HostStatus.PARTIAL if self.is_reached else HostStatus.UNREACHABLE,
             error=None if self.is_reached else self.error,
             elapsed_seconds=0.0,
-            changes=(change,) if self.is_reached else (),
+            domains=(change,) if self.is_reached else (),
         )
 
 

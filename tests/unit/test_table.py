@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from tests.unit.test_documents import CHANGES, HELD, HOST, READ, report
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.render import columns
 from virtballoon.render.table import changes_table, list_table, stats_blocks
@@ -279,18 +280,18 @@ def test_every_statistic_has_a_line() -> None:
     assert lines[lines.index("") + 1].startswith("web1: busy, ")
 
 
-def test_notes() -> None:
+def test_anomalies() -> None:
     absurd = report(
         figures=Figures(stats=MemoryStats(total_memory=0, free_memory=1), last_update=NOW)
     )
     lines = in_a_pipe(lambda stream: stats(stream, absurd))
 
     assert lines[-2:] == [
-        "  total-zero: the guest says that it has no memory at all",
-        "  free-above-total: the guest says that more is free than there is",
+        f"  total-zero: {Anomaly.TOTAL_ZERO.text}",
+        f"  free-above-total: {Anomaly.FREE_ABOVE_TOTAL.text}",
     ]
-    assert in_a_pipe(show(absurd, report(), keys=("name", "notes"))) == [
-        "DOMAIN  NOTES",
+    assert in_a_pipe(show(absurd, report(), keys=("name", "anomalies"))) == [
+        "DOMAIN  ANOMALIES",
         "web1    total-zero, free-above-total",
         "web1    -",
     ]

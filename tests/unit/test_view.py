@@ -8,8 +8,9 @@ import pytest
 
 from tests.unit.test_documents import NOW, report
 from virtballoon.errors import Busy, ConnectError
-from virtballoon.model.memory import Figures, MemoryStats
+from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.watch.view import (
     BINDINGS,
     HISTORY,

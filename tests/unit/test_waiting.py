@@ -99,9 +99,9 @@ def test_another_qemus_answer_is_none() -> None:
 def test_a_change_that_was_waited_for() -> None:
     answered = Waited(answered=True, seconds=0.44)
     silent = Waited(answered=False, seconds=25.0, reason=Unheard.NO_ANSWER)
-    first, second = CHANGES.changes
+    first, second = CHANGES.domains
     waits = [answered, silent, Waited(answered=None, reason=Unheard.SUSPENDED)]
-    host = replace(CHANGES, changes=tuple(replace(first, waited=waited) for waited in waits))
+    host = replace(CHANGES, domains=tuple(replace(first, waited=waited) for waited in waits))
     whole = document(host)
     VALIDATOR.validate(whole)
     assert [domain["waited"] for domain in whole["hosts"][0]["domains"]] == [
@@ -115,8 +115,8 @@ def test_a_change_that_was_waited_for() -> None:
         "no answer (25 s)",
         "suspended",
     ]
-    (shown,) = quiet.exceptions([replace(host, changes=(*host.changes, second))])
-    assert [change.waited for change in shown.changes] == [silent, None]
+    (shown,) = quiet.exceptions([replace(host, domains=(*host.domains, second))])
+    assert [change.waited for change in shown.domains] == [silent, None]
 
 
 def test_the_schema_knows_every_reason() -> None:

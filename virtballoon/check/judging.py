@@ -97,9 +97,6 @@ _STATISTICS: Final[Mapping[Measure, tuple[str, ...]]] = {
 #: The counters that performance data has.
 _COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
 
-#: Where the age of figures says something: the host knows it whatever the guest does.
-_AGED: Final = frozenset({Verdict.FRESH, Verdict.STALE, Verdict.POLLING_OFF, Verdict.EMPTY})
-
 #: What a verdict and a trouble come to: nothing can be said of a guest without figures to be
 #: trusted, unless there is nothing to be done about it.
 DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyType(
@@ -349,7 +346,8 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
     statuses = [] if fresh else [policy.state(row.verdict)]
     measurements = []
     for measure, thresholds in policy.thresholds.items():
-        if not (row.verdict in _AGED if measure is Measure.AGE else fresh):
+        has_age = row.verdict.can_update and row.age_seconds is not None
+        if not (has_age if measure is Measure.AGE else fresh):
             continue
         value, is_given = _measured(row, measure)
         if value is None and not thresholds.can_alarm:
@@ -371,21 +369,16 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
 def _measured(row: DomainReport, measure: Measure) -> tuple[float | None, bool]:
     """A figure, or None; and whether the guest gives what it is made of."""
     if measure is Measure.USED:
-        return used_percent(row), row.usage.ratio is not None
+        return row.usage.percent, row.usage.percent is not None
     if measure is Measure.AGE:
         return row.age_seconds, row.age_seconds is not None
     names = _STATISTICS[measure]
     is_given = all(getattr(row.stats, name) is not None for name in names)
-    gained = [getattr(row.rates, name, None) for name in names]
+    rates = row.rates
+    gains = {**rates.per_second, "oom_kills": rates.oom_kills} if rates is not None else {}
+    gained = [gains.get(name) for name in names]
     known = [value for value in gained if value is not None]
     return (sum(known) if len(known) == len(names) else None), is_given
-
-
-def used_percent(row: DomainReport) -> float | None:
-    """What of its memory a guest uses, in percent, by its own figures."""
-    used, total = row.usage.used_bytes, row.stats.total_memory
-    # Not a hundred times the ratio, which is 28.999999999999996 for 0.29.
-    return None if used is None or not total else 100 * used / total
 
 
 def _problems(
@@ -423,7 +416,7 @@ def _perfdata(host: HostReport, row: CheckedDomain, *, everything: bool) -> Iter
     def thresholds(measure: Measure) -> Thresholds:
         return judged[measure].thresholds if measure in judged else Thresholds()
 
-    if report.verdict is Verdict.FRESH and (percent := used_percent(report)) is not None:
+    if report.verdict is Verdict.FRESH and (percent := report.usage.percent) is not None:
         yield Perfdatum(
             name="used",
             value=round(percent, 2),
@@ -438,12 +431,12 @@ def _perfdata(host: HostReport, row: CheckedDomain, *, everything: bool) -> Iter
                 name="used_bytes",
                 value=report.usage.used_bytes or 0,
                 unit="B",
-                maximum=report.stats.total_memory,
+                maximum=report.usage.total_bytes,
                 host=host,
                 domain=report,
             )
     wants_age = Measure.AGE in judged or everything
-    if wants_age and report.verdict in _AGED and report.age_seconds is not None:
+    if wants_age and report.verdict.can_update and report.age_seconds is not None:
         yield Perfdatum(
             name="age",
             value=max(0.0, round(report.age_seconds, 1)),

@@ -13,7 +13,6 @@ from virtballoon.check.judging import (
     Measure,
     Measurement,
     Perfdatum,
-    used_percent,
 )
 from virtballoon.check.ranges import Range, number
 from virtballoon.model.report import DomainReport
@@ -27,19 +26,6 @@ SERVICE: Final = "MEMORY"
 #: The status line without its performance data, which a pager or a phone has to show.
 _WIDTH: Final = 80
 _NAME_WIDTH: Final = 24
-
-_WORDS: Final[Mapping[Verdict, str]] = {
-    Verdict.STALE: "its figures are no longer updated",
-    Verdict.POLLING_OFF: "it is not polled",
-    Verdict.UNANSWERED: "it has never answered",
-    Verdict.EMPTY: "its driver gives no figures",
-    Verdict.SUSPENDED: "it is suspended",
-    Verdict.INCOMING: "it is being migrated to this host",
-    Verdict.NO_DEVICE: "it has no balloon",
-    Verdict.SHUTOFF: "it does not run",
-    Verdict.BUSY: "QEMU or a job holds it",
-    Verdict.FAILED: "it could not be read",
-}
 
 
 def status_line(status: CheckStatus, message: str) -> str:
@@ -107,7 +93,7 @@ def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
     if not rows:
         return "no guest runs"
     guests = _guests(len(rows))
-    used = [(used_percent(row) or 0, uri, row) for uri, row in rows if row.verdict is Verdict.FRESH]
+    used = [(row.usage.percent or 0, uri, row) for uri, row in rows if row.verdict is Verdict.FRESH]
     if not used:
         return f"{guests}, none with figures to judge"
     most, uri, row = max(used, key=lambda one: one[0])
@@ -147,37 +133,32 @@ def details(row: CheckedDomain) -> list[str]:
         said.insert(0, f"{report.verdict.value}: {_why(report)}")
     else:
         shown = {m.measure for m in alarms}
-        if Measure.USED not in shown and (percent := used_percent(report)) is not None:
+        if Measure.USED not in shown and (percent := report.usage.percent) is not None:
             said.append(f"{percent:.1f}% used")
         if report.usage.used_bytes is not None:
-            total = text.size(report.stats.total_memory)
+            total = text.size(report.usage.total_bytes)
             said.append(f"{text.size(report.usage.used_bytes)} of {total}")
         for m in row.measurements:
             if m.measure.needs_former and m not in alarms and m.value is not None:
                 said.append(_measured(m))
-    said += [note.text for note in report.notes]
+    said += [anomaly.text for anomaly in report.anomalies]
     if report.rates is not None and report.verdict is Verdict.FRESH:
         said.append(phrases.rated(report.rates))
-    if report.age_seconds is not None and report.verdict in {
-        Verdict.FRESH,
-        Verdict.STALE,
-        Verdict.POLLING_OFF,
-        Verdict.SUSPENDED,
-    }:
+    if report.age_seconds is not None and report.verdict.was_read:
         source = "libvirt" if report.source is Source.LIBVIRT else "QEMU"
         said.append(f"figures {text.duration(max(0.0, report.age_seconds))} old from {source}")
     return said
 
 
 def _why(report: DomainReport) -> str:
-    return report.error.message if report.error is not None else _WORDS[report.verdict]
+    return report.error.message if report.error is not None else report.verdict.meaning
 
 
 def _briefly(row: CheckedDomain) -> str:
     alarms = [m for m in row.measurements if m.status is row.status]
     if alarms:
         return _measured(alarms[0])
-    return f"{row.report.verdict.value}, {_WORDS[row.report.verdict]}"
+    return f"{row.report.verdict.value}, {row.report.verdict.meaning}"
 
 
 def _measured(measurement: Measurement, *, with_range: bool = False) -> str:

@@ -202,7 +202,7 @@ def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
 def _tell(host: HostChanges, seconds: int) -> None:
     if host.error is not None:
         complain(str(host.error))
-    for change in host.changes:
+    for change in host.domains:
         if change.error is not None:
             complain(str(change.error))
         elif change.changed:

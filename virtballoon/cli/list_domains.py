@@ -105,7 +105,6 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     exit status."""
     from virtballoon.cli import quiet
     from virtballoon.model.report import unmatched_everywhere
-    from virtballoon.model.verdict import Verdict
 
     if settings.is_quiet and settings.output is not None:
         quiet.complain_of_exceptions(hosts)
@@ -113,7 +112,7 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
         if host.clock_problem is not None:
             complain(host.clock_problem)
     rows = [row for host in hosts for row in host.domains]
-    unread = [row for row in rows if row.verdict in {Verdict.BUSY, Verdict.FAILED}]
+    unread = [row for row in rows if row.has_failed]
     failed = complain_of_all(settings, hosts, [row.error for row in unread])
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:

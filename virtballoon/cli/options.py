@@ -482,7 +482,9 @@ def complain(text: str) -> None:
 
 
 def complain_of_all(
-    settings: Settings, hosts: Iterable[HostResult], errors: Iterable[VirtballoonError | None]
+    settings: Settings,
+    hosts: Iterable[HostResult[object]],
+    errors: Iterable[VirtballoonError | None],
 ) -> bool:
     """Say what went wrong with hosts as a whole and with domains, unless the log has said it, and
     whether anything did."""

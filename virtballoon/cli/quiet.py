@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from virtballoon.cli.options import Settings, complain
 from virtballoon.model.report import DomainReport, HostReport
@@ -25,9 +25,9 @@ def exceptions(hosts: Sequence[H]) -> Sequence[H]:
     """The hosts that are not well, each with the domains alone that are not; none at all without
     any such domain."""
     reduced = [_reduced(host) for host in hosts]
-    if not any(_rows(host) for host in reduced):
+    if not any(host.domains for host in reduced):
         return []
-    return [host for host in reduced if _rows(host) or host.error is not None]
+    return [host for host in reduced if host.domains or host.error is not None]
 
 
 def complain_of_exceptions(hosts: Sequence[HostReport]) -> None:
@@ -50,11 +50,5 @@ def _why(row: DomainReport) -> str:
 
 
 def _reduced(host: H) -> H:
-    if isinstance(host, HostReport):
-        unwell = (row for row in host.domains if not row.is_well)
-        return replace(host, domains=tuple(unwell))
-    return replace(host, changes=tuple(change for change in host.changes if not change.is_well))
-
-
-def _rows(host: HostReport | HostChanges) -> Sequence[object]:
-    return host.domains if isinstance(host, HostReport) else host.changes
+    unwell: Any = tuple(row for row in host.domains if not row.is_well)
+    return replace(host, domains=unwell)

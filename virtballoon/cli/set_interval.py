@@ -149,7 +149,7 @@ def command(
     if settings.format != "table":
         columns = _COLUMNS if wait is None else (*_COLUMNS, *_WAITED)
         print_records(settings, shown, columns, generated_at=started)
-    elif any(host.changes for host in shown):
+    elif any(host.domains for host in shown):
         from virtballoon.model.source import Source
         from virtballoon.render.table import changes_table
 
@@ -170,13 +170,17 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         complain(f"no domain matches {word!r}; nothing was changed")
-    if hosts[0].error is None and not hosts[0].changes:
+    if hosts[0].error is None and not hosts[0].domains:
         complain_of_session(settings, hosts[0].uri)
-    changes = [change for host in hosts for change in host.changes]
+    changes = [change for host in hosts for change in host.domains]
     failed = [change for change in changes if change.outcome is Outcome.FAILED]
     wrong = complain_of_all(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
+    for host in hosts:
+        for change in host.domains:
+            if change.caveat is not None:
+                complain(f"domain {change.name!r} on {host.uri}: {change.caveat}")
     waited = [change.waited.answered for change in changes if change.waited is not None]
     if False in waited:
         if settings.log is None:
@@ -192,7 +196,7 @@ def _complain_of_silence(hosts: Sequence[HostChanges]) -> None:
     from virtballoon.render import phrases
 
     for host in hosts:
-        for change in host.changes:
+        for change in host.domains:
             if change.waited is not None and change.waited.answered is False:
                 why = phrases.waiting(change.waited)
                 complain(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

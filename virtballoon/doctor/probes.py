@@ -20,7 +20,7 @@ from virtballoon.engine.tasks import hold_of
 from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.connection import Control, Domain
 from virtballoon.hypervisor.device import read_configs
-from virtballoon.model.note import Note
+from virtballoon.model.memory import Anomaly
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
@@ -216,7 +216,7 @@ PROBES: Final = (
         "query-version",
         Source.QOM,
         lambda report, _: (
-            report.verdict not in {Verdict.BUSY, Verdict.FAILED}
+            report.verdict.was_read
             and report.balloon is not None
             and report.balloon.qom_path is not None
         ),
@@ -255,14 +255,14 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
         signs[Sign.DRIFT] = interval.qemu != live
     if live is not None and interval.config is not None and report.balloon is not None:
         signs[Sign.CONFIG_DRIFT] = live != interval.config
-    if report.source is Source.QOM and report.verdict not in {Verdict.BUSY, Verdict.FAILED}:
+    if report.source is Source.QOM and report.verdict.was_read:
         signs[Sign.BEHIND_LIBVIRT] = is_foreign
     if figures.maximum_bytes is not None and figures.current_bytes is not None:
         signs[Sign.BALLOONED] = figures.current_bytes < figures.maximum_bytes
     total, available = figures.stats.total_memory, figures.stats.available_memory
     if total and available is not None:
         signs[Sign.LOW_MEMORY] = available < _LOW_SHARE * total
-    if Note.UPDATE_IN_FUTURE in report.notes:
+    if Anomaly.UPDATE_IN_FUTURE in report.anomalies:
         signs[Sign.FUTURE] = True
     if isinstance(report.error, Busy):
         reason = report.error.reason

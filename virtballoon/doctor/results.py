@@ -49,7 +49,6 @@ class PossibleCause:
     check: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis(DomainReport):
     """One domain as it was last read, and why its figures are as they are.
 
@@ -114,7 +113,6 @@ class Diagnosis(DomainReport):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HostDiagnosis(HostReport):
     """One host and the diagnoses of its domains.
 

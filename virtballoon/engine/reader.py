@@ -560,6 +560,7 @@ class Sweep:
             read_at = row.qom.read_at or read_at
             figures = row.qom.merged(figures)
         live = configs.live if state is not State.SHUTOFF else None
+        known = configs.interval
         return DomainReport.of(
             name=configs.name,
             uuid=row.domain.uuid,
@@ -568,8 +569,9 @@ class Sweep:
             machine=configs.machine,
             balloon=balloon,
             interval=Interval(
-                live=live.period if live is not None else None,
-                config=configs.config.period if configs.config is not None else None,
+                live=known.live if live is not None else None,
+                config=known.config,
+                saved=known.saved,
                 qemu=interval,
             ),
             source=self._via,
@@ -577,6 +579,8 @@ class Sweep:
             host=self._connection.uri,
             now=read_at or time.time(),
             is_incoming=row.is_incoming,
+            has_hugepages=configs.has_hugepages,
+            unplugged_bytes=configs.unplugged_bytes,
             error=row.error,
         )
 

@@ -112,7 +112,7 @@ class Visit:
         self.hostname: str | None = None
         self.link: Link | None = None
         self.domains: dict[str, Domain] = {}
-        self.selection: Selection[Domain] = Selection((), ())
+        self.selection: Selection[Domain] = Selection()
         self.error: VirtballoonError | None = None
         self.left_open: Connection | None = None
         self._arriving = Begun(self._arrive)

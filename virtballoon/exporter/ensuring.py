@@ -93,7 +93,7 @@ class IntervalEnsurer:
             host = set_intervals(
                 target, self._seconds, uuids, live=True, where_off=True, timeout=self._timeout
             )
-            if host.error is not None and not host.changes:
+            if host.error is not None and not host.domains:
                 self._tried -= {run for run in wanted if run[1] in uuids}
                 self._paused_until[name] = time.monotonic() + self._pause
             if self._on_result is not None:

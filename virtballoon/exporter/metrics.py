@@ -30,7 +30,6 @@ from prometheus_client.registry import Collector as _Collector
 
 from virtballoon import __version__
 from virtballoon.exporter.snapshots import SharedReader, Snapshot
-from virtballoon.model.memory import UsedFormula
 from virtballoon.model.report import DomainReport
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Kind, Unit
 from virtballoon.model.verdict import Verdict
@@ -90,6 +89,11 @@ _FIGURES: Final = (
         lambda row: row.figures.current_bytes,
     ),
     _Figure(
+        "virtballoon_domain_ballooned_bytes",
+        "The memory that the domain does not have: maximum less current.",
+        lambda row: row.figures.ballooned_bytes,
+    ),
+    _Figure(
         "virtballoon_domain_maximum_bytes",
         "The memory that the guest can have at most.",
         lambda row: row.figures.maximum_bytes,
@@ -113,10 +117,9 @@ _FIGURES: Final = (
 
 
 def _used_percent(row: DomainReport) -> float | None:
-    # Those exporters know this formula alone.
-    if row.usage.ratio is None or row.usage.formula is not UsedFormula.TOTAL_AVAILABLE:
-        return None
-    return row.usage.ratio * 100
+    # The other exporters compute it from the available memory or not at all.
+    formula = row.usage.formula
+    return row.usage.percent if formula is not None and formula.leaves_out_caches else None
 
 
 #: The names of other exporters of libvirt's figures: Tinkoff's and those before it, and inovex's,
@@ -343,19 +346,19 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
     )
     used = GaugeMetricFamily(
         "virtballoon_domain_used_bytes",
-        "What of its memory the guest uses: the total less, by the formula, what is available "
-        "or what is free.",
+        "The guest's used memory: the total less, by the formula, what is available or what is "
+        "free, and less the balloon where the total contains it.",
         labels=(*_DOMAIN, "formula"),
     )
     ratio = GaugeMetricFamily(
         "virtballoon_domain_used_ratio",
-        "The used share of the guest's total memory, 0 to 1.",
+        "The used share of the guest's total memory, without the balloon, 0 to 1.",
         labels=(*_DOMAIN, "formula"),
     )
-    notes = GaugeMetricFamily(
-        "virtballoon_domain_note",
-        "1 for something about the domain's figures that cannot be so.",
-        labels=(*_DOMAIN, "note"),
+    anomalies = GaugeMetricFamily(
+        "virtballoon_domain_anomaly",
+        "1 for something about the domain's figures that cannot be right.",
+        labels=(*_DOMAIN, "anomaly"),
     )
     other = UnknownMetricFamily(
         "virtballoon_domain_other_statistic",
@@ -380,11 +383,11 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
         if usage.formula is not None and usage.used_bytes is not None and usage.ratio is not None:
             used.add_metric((*labels, usage.formula.value), usage.used_bytes)
             ratio.add_metric((*labels, usage.formula.value), usage.ratio)
-        for note in row.notes:
-            notes.add_metric((*labels, note.value), 1)
+        for anomaly in row.anomalies:
+            anomalies.add_metric((*labels, anomaly.value), 1)
         for name, value in row.stats.other.items():
             other.add_metric((*labels, _text(name)), value)
-    yield from (info, verdicts, used, ratio, notes, other)
+    yield from (info, verdicts, used, ratio, anomalies, other)
 
 
 def _text(value: str) -> str:

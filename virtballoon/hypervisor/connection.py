@@ -39,7 +39,8 @@ from virtballoon.errors import (
 )
 from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor import uri as transport
-from virtballoon.model.memory import Figures, figure
+from virtballoon.model.memory import Figures
+from virtballoon.model.statistics import figure
 from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
@@ -173,6 +174,12 @@ def _call(
         where = f" of {domain!r}" if domain is not None else ""
         elapsed = (time.monotonic() - started) * 1000
         _log.debug("%s: %s%s, %.1f ms%s", connection.uri, text, where, elapsed, outcome)
+
+
+def _as(kind: type[VirtballoonError], error: VirtballoonError) -> VirtballoonError:
+    return kind(
+        error.message, host=error.host, domain=error.domain, code=error.code, hint=error.hint
+    )
 
 
 def _is_dead(raw: Any) -> bool:
@@ -486,8 +493,22 @@ class Domain:
 
     @contextmanager
     def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> Iterator[None]:
-        with _call(text, connection=self.connection, domain=self.name, invalid=invalid):
-            yield
+        try:
+            with _call(text, connection=self.connection, domain=self.name, invalid=invalid):
+                yield
+        except NotRunning as error:
+            # libvirt has one number for a domain that does not run and for a refusal of QEMU.
+            if not self._has("isActive", otherwise=False):
+                raise
+            raise _as(LibvirtFailure, error) from error.__cause__
+
+    def _has(self, question: str, *, otherwise: bool) -> bool:
+        """Ask libvirt about the domain. Never waits for the guest."""
+        try:
+            with self._call(question):
+                return bool(getattr(self.raw, question)())
+        except VirtballoonError:
+            return otherwise
 
     def xml(self, *, inactive: bool = False) -> domainxml.DomainXML:
         """The domain's XML: the live one of a domain that runs, unless ``inactive``.
@@ -501,6 +522,23 @@ class Domain:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
             text = self.raw.XMLDesc(flags)
+        with self._naming_this():
+            return domainxml.parse(text)
+
+    def saved_xml(self) -> domainxml.DomainXML | None:
+        """The XML in the saved image from which the domain would start (``virsh managedsave``);
+        None without an image. Never waits for the guest.
+
+        :raise DomainXMLError: when it cannot be read
+        """
+        try:
+            with self._call("hasManagedSaveImage"):
+                if not self.raw.hasManagedSaveImage(0):
+                    return None
+        except NotSupported:
+            return None
+        with self._call("managedSaveGetXMLDesc"):
+            text = self.raw.managedSaveGetXMLDesc(0)
         with self._naming_this():
             return domainxml.parse(text)
 
@@ -602,6 +640,7 @@ class Domain:
         :raise ReadOnly: on a read-only connection
         :raise NotRunning: live, and it does not run
         :raise TransientDomain: config, and it has none
+        :raise LibvirtFailure: live, and libvirt does not find the balloon in QEMU, among others
         """
         if not 0 <= seconds <= MAX_INTERVAL:
             raise InvalidInterval(
@@ -613,23 +652,18 @@ class Domain:
         names = "|".join(["LIVE"] * live + ["CONFIG"] * config)
         try:
             with self._call(
-                f"setMemoryStatsPeriod({seconds}, {names})", NotRunning if live else TransientDomain
+                f"setMemoryStatsPeriod({seconds}, {names})", NotRunning if live else LibvirtFailure
             ):
                 self.raw.setMemoryStatsPeriod(seconds, flags)
-        except NotRunning as error:
-            # Asked for both, libvirt has one number for either obstacle.
-            if not (config and self._is_transient()):
+        except (LibvirtFailure, NotRunning) as error:
+            is_invalid = error.code == libvirt.VIR_ERR_OPERATION_INVALID
+            # Of the configuration alone, nothing else can be invalid.
+            if not config or not is_invalid or (live and self._is_persistent()):
                 raise
-            raise TransientDomain(
-                error.message, host=error.host, domain=error.domain, code=error.code
-            ) from error.__cause__
+            raise _as(TransientDomain, error) from error.__cause__
 
-    def _is_transient(self) -> bool:
-        try:
-            with self._call("isPersistent"):
-                return not self.raw.isPersistent()
-        except VirtballoonError:
-            return not self.persistent
+    def _is_persistent(self) -> bool:
+        return self._has("isPersistent", otherwise=self.persistent)
 
     def monitor(self) -> Monitor:
         """The guest's monitor, through libvirt's passthrough.

@@ -14,6 +14,7 @@ from virtballoon.hypervisor.connection import Control, Domain, DomainStatistics
 from virtballoon.hypervisor.domainxml import DomainXML
 from virtballoon.model.balloon import Balloon, BalloonConfig
 from virtballoon.model.memory import Figures
+from virtballoon.model.report import Interval
 from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
@@ -28,20 +29,36 @@ class Configs:
     :ivar id: libvirt's ID of the running domain, or None
     :ivar live: the balloon of the running domain, or None if it does not run
     :ivar config: the balloon of the persistent configuration, or None for a transient domain
+    :ivar saved: the balloon of the saved image from which the domain would start, or None without
+        an image
     :ivar machine: QEMU's machine type, or None where it has none
+    :ivar has_hugepages: whether the guest's memory is in huge pages of the host
+    :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
     """
 
     name: str
     id: int | None
     live: BalloonConfig | None
     config: BalloonConfig | None
+    saved: BalloonConfig | None = None
     machine: str | None = None
+    has_hugepages: bool = False
+    unplugged_bytes: int = 0
 
     @property
     def balloon(self) -> Balloon | None:
         """The device that the domain has, or would have if it ran."""
-        ruling = self.live or self.config
+        ruling = self.live or self.saved or self.config
         return ruling.balloon if ruling is not None else None
+
+    @property
+    def interval(self) -> Interval:
+        """The intervals by the XML."""
+        return Interval(
+            live=self.live.period if self.live is not None else None,
+            config=self.config.period if self.config is not None else None,
+            saved=self.saved.period if self.saved is not None else None,
+        )
 
 
 def read_configs(domain: Domain) -> Configs:
@@ -55,7 +72,15 @@ def read_configs(domain: Domain) -> Configs:
     # It may have been renamed since it was listed.
     name = domain.name if now.is_of(domain.name) else now.name or domain.name
     if now.id is None:
-        return Configs(name=name, id=None, live=None, config=now.balloon, machine=now.machine)
+        saved = domain.saved_xml()
+        return Configs(
+            name=name,
+            id=None,
+            live=None,
+            config=now.balloon,
+            saved=saved.balloon if saved else None,
+            machine=now.machine,
+        )
     config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
     return Configs(
         name=name,
@@ -63,6 +88,8 @@ def read_configs(domain: Domain) -> Configs:
         live=now.balloon,
         config=config.balloon if config else None,
         machine=now.machine,
+        has_hugepages=now.has_hugepages,
+        unplugged_bytes=now.unplugged_bytes,
     )
 
 

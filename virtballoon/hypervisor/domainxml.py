@@ -32,12 +32,16 @@ class DomainXML:
     :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
     :ivar balloon: the balloon device and its period
     :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
+    :ivar has_hugepages: whether the guest's memory is in huge pages of the host
+    :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
     """
 
     name: str
     id: int | None
     balloon: BalloonConfig
     machine: str | None = None
+    has_hugepages: bool = False
+    unplugged_bytes: int = 0
 
     def is_of(self, name: str) -> bool:
         """Whether it can be the XML of a domain with this name. libvirt writes a carriage return
@@ -140,6 +144,8 @@ def parse(xml: str) -> DomainXML:
         if element is not None
         else BalloonConfig(balloon=None, period=0),
         machine=(kind.get("machine") or None) if kind is not None else None,
+        has_hugepages=root.find("./memoryBacking/hugepages") is not None,
+        unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
     )
 
 
@@ -194,6 +200,14 @@ def _balloon(element: etree._Element, *, running: bool) -> BalloonConfig:
     return BalloonConfig(
         balloon=Balloon(model=model, alias=alias or None, qom_path=path), period=period
     )
+
+
+def _unplugged(target: etree._Element) -> int:
+    # Only virtio-mem has a current size. libvirt prints KiB.
+    size, current = target.findtext("./size"), target.findtext("./current")
+    if not _is_number(size) or not _is_number(current):
+        return 0
+    return 1024 * (int(size) - int(current))
 
 
 def _period(text: str | None) -> int:

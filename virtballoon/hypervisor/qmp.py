@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from virtballoon.errors import MonitorError
 from virtballoon.model.balloon import BACKEND_TYPE, PERIPHERAL, PERIPHERAL_ANON, QOM_TYPES
-from virtballoon.model.memory import Figures, MemoryStats, figure
+from virtballoon.model.memory import Figures
+from virtballoon.model.statistics import MemoryStats, figure
 
 #: The longest polling interval that QEMU takes, in seconds (hw/virtio/virtio-balloon.c).
 MAX_INTERVAL: Final = 2**32 - 1

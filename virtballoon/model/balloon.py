@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from virtballoon.model.value import Value
 
 #: Where QEMU keeps the devices that have an id; libvirt gives every device its alias as id.
 PERIPHERAL: Final = "/machine/peripheral"
@@ -29,8 +30,7 @@ QOM_TYPES: Final = frozenset(
 DEVICE_NAMES: Final = QOM_TYPES | {"virtio-balloon"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balloon:
+class Balloon(Value):
     """A balloon device.
 
     :ivar model: the XML's model (``virtio``, ``virtio-transitional``,
@@ -46,8 +46,7 @@ class Balloon:
     qom_path: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BalloonConfig:
+class BalloonConfig(Value):
     """What one XML document, live or inactive, says of the balloon.
 
     :ivar balloon: the device, or None for model ``none`` and for no device at all

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Never
 
 from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import DomainReport, HostResult, Interval, Unheard
+from virtballoon.model.value import Value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waited:
+class Waited(Value):
     """Whether a guest has given new figures.
 
     :ivar answered: whether it has; None where there was nothing to wait for
@@ -23,8 +23,7 @@ class Waited:
     reason: Unheard | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainWait:
+class DomainWait(Value):
     """One domain that was waited for.
 
     :ivar waited: whether it has answered, and why not
@@ -37,14 +36,8 @@ class DomainWait:
     report: DomainReport | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostWait(HostResult):
-    """The domains of one host that were waited for.
-
-    :ivar domains: the domains, sorted by name
-    """
-
-    domains: tuple[DomainWait, ...] = ()
+class HostWait(HostResult[DomainWait]):
+    """The domains of one host that were waited for."""
 
 
 class Outcome(StrEnum):
@@ -56,8 +49,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntervalChange:
+class IntervalChange(Value):
     """What setting the interval did, or would do, to one domain.
 
     :ivar outcome: what became of it
@@ -79,24 +71,33 @@ class IntervalChange:
     waited: Waited | None = None
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it could not be set."""
+        return self.outcome is Outcome.FAILED
+
+    @property
     def is_well(self) -> bool:
         """Whether nothing failed, and the guest has answered where that was waited for."""
-        has_answered = self.waited is None or self.waited.answered is not False
-        return self.outcome is not Outcome.FAILED and has_answered
+        return not self.has_failed and (self.waited is None or self.waited.answered is not False)
+
+    @property
+    def caveat(self) -> str | None:
+        """Why the domain will not start with the interval that was set; None where it will."""
+        saved, config = self.after.saved, self.after.config
+        if self.outcome not in {Outcome.CHANGED, Outcome.UNCHANGED} or saved in {None, config}:
+            return None
+        return (
+            f"it starts from its saved image, which has the interval {saved}: start it and set the "
+            "interval then, or discard the image and the guest's state in it with "
+            "virsh managedsave-remove"
+        )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostChanges(HostResult):
-    """What setting the interval did to the domains of one host.
-
-    :ivar changes: the domains, sorted by name
-    """
-
-    changes: tuple[IntervalChange, ...] = ()
+class HostChanges(HostResult[IntervalChange]):
+    """The result of setting the interval for the domains of one host."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostProbe(HostResult):
+class HostProbe(HostResult[Never]):
     """Whether a host answers, and how many domains it has.
 
     :ivar running: how many domains run; None if it was not reached

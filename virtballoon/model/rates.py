@@ -9,15 +9,17 @@ one second either way: over 10 seconds, a rate is right to a tenth.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Self
 
-from virtballoon.model.memory import MemoryStats, figure
-from virtballoon.model.statistics import COUNTERS
+from virtballoon.model.statistics import COUNTERS, MemoryStats, figure
+from virtballoon.model.value import Value
 
 #: How far the time between two updates can be off, either way.
 UNCERTAINTY_SECONDS: Final = 1
+
+_NO_RATES: Final[Mapping[str, float | None]] = MappingProxyType(dict.fromkeys(COUNTERS))
 
 
 class NoRate(StrEnum):
@@ -31,8 +33,7 @@ class NoRate(StrEnum):
     CLOCK = "clock"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(Value):
     """What of a reading is needed to compare it with a later one.
 
     :ivar uuid: the domain's UUID
@@ -76,39 +77,22 @@ class Sample:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(Value):
     """What a guest did between two readings; None for what cannot be said.
 
-    All but the first two and the last are per second, of the unit that :class:`MemoryStats` has:
-    bytes for ``swap_in`` and ``swap_out``, events or pages for the rest. The guest is not trusted:
-    a rate is as true as the figures are.
+    The guest is not trusted: a rate is as true as the figures are.
 
     :ivar elapsed_seconds: the time between the guest's two updates, give or take
         :data:`UNCERTAINTY_SECONDS`
     :ivar reason: why nothing can be said, or None
-    :ivar oom_kills: how many processes were killed for want of memory in between
+    :ivar per_second: the rates by the names of the statistics, per second and in their units
+    :ivar oom_kills: the number of processes killed for lack of memory in between
     """
 
     elapsed_seconds: int | None = None
     reason: NoRate | None = None
-    swap_in: float | None = None
-    swap_out: float | None = None
-    major_faults: float | None = None
-    minor_faults: float | None = None
-    htlb_pgalloc: float | None = None
-    htlb_pgfail: float | None = None
-    alloc_stalls: float | None = None
-    async_scans: float | None = None
-    direct_scans: float | None = None
-    async_reclaims: float | None = None
-    direct_reclaims: float | None = None
+    per_second: Mapping[str, float | None] = _NO_RATES
     oom_kills: int | None = None
-
-    @property
-    def per_second(self) -> dict[str, float | None]:
-        """The rates by the names of the statistics."""
-        return {name: getattr(self, name) for name in COUNTERS}
 
     @classmethod
     def between(cls, earlier: Sample, later: Sample) -> Self:
@@ -128,7 +112,11 @@ class Rates:
             return cls(reason=reason)
         elapsed = (later.last_update or 0) - (earlier.last_update or 0)
         rates = {name: grown[name] / elapsed for name in COUNTERS if name in grown}
-        return cls(elapsed_seconds=elapsed, oom_kills=grown.get("oom_kills"), **rates)
+        return cls(
+            elapsed_seconds=elapsed,
+            per_second=MappingProxyType({**_NO_RATES, **rates}),
+            oom_kills=grown.get("oom_kills"),
+        )
 
 
 def _obstacle(earlier: Sample, later: Sample, grown: Mapping[str, int]) -> NoRate | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from virtballoon.errors import Busy, VirtballoonError
+from virtballoon.errors import Busy, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.clock import ClockOffset, Look, offset_by_lateness, offset_by_movement
-from virtballoon.model.memory import Figures, MemoryStats, Usage, notes_on
-from virtballoon.model.note import Note
+from virtballoon.model.memory import Anomaly, Figures, Usage, anomalies
 from virtballoon.model.source import Source
+from virtballoon.model.statistics import MemoryStats
+from virtballoon.model.value import Value
 from virtballoon.model.verdict import (
     CLOCK_SKEW_SECONDS,
     STOPPED_STATES,
@@ -27,24 +28,26 @@ if TYPE_CHECKING:
     from virtballoon.model.rates import Rates, Sample
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A domain's polling interval in seconds, 0 for off, by everyone who has a say.
+class Interval(Value):
+    """A domain's polling interval in seconds, 0 for off.
 
     :ivar live: the live XML's; None for a domain that does not run
     :ivar config: the inactive XML's; None for a transient domain
-    :ivar qemu: what QEMU itself has; None unless asked through QOM
+    :ivar saved: that of the XML in the saved image from which the domain would start
+        (``virsh managedsave``); None without an image
+    :ivar qemu: QEMU's own; None unless read through QOM
     """
 
     live: int | None = None
     config: int | None = None
+    saved: int | None = None
     qemu: int | None = None
 
     @property
     def in_force(self) -> int | None:
-        """The interval that rules now: QEMU's where known, else the live XML's, else, for a domain
-        that does not run, the one that it would start with."""
-        for value in (self.qemu, self.live, self.config):
+        """The interval in force: QEMU's where it is known, else the live XML's; for a domain that
+        does not run, the one that it would start with."""
+        for value in (self.qemu, self.live, self.saved, self.config):
             if value is not None:
                 return value
         return None
@@ -66,8 +69,7 @@ class Unheard(StrEnum):
     NOT_SET = "not-set"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refresh:
+class Refresh(Value):
     """Whether a guest's figures are as new as was wanted, and what was done for that.
 
     :ivar fresh: whether they are; None where a guest has none, since it does not run or has no
@@ -94,8 +96,7 @@ class Refresh:
         return self.fresh is not False and self.restored is not False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainReport:
+class DomainReport(Value):
     """One domain with its figures, their age and source, and what they are worth.
 
     :ivar name: the domain's name, as somebody chose it: sanitise it before showing it
@@ -115,7 +116,7 @@ class DomainReport:
     :ivar read_at: the time of reading, epoch seconds by this machine's clock
     :ivar figures: the guest's figures and the host's beside them
     :ivar usage: what of the guest's memory is used
-    :ivar notes: what cannot be so about the figures and their time
+    :ivar anomalies: what cannot be right about the figures and their time
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
     :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
@@ -134,17 +135,22 @@ class DomainReport:
     read_at: float
     figures: Figures
     usage: Usage
-    notes: tuple[Note, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
     error: VirtballoonError | None = None
     machine: str | None = None
     rates: Rates | None = None
     refresh: Refresh | None = None
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it could not be read."""
+        return not self.verdict.was_read
+
+    @property
     def is_complete(self) -> bool:
         """Whether it could be read, and its figures are as new as was wanted."""
         is_fresh = self.refresh is None or self.refresh.is_well
-        return self.verdict not in {Verdict.BUSY, Verdict.FAILED} and is_fresh
+        return self.verdict.was_read and is_fresh
 
     @property
     def stats(self) -> MemoryStats:
@@ -187,6 +193,8 @@ class DomainReport:
         now: float,
         machine: str | None = None,
         is_incoming: bool = False,
+        has_hugepages: bool = False,
+        unplugged_bytes: int = 0,
         error: VirtballoonError | None = None,
     ) -> Self:
         """Put together what was read, and judge it.
@@ -194,7 +202,13 @@ class DomainReport:
         :param host: the host's URI, for errors
         :param now: the time of reading, epoch seconds
         :param is_incoming: whether the domain is being migrated to this host
+        :param has_hugepages: whether the guest's memory is in huge pages of the host
+        :param unplugged_bytes: the memory of its virtio-mem devices that is not plugged
         """
+        if state is State.SHUTOFF:
+            figures = figures.of_stopped()
+        elif unplugged_bytes:
+            figures = replace(figures, unplugged_bytes=unplugged_bytes)
         age = now - figures.last_update if figures.last_update else None
         is_early = age is not None and is_in_future(age)
         if is_early:
@@ -212,6 +226,11 @@ class DomainReport:
         )
         if verdict is Verdict.FAILED and error is None:
             error = _unexplained(interval, host=host, domain=name)
+        found = list(anomalies(figures))
+        if has_hugepages and figures.rss_bytes is not None:
+            found.append(Anomaly.RSS_WITHOUT_HUGEPAGES)
+        if is_early:
+            found.append(Anomaly.UPDATE_IN_FUTURE)
         return cls(
             name=name,
             uuid=uuid,
@@ -226,8 +245,8 @@ class DomainReport:
             age_seconds=age,
             read_at=now,
             figures=figures,
-            usage=Usage.of(figures.stats, maximum_bytes=figures.maximum_bytes),
-            notes=(*notes_on(figures), *[Note.UPDATE_IN_FUTURE] * is_early),
+            usage=Usage.of(figures),
+            anomalies=tuple(found),
             error=error,
         )
 
@@ -253,12 +272,12 @@ class DomainReport:
         if verdict in {Verdict.FRESH, Verdict.STALE}:
             is_fresh = not is_early and age <= fresh_seconds(self.interval.in_force or 0)
             verdict = Verdict.FRESH if is_fresh else Verdict.STALE
-        notes = tuple(note for note in self.notes if note is not Note.UPDATE_IN_FUTURE)
+        others = tuple(a for a in self.anomalies if a is not Anomaly.UPDATE_IN_FUTURE)
         return replace(
             self,
             age_seconds=None if is_early else age,
             verdict=verdict,
-            notes=(*notes, *[Note.UPDATE_IN_FUTURE] * is_early),
+            anomalies=(*others, *[Anomaly.UPDATE_IN_FUTURE] * is_early),
         )
 
     @property
@@ -276,11 +295,12 @@ class DomainReport:
 def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonError:
     if interval.in_force is None:
         return VirtballoonError("its polling interval is unknown", host=host, domain=domain)
-    return VirtballoonError(
-        "libvirt gives no statistics of this balloon",
+    return NotSupported(
+        "libvirt gives no statistics of this domain's balloon",
         host=host,
         domain=domain,
-        hint="QEMU may have them: --via qom",
+        # libvirt has no monitor of another hypervisor.
+        hint="read them from QEMU: --via qom" if host.startswith("qemu") else None,
     )
 
 
@@ -292,15 +312,18 @@ class HostStatus(StrEnum):
     UNREACHABLE = "unreachable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostResult:
-    """What a visit to one host came to.
+T_co = TypeVar("T_co", covariant=True)
+
+
+class HostResult(Value, Generic[T_co]):
+    """The result for one host.
 
     :ivar uri: the host's libvirt URI, as the caller gave it, else as libvirt tells it
     :ivar hostname: the host's own name, or None if it was not reached
     :ivar status: how much of it was reached
     :ivar error: why no more of it was
     :ivar elapsed_seconds: how long it took, connecting included
+    :ivar domains: the results for its domains, sorted by name
     :ivar unmatched: what was asked for and matched no domain
     """
 
@@ -309,10 +332,11 @@ class HostResult:
     status: HostStatus
     error: VirtballoonError | None
     elapsed_seconds: float
+    domains: tuple[T_co, ...] = ()
     unmatched: tuple[str, ...] = ()
 
 
-def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
+def unmatched_everywhere(hosts: Sequence[HostResult[object]]) -> list[str]:
     """The words that match no domain of any host that answered."""
     answered = [host for host in hosts if host.hostname is not None]
     return [
@@ -322,16 +346,13 @@ def unmatched_everywhere(hosts: Sequence[HostResult]) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport(HostResult):
-    """One host and its domains.
+class HostReport(HostResult[DomainReport]):
+    """One host and the reports of its domains.
 
-    :ivar domains: the domains, sorted by name
     :ivar clock: the host's clock minus this machine's, where that could be estimated; the ages are
         by the host's clock then
     """
 
-    domains: tuple[DomainReport, ...] = ()
     clock: ClockOffset | None = None
 
     def by_clock(self, earlier: HostReport | None = None, *, is_remote: bool) -> Self:

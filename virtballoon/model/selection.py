@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, Generic, Protocol, TypeVar
+
+from virtballoon.model.value import Value
 
 
 class Named(Protocol):
@@ -26,8 +27,7 @@ _UUID: Final = re.compile(
 _PATTERN: Final = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True, slots=True)
-class Selected(Generic[D]):
+class Selected(Value, Generic[D]):
     """A domain that is meant.
 
     :ivar domain: the domain
@@ -39,12 +39,11 @@ class Selected(Generic[D]):
     exact: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Selection(Generic[D]):
+class Selection(Value, Generic[D]):
     """The domains that are meant, each once and sorted by name, and the words that meant none."""
 
-    domains: tuple[Selected[D], ...]
-    unmatched: tuple[str, ...]
+    domains: tuple[Selected[D], ...] = ()
+    unmatched: tuple[str, ...] = ()
 
 
 def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selection[D]:
@@ -57,8 +56,8 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
     :param words: names, UUIDs and shell patterns; None for every domain
     """
     if words is None:
-        found = {domain.uuid: Selected(domain, exact=False) for domain in domains}
-        return Selection(_sorted(found), ())
+        found = {domain.uuid: Selected(domain=domain, exact=False) for domain in domains}
+        return Selection(domains=_sorted(found))
     by_name = {domain.name: domain for domain in domains}
     by_uuid = {domain.uuid.replace("-", ""): domain for domain in domains}
     found = {}
@@ -68,14 +67,14 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
         if domain is None and _UUID.fullmatch(word):
             domain = by_uuid.get(word.replace("-", "").lower())
         if domain is not None:
-            found[domain.uuid] = Selected(domain, exact=True)
+            found[domain.uuid] = Selected(domain=domain, exact=True)
             continue
         matching = [d for d in domains if fnmatchcase(d.name, word)] if is_pattern(word) else []
         if not matching and word not in unmatched:
             unmatched.append(word)
         for match in matching:
-            found.setdefault(match.uuid, Selected(match, exact=False))
-    return Selection(_sorted(found), tuple(unmatched))
+            found.setdefault(match.uuid, Selected(domain=match, exact=False))
+    return Selection(domains=_sorted(found), unmatched=tuple(unmatched))
 
 
 def is_pattern(word: str) -> bool:

@@ -1,18 +1,27 @@
-"""The statistics that a guest can give: what each is, its unit, and who calls it what. Pure data.
+"""The statistics of a guest: each is a field of :class:`MemoryStats`, with what is known of it.
 
-The one table of them: figures are read by it, columns are shown by it, the manual is held against
-it. Facts are from QEMU's hw/virtio/virtio-balloon.c, Linux's drivers/virtio/virtio_balloon.c and
-libvirt's include/libvirt/libvirt-domain.h; each line of the table was compared with a guest's own
-``/proc``.
+Facts are from QEMU's hw/virtio/virtio-balloon.c, Linux's drivers/virtio/virtio_balloon.c and
+libvirt's include/libvirt/libvirt-domain.h. Tests compare each with a guest's own ``/proc``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, Self
+
+from virtballoon.model.value import Value
+
+_KIB: Final = 1024
+
+#: What QEMU reports for a figure that the guest did not give; very old QEMU has -1. Figures have
+#: 64 bits, so nothing is above.
+_UNSET: Final = 2**64 - 1
+
+#: Larger than any memory or count. The service for Windows gives such a figure, a negative one, for
+#: a counter that Windows lacks.
+_ABSURD: Final = 2**63
 
 
 class Unit(StrEnum):
@@ -23,7 +32,7 @@ class Unit(StrEnum):
 
 
 class Kind(StrEnum):
-    """How a statistic moves."""
+    """How a statistic changes."""
 
     #: Up and down: it says how things are.
     GAUGE = "gauge"
@@ -31,34 +40,40 @@ class Kind(StrEnum):
     COUNTER = "counter"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistic:
+class Statistic(Value):
     """One statistic.
 
-    :ivar name: ours, in figures, columns and documents
-    :ivar unit: bytes or a count, as QEMU has it and we give it
-    :ivar kind: gauge or counter
     :ivar about: what it is, in one line
+    :ivar unit: bytes or a count
+    :ivar kind: gauge or counter
     :ivar qemu_since: the first QEMU that has it
     :ivar linux_since: the first Linux that gives it
-    :ivar libvirt: libvirt's key, or None where libvirt does not pass it on. libvirt's sizes are in
+    :ivar libvirt: libvirt's key, or None where libvirt does not give it. libvirt's sizes are in
         KiB.
-    :ivar libvirt_since: the first libvirt that passes it on, or None
+    :ivar libvirt_since: the first libvirt that gives it, or None
     :ivar meminfo: the fields of a Linux guest's ``/proc/meminfo`` that add up to it
     :ivar vmstat: the same of ``/proc/vmstat``, which counts pages where we have bytes; a final
         ``*`` stands for every ending
+    :ivar name: ours, in figures, columns and documents
     """
 
-    name: str
+    about: str
     unit: Unit
     kind: Kind
-    about: str
-    qemu_since: str
-    linux_since: str
+    qemu_since: str = "1.5"
+    linux_since: str = "2.6.34"
     libvirt: str | None = None
     libvirt_since: str | None = None
     meminfo: tuple[str, ...] = ()
     vmstat: tuple[str, ...] = ()
+    name: str = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.__dict__["name"] = name
+
+    def __get__(self, stats: MemoryStats | None, owner: type) -> Statistic | None:
+        # A figure that the guest did not give.
+        return self if stats is None else None
 
     @property
     def qemu(self) -> str:
@@ -66,194 +81,217 @@ class Statistic:
         return f"stat-{self.name.replace('_', '-')}"
 
     @property
-    def libvirt_tag(self) -> str | None:
-        """libvirt's constant for ``virDomainMemoryStats``."""
-        return None if self.libvirt is None else f"VIR_DOMAIN_MEMORY_STAT_{self.libvirt.upper()}"
-
-    @property
-    def libvirt_bulk(self) -> str | None:
-        """The key in libvirt's bulk call and in ``virsh domstats``."""
-        return None if self.libvirt is None else f"balloon.{self.libvirt}"
+    def has_rate(self) -> bool:
+        """Whether it only grows while a guest runs, and often enough to have a rate."""
+        return self.kind is Kind.COUNTER and self.name != "oom_kills"
 
 
-_TABLE: Final = (
-    Statistic(
-        name="swap_in",
-        unit=Unit.BYTES,
+def _old(about: str, unit: Unit, kind: Kind, libvirt: str, **more: Any) -> Any:
+    """A statistic that every QEMU, Linux and libvirt of interest has."""
+    return Statistic(
+        about=about, unit=unit, kind=kind, libvirt=libvirt, libvirt_since="0.7.5", **more
+    )
+
+
+def _new(about: str, unit: Unit, vmstat: str) -> Any:
+    """A counter that libvirt does not give."""
+    return Statistic(
+        about=about,
+        unit=unit,
         kind=Kind.COUNTER,
-        about="memory that was read back from swap",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="swap_in",
-        libvirt_since="0.7.5",
-        vmstat=("pswpin",),
-    ),
-    Statistic(
-        name="swap_out",
-        unit=Unit.BYTES,
-        kind=Kind.COUNTER,
-        about="memory that was written to swap",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="swap_out",
-        libvirt_since="0.7.5",
-        vmstat=("pswpout",),
-    ),
-    Statistic(
-        name="major_faults",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="page faults that needed I/O",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="major_fault",
-        libvirt_since="0.7.5",
+        qemu_since="9.2",
+        linux_since="6.12",
+        vmstat=(vmstat,),
+    )
+
+
+def _statistic(about: str, unit: Unit, kind: Kind, **more: Any) -> Any:
+    return Statistic(about=about, unit=unit, kind=kind, **more)
+
+
+class MemoryStats(Value):
+    """The guest's figures; None for what it does not give.
+
+    Names are QEMU's without ``stat-``. Sizes are in bytes, the rest are counts. The guest is not
+    trusted: values are what it wrote, unchecked. The class' own attributes are the
+    :class:`Statistic` of each.
+
+    :ivar other: figures that this version does not know, under their names in the same spelling
+        and as they came
+    :ivar too_large: the names of those that the guest put at 2^63 or more: they count as absent
+    """
+
+    swap_in: int | None = _old(
+        "memory read back from swap", Unit.BYTES, Kind.COUNTER, "swap_in", vmstat=("pswpin",)
+    )
+    swap_out: int | None = _old(
+        "memory written to swap", Unit.BYTES, Kind.COUNTER, "swap_out", vmstat=("pswpout",)
+    )
+    major_faults: int | None = _old(
+        *("page faults that needed I/O", Unit.COUNT, Kind.COUNTER, "major_fault"),
         vmstat=("pgmajfault",),
-    ),
-    Statistic(
-        name="minor_faults",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="page faults; from Linux all of them, the major ones too",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="minor_fault",
-        libvirt_since="0.7.5",
+    )
+    minor_faults: int | None = _old(
+        "page faults; from Linux all of them, including the major ones",
+        *(Unit.COUNT, Kind.COUNTER, "minor_fault"),
         vmstat=("pgfault",),
-    ),
-    Statistic(
-        name="free_memory",
-        unit=Unit.BYTES,
-        kind=Kind.GAUGE,
-        about="memory that nothing uses, not even as a cache",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="unused",
-        libvirt_since="0.7.5",
+    )
+    free_memory: int | None = _old(
+        *("memory that nothing uses, not even as a cache", Unit.BYTES, Kind.GAUGE, "unused"),
         meminfo=("MemFree",),
         vmstat=("nr_free_pages",),
-    ),
-    Statistic(
-        name="total_memory",
-        unit=Unit.BYTES,
-        kind=Kind.GAUGE,
-        about="memory that the guest's kernel manages",
-        qemu_since="1.5",
-        linux_since="2.6.34",
-        libvirt="available",
-        libvirt_since="0.7.5",
+    )
+    total_memory: int | None = _old(
+        *("memory that the guest's kernel manages", Unit.BYTES, Kind.GAUGE, "available"),
         meminfo=("MemTotal",),
-    ),
-    Statistic(
-        name="available_memory",
-        unit=Unit.BYTES,
-        kind=Kind.GAUGE,
-        about="memory that new programs could have without swapping, by the guest's estimate",
+    )
+    available_memory: int | None = _statistic(
+        "memory that new programs could have without swapping, by the guest's estimate",
+        *(Unit.BYTES, Kind.GAUGE),
         qemu_since="2.6",
         linux_since="4.6",
         libvirt="usable",
         libvirt_since="2.1.0",
         meminfo=("MemAvailable",),
-    ),
-    Statistic(
-        name="disk_caches",
-        unit=Unit.BYTES,
-        kind=Kind.GAUGE,
-        about="the page cache; from Linux with shared memory and tmpfs, which cannot be dropped",
+    )
+    disk_caches: int | None = _statistic(
+        "the page cache; from Linux with shared memory and tmpfs, which cannot be dropped",
+        *(Unit.BYTES, Kind.GAUGE),
         qemu_since="2.12",
         linux_since="4.16",
         libvirt="disk_caches",
         libvirt_since="4.6.0",
         meminfo=("Buffers", "Cached", "SwapCached"),
         vmstat=("nr_file_pages",),
-    ),
-    Statistic(
-        name="htlb_pgalloc",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="huge pages that were allocated for the pool",
+    )
+    htlb_pgalloc: int | None = _statistic(
+        *("huge pages allocated for the pool", Unit.COUNT, Kind.COUNTER),
         qemu_since="3.0",
         linux_since="4.17",
         libvirt="hugetlb_pgalloc",
         libvirt_since="5.4.0",
         vmstat=("htlb_buddy_alloc_success",),
-    ),
-    Statistic(
-        name="htlb_pgfail",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="huge pages that could not be allocated for the pool",
+    )
+    htlb_pgfail: int | None = _statistic(
+        *("huge pages that could not be allocated for the pool", Unit.COUNT, Kind.COUNTER),
         qemu_since="3.0",
         linux_since="4.17",
         libvirt="hugetlb_pgfail",
         libvirt_since="5.4.0",
         vmstat=("htlb_buddy_alloc_fail",),
-    ),
-    Statistic(
-        name="oom_kills",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="processes that were killed for want of memory",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("oom_kill",),
-    ),
-    Statistic(
-        name="alloc_stalls",
-        unit=Unit.COUNT,
-        kind=Kind.COUNTER,
-        about="allocations that had to reclaim memory themselves first",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("allocstall_*",),
-    ),
-    Statistic(
-        name="async_scans",
-        unit=Unit.BYTES,
-        kind=Kind.COUNTER,
-        about="memory that was looked at for reclaim in the background",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("pgscan_kswapd",),
-    ),
-    Statistic(
-        name="direct_scans",
-        unit=Unit.BYTES,
-        kind=Kind.COUNTER,
-        about="memory that was looked at for reclaim by allocations that waited for it",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("pgscan_direct",),
-    ),
-    Statistic(
-        name="async_reclaims",
-        unit=Unit.BYTES,
-        kind=Kind.COUNTER,
-        about="memory that was reclaimed in the background",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("pgsteal_kswapd",),
-    ),
-    Statistic(
-        name="direct_reclaims",
-        unit=Unit.BYTES,
-        kind=Kind.COUNTER,
-        about="memory that was reclaimed by allocations that waited for it",
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=("pgsteal_direct",),
-    ),
-)
+    )
+    oom_kills: int | None = _new("processes killed for lack of memory", Unit.COUNT, "oom_kill")
+    alloc_stalls: int | None = _new(
+        "allocations that had to reclaim memory first", Unit.COUNT, "allocstall_*"
+    )
+    async_scans: int | None = _new(
+        "memory scanned for reclaim in the background", Unit.BYTES, "pgscan_kswapd"
+    )
+    direct_scans: int | None = _new(
+        "memory scanned for reclaim by waiting allocations", Unit.BYTES, "pgscan_direct"
+    )
+    async_reclaims: int | None = _new(
+        "memory reclaimed in the background", Unit.BYTES, "pgsteal_kswapd"
+    )
+    direct_reclaims: int | None = _new(
+        "memory reclaimed by waiting allocations", Unit.BYTES, "pgsteal_direct"
+    )
+    other: Mapping[str, int] = MappingProxyType({})
+    too_large: tuple[str, ...] = ()
+
+    @classmethod
+    def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:
+        """From the answer of ``virDomainMemoryStats``, or the bulk call's with its ``balloon.``
+        cut off. Sizes come in KiB. The host's keys (``rss``, ``actual`` …) are passed over."""
+        known: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for key, value in figures.items():
+            name = underscored(key)
+            number = figure(value)
+            if name in _LIBVIRT_HOST or number is None:
+                continue
+            if name in _LIBVIRT:
+                ours, factor = _LIBVIRT[name]
+                known[ours] = number * factor
+            else:
+                other[name] = number
+        return cls._of(known, other)
+
+    @classmethod
+    def from_qemu(cls, stats: Mapping[str, Any]) -> Self:
+        """From the ``stats`` of QEMU's ``guest-stats`` property. Sizes come in bytes."""
+        known: dict[str, int] = {}
+        other: dict[str, int] = {}
+        for key, value in stats.items():
+            name = underscored(key.removeprefix("stat-"))
+            number = figure(value)
+            if number is not None:
+                (known if name in STATISTIC_BY_NAME else other)[name] = number
+        return cls._of(known, other)
+
+    @classmethod
+    def _of(cls, known: dict[str, int], other: dict[str, int]) -> Self:
+        # An unknown key must not be able to replace a known one.
+        other = {name: value for name, value in sorted(other.items()) if name not in cls._known}
+        too_large = tuple(n for n, value in (known | other).items() if value >= _ABSURD)
+        for name in too_large:
+            (known if name in known else other).pop(name)
+        return cls(**known, other=MappingProxyType(other), too_large=too_large)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the guest gave no figure at all, not even an impossible one."""
+        return not self.too_large and all(value is None for value in self.as_dict().values())
+
+    def as_dict(self) -> dict[str, int | None]:
+        """Every known statistic, None where it is absent, then the unknown ones."""
+        return (
+            _NOTHING | {n: v for n, v in self.__dict__.items() if n in _NOTHING} | dict(self.other)
+        )
+
+    # A mapping proxy can be neither hashed nor pickled.
+    def __hash__(self) -> int:
+        return hash((frozenset(self.as_dict().items()), self.too_large))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"other": dict(self.other)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, other=MappingProxyType(state["other"]))
+
+
+def figure(value: object) -> int | None:
+    """A figure as libvirt or QEMU gives it, or None where it is unset or not a figure."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value < _UNSET else None
+
+
+def underscored(key: str) -> str:
+    """A key of libvirt's or QEMU's in our spelling."""
+    return key.replace("-", "_")
+
 
 #: Every statistic that this version knows, by its name, in QEMU's order.
 STATISTIC_BY_NAME: Final[Mapping[str, Statistic]] = MappingProxyType(
-    {statistic.name: statistic for statistic in _TABLE}
+    {name: known for name, known in vars(MemoryStats).items() if isinstance(known, Statistic)}
 )
 
-#: The statistics that only ever grow while a guest runs, save ``oom_kills``, which are too few to
-#: have a rate.
-COUNTERS: Final = tuple(
-    name
-    for name, statistic in STATISTIC_BY_NAME.items()
-    if statistic.kind is Kind.COUNTER and name != "oom_kills"
-)
+#: The names of the statistics that this version knows, in QEMU's order.
+STATISTICS: Final = tuple(STATISTIC_BY_NAME)
+
+#: The names of those that have a rate.
+COUNTERS: Final = tuple(name for name, known in STATISTIC_BY_NAME.items() if known.has_rate)
+
+_NOTHING: Final[dict[str, int | None]] = dict.fromkeys(STATISTICS)
+
+#: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
+#: in its bulk call, with ours and the factor to our unit.
+_LIBVIRT: Final[Mapping[str, tuple[str, int]]] = {
+    known.libvirt: (known.name, _KIB if known.unit is Unit.BYTES else 1)
+    for known in STATISTIC_BY_NAME.values()
+    if known.libvirt is not None
+}
+
+#: libvirt's keys for what the host knows.
+_LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_update"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 #: An update may be as late as two intervals and this many seconds before it counts as stale.
 GRACE_SECONDS: Final = 5
@@ -28,31 +28,125 @@ def fresh_seconds(interval: int) -> float:
     return 2.0 * interval + GRACE_SECONDS
 
 
-class Verdict(StrEnum):
-    """What a domain's figures are worth."""
+class Traits(NamedTuple):
+    """All that is known of a verdict.
 
-    FRESH = "fresh"
-    STALE = "stale"
-    POLLING_OFF = "polling-off"
-    UNANSWERED = "unanswered"
-    EMPTY = "empty"
-    SUSPENDED = "suspended"
-    INCOMING = "incoming"
-    NO_DEVICE = "no-device"
-    SHUTOFF = "shutoff"
-    BUSY = "busy"
-    FAILED = "failed"
+    :ivar meaning: what it says of a domain, as a clause
+    :ivar advice: what to do about it; None where nothing is to be done
+    :ivar style: how a terminal shows it
+    :ivar is_well: whether nothing is to be done
+    :ivar was_read: whether the domain could be read
+    :ivar has_figures: whether the domain can have figures
+    :ivar can_update: whether the guest can give new ones
+    """
+
+    meaning: str
+    advice: str | None = None
+    style: str = "yellow"
+    is_well: bool = False
+    was_read: bool = True
+    has_figures: bool = True
+    can_update: bool = True
+
+
+class Verdict(StrEnum):
+    """How reliable a domain's figures are. Its members are the one table of verdicts."""
+
+    FRESH = "fresh", Traits("its figures are up to date", style="green", is_well=True)
+    STALE = (
+        "stale",
+        Traits(
+            "its figures are no longer updated",
+            "see whether the guest hangs or its balloon driver was unloaded",
+        ),
+    )
+    POLLING_OFF = "polling-off", Traits("polling is off", "set an interval")
+    UNANSWERED = (
+        "unanswered",
+        Traits(
+            "it has not given any figures yet",
+            "wait if it is booting; else it has no balloon driver, or one without statistics "
+            "(FreeBSD, OpenBSD, OpenWrt)",
+        ),
+    )
+    EMPTY = (
+        "empty",
+        Traits("its driver gives no statistics", NO_STATISTICS_ADVICE),
+    )
+    SUSPENDED = (
+        "suspended",
+        Traits("it is suspended", style="cyan", is_well=True, can_update=False),
+    )
+    INCOMING = (
+        "incoming",
+        Traits(
+            "it is being migrated to this host; the source host has its figures",
+            style="cyan",
+            is_well=True,
+            can_update=False,
+        ),
+    )
+    NO_DEVICE = (
+        "no-device",
+        Traits("it has no balloon", style="dim", is_well=True, has_figures=False, can_update=False),
+    )
+    SHUTOFF = (
+        "shutoff",
+        Traits("it is not running", style="dim", is_well=True, has_figures=False, can_update=False),
+    )
+    BUSY = (
+        "busy",
+        Traits(
+            "QEMU's monitor or a job holds it",
+            "see whether QEMU hangs",
+            style="red",
+            was_read=False,
+            can_update=False,
+        ),
+    )
+    FAILED = (
+        "failed",
+        Traits("it could not be read", style="bold red", was_read=False, can_update=False),
+    )
+
+    traits: Traits
+
+    def __new__(cls, value: str, traits: Traits) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.traits = traits
+        return member
+
+    @property
+    def meaning(self) -> str:
+        """What it says of a domain, as a clause."""
+        return self.traits.meaning
+
+    @property
+    def explanation(self) -> str:
+        """Its meaning, and the advice if there is any."""
+        meaning, advice = self.traits[:2]
+        return f"{meaning}: {advice}" if advice else meaning
 
     @property
     def is_well(self) -> bool:
-        """Whether there is nothing to be done."""
-        return self in {
-            Verdict.FRESH,
-            Verdict.SUSPENDED,
-            Verdict.INCOMING,
-            Verdict.NO_DEVICE,
-            Verdict.SHUTOFF,
-        }
+        """Whether nothing is to be done."""
+        return self.traits.is_well
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the domain could be read."""
+        return self.traits.was_read
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether the domain can have figures."""
+        return self.traits.has_figures
+
+    @property
+    def can_update(self) -> bool:
+        """Whether the guest can give new figures."""
+        return self.traits.can_update
 
 
 class State(StrEnum):

@@ -53,12 +53,6 @@ _AGAIN_SECONDS: Final = 1.2
 _LOOK_SECONDS: Final = 1.0
 _LOOK_TIMES: Final = 8
 
-#: Of these there are no figures, and of the next no newer ones.
-_NONE: Final = frozenset({Verdict.SHUTOFF, Verdict.NO_DEVICE})
-_NO_NEWER: Final = frozenset({Verdict.SUSPENDED, Verdict.INCOMING, Verdict.BUSY})
-#: These a guest has that is polled.
-_POLLED: Final = frozenset({Verdict.FRESH, Verdict.STALE, Verdict.UNANSWERED, Verdict.EMPTY})
-
 
 def read_fresh(
     target: Target = None,
@@ -173,7 +167,8 @@ def _is_new(row: DomainReport, max_age: float) -> bool:
 
 
 def _may_be_newer(row: DomainReport, max_age: float) -> bool:
-    if row.verdict in _NONE | _NO_NEWER or row.figures.last_update is None:
+    can_update = row.verdict.can_update or row.verdict is Verdict.FAILED
+    if not can_update or row.figures.last_update is None:
         return False
     return not _is_new(row, max_age)
 
@@ -249,7 +244,7 @@ def _report(
     newest = wait.report if wait is not None and wait.report is not None else row
     if restored:
         newest = replace(newest, interval=row.interval)
-        if row.verdict is Verdict.POLLING_OFF and newest.verdict in _POLLED:
+        if row.verdict is Verdict.POLLING_OFF and newest.verdict.can_update:
             newest = replace(newest, verdict=row.verdict)
     fresh: bool | None
     if wait is not None:
@@ -259,7 +254,7 @@ def _report(
             wait.waited.seconds,
             wait.waited.reason,
         )
-    elif row.verdict in _NONE:
+    elif not row.verdict.has_figures:
         fresh, seconds, reason = None, None, Unheard(row.verdict.value)
     elif _is_new(row, max_age):
         fresh, seconds, reason = True, None, None
@@ -267,7 +262,7 @@ def _report(
         fresh, seconds, reason = False, None, Unheard.FAILED
         if isinstance(error, Busy):
             reason = Unheard.BUSY
-        elif row.verdict in _NO_NEWER:
+        elif not row.verdict.can_update:
             reason = Unheard(row.verdict.value)
     return replace(
         newest,

@@ -170,7 +170,7 @@ def set_intervals(
         status=visit.status(complete=all(change.is_well for change in changes)),
         error=visit.error,
         elapsed_seconds=visit.elapsed_seconds,
-        changes=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
+        domains=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
         unmatched=visit.selection.unmatched,
     )
     return log_host(report)
@@ -206,7 +206,7 @@ def set_interval(
     :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
     check_interval(seconds, via=Source.LIBVIRT if config else via)
-    meant = Selected(Domain.of(domain), exact=True)
+    meant = Selected(domain=Domain.of(domain), exact=True)
     wish = _Wish(seconds, live=live, config=config, where_off=where_off, via=via, every=False)
     deadline = time.monotonic() + timeout
     (change,) = _carry_out(wish, [meant], dry_run=dry_run, deadline=deadline)
@@ -253,7 +253,7 @@ class _Wish:
             via=self.via,
             live=self.live if either else running,
             config=self.config if either else not running,
-            before=_interval(configs),
+            before=configs.interval,
             id=configs.id,
         )
         balloon = configs.live.balloon if configs.live is not None else None
@@ -333,13 +333,6 @@ def _settled(
         return replace(plan, outcome=Outcome.SKIPPED, error=obstacles[0] if obstacles else None)
     outcome = Outcome.CHANGED if plan.after != plan.before else Outcome.UNCHANGED
     return replace(plan, outcome=outcome)
-
-
-def _interval(configs: Configs) -> Interval:
-    return Interval(
-        live=configs.live.period if configs.live is not None else None,
-        config=configs.config.period if configs.config is not None else None,
-    )
 
 
 def _carry_out(
@@ -426,7 +419,7 @@ def _apply(plan: IntervalPlan, awaited: dict[str, Awaited] | None) -> IntervalCh
 def _reread(plan: IntervalPlan) -> Interval:
     """What the intervals are after a failure, as far as that can still be told."""
     try:
-        after = _interval(read_configs(plan.domain))
+        after = read_configs(plan.domain).interval
         if plan.qom_path is not None:
             qemu = plan.domain.monitor().polling_interval(plan.qom_path)
             after = replace(after, qemu=qemu)

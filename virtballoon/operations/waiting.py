@@ -33,18 +33,6 @@ _SHARE: Final = 1 / 8
 #: A reading gets this time even where that is more than is left.
 _LEAST_SECONDS: Final = 2.0
 
-#: From these nothing is to be expected, and that is no failure.
-_SILENT: Final = {
-    verdict: Unheard(verdict.value)
-    for verdict in (
-        Verdict.POLLING_OFF,
-        Verdict.SUSPENDED,
-        Verdict.INCOMING,
-        Verdict.SHUTOFF,
-        Verdict.NO_DEVICE,
-    )
-}
-
 #: What is told who is awaited: a host's URI and the names of its domains. It may be called in any
 #: thread.
 Onlooker: TypeAlias = Callable[[str, Sequence[str]], object]
@@ -203,8 +191,9 @@ def _judged(one: Awaited, row: DomainReport, *, is_over: bool) -> DomainWait | N
     if one.last_update is not None and row.last_update not in {None, one.last_update}:
         waited = Waited(answered=True, seconds=time.monotonic() - one.since)
         return DomainWait(name=row.name, uuid=row.uuid, waited=waited, report=row)
-    if row.verdict in _SILENT:
-        waited = Waited(answered=None, reason=_SILENT[row.verdict])
+    is_quiet = row.verdict.was_read and not row.verdict.can_update
+    if is_quiet or row.verdict is Verdict.POLLING_OFF:
+        waited = Waited(answered=None, reason=Unheard(row.verdict.value))
         return DomainWait(name=row.name, uuid=row.uuid, waited=waited, report=row)
     if row.verdict is Verdict.BUSY:
         return _missed(one, Unheard.BUSY, row)

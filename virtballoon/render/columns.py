@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from virtballoon.model.memory import STATISTICS
 from virtballoon.model.report import DomainReport
-from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, Unit
+from virtballoon.model.statistics import COUNTERS, STATISTIC_BY_NAME, STATISTICS, Unit
 from virtballoon.render import text
 from virtballoon.render.documents import domain_record, flattened
 
@@ -28,6 +27,7 @@ RECORD: Final = (
     "balloon.qom_path",
     "interval.live",
     "interval.config",
+    "interval.saved",
     "interval.qemu",
     "interval.in_force",
     "verdict",
@@ -36,12 +36,13 @@ RECORD: Final = (
     "age_seconds",
     "maximum_bytes",
     "current_bytes",
+    "ballooned_bytes",
     "rss_bytes",
     *(f"stats.{name}" for name in STATISTICS),
     "used_bytes",
     "used_ratio",
     "used_formula",
-    "notes",
+    "anomalies",
     "error.code",
     "error.message",
     "error.reason",
@@ -90,6 +91,7 @@ _TITLES: Final = {
     IN_FORCE: "INTERVAL",
     "interval.live": "LIBVIRT",
     "interval.config": "CONFIG",
+    "interval.saved": "SAVED",
     "interval.qemu": "QEMU",
     "age_seconds": "AGE",
     "used_bytes": "USED",
@@ -97,6 +99,7 @@ _TITLES: Final = {
     "stats.total_memory": "TOTAL",
     "current_bytes": "BALLOON",
     "maximum_bytes": "MAXIMUM",
+    "ballooned_bytes": "BALLOONED",
     "balloon.model": "MODEL",
     "balloon.alias": "ALIAS",
     "balloon.qom_path": "QOM PATH",
@@ -141,7 +144,7 @@ def column(key: str) -> Column:
     title = _TITLES.get(key, key.rpartition(".")[2].upper().replace("_", " "))
     words = {
         *("name", "uuid", "state", "machine", "verdict", "source"),
-        *("last_update", "used_formula", "notes"),
+        *("last_update", "used_formula", "anomalies"),
     }
     is_text = key in words or key.startswith(("balloon.", "error."))
     return Column(key, title, not is_text)

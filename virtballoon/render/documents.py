@@ -45,12 +45,13 @@ def domain_record(row: DomainReport) -> Record:
         "age_seconds": _rounded(row.age_seconds, 1),
         "maximum_bytes": row.figures.maximum_bytes,
         "current_bytes": row.figures.current_bytes,
+        "ballooned_bytes": row.figures.ballooned_bytes,
         "rss_bytes": row.figures.rss_bytes,
         "stats": row.stats.as_dict(),
         "used_bytes": row.usage.used_bytes,
         "used_ratio": _rounded(row.usage.ratio, 4),
         "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
-        "notes": [note.value for note in row.notes],
+        "anomalies": [anomaly.value for anomaly in row.anomalies],
         "error": error_record(row.error),
     }
     if row.refresh is not None:
@@ -187,7 +188,7 @@ def domain_records(host: HostReport | HostChanges) -> list[Record]:
     """The domains of one host, as they stand in a document."""
     if isinstance(host, HostReport):
         return [domain_record(row) for row in host.domains]
-    return [change_record(change) for change in host.changes]
+    return [change_record(change) for change in host.domains]
 
 
 def document(hosts: Iterable[Record], *, generated_at: float) -> Record:
@@ -257,7 +258,12 @@ def timestamp(seconds: int | None) -> str | None:
 
 
 def _interval(interval: Interval) -> Record:
-    return {"live": interval.live, "config": interval.config, "qemu": interval.qemu}
+    return {
+        "live": interval.live,
+        "config": interval.config,
+        "saved": interval.saved,
+        "qemu": interval.qemu,
+    }
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

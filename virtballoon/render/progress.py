@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 #: What to call with the result of each host.
-Done: TypeAlias = Callable[[HostResult | QomPath | VirtballoonError], None]
+Done: TypeAlias = Callable[[HostResult[object] | QomPath | VirtballoonError], None]
 
 _WIPE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
 
@@ -66,7 +66,7 @@ class Progress:
             self._is_over = True
             self._cleanup.__exit__()
 
-    def done(self, result: HostResult | QomPath | VirtballoonError) -> None:
+    def done(self, result: HostResult[object] | QomPath | VirtballoonError) -> None:
         """Take a host off the list."""
         self._ended += 1
         uri = result.host if isinstance(result, VirtballoonError) else result.uri

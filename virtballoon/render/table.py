@@ -20,17 +20,7 @@ from virtballoon.render import phrases, text
 from virtballoon.render.columns import Column, column
 
 _STYLES: Final = {
-    Verdict.FRESH.value: "green",
-    Verdict.STALE.value: "yellow",
-    Verdict.POLLING_OFF.value: "yellow",
-    Verdict.UNANSWERED.value: "yellow",
-    Verdict.EMPTY.value: "yellow",
-    Verdict.SUSPENDED.value: "cyan",
-    Verdict.INCOMING.value: "cyan",
-    Verdict.NO_DEVICE.value: "dim",
-    Verdict.SHUTOFF.value: "dim",
-    Verdict.BUSY.value: "red",
-    Verdict.FAILED.value: "bold red",
+    **{verdict.value: verdict.traits.style for verdict in Verdict},
     Outcome.CHANGED.value: "green",
     Outcome.UNCHANGED.value: "dim",
     Outcome.SKIPPED.value: "dim",
@@ -87,14 +77,15 @@ def stats_blocks(
         rates = _rates(row.rates, exact=exact)
         table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
         statistics = [f"stats.{name}" for name in row.stats.as_dict()]
-        others = ["used_bytes", "used_ratio", "current_bytes", "maximum_bytes", "rss_bytes"]
+        others = ["used_bytes", "used_ratio", "current_bytes", "ballooned_bytes"]
+        others += ["maximum_bytes", "rss_bytes"]
         for key in (*statistics, *others):
             name = key.removeprefix("stats.").removesuffix("_bytes")
             cells = [Text(f"  {text.printable(name)}"), Text(column(key).cell(row, exact=exact))]
             table.add(cells + [Text(rates.get(key, ""))] * bool(rates))
         table.print(stream)
-        for note in row.notes:
-            console(stream).print(Text(f"  {note.value}: {note.text}"), soft_wrap=True)
+        for anomaly in row.anomalies:
+            console(stream).print(Text(f"  {anomaly.value}: {anomaly.text}"), soft_wrap=True)
 
 
 def _rates(rates: Rates | None, *, exact: bool) -> dict[str, str]:
@@ -125,7 +116,7 @@ def changes_table(
     titles += ["ANSWERED"] * with_wait + ["HOST"] * with_host
     table = _Table([(title, False) for title in titles])
     for host in hosts:
-        for change in host.changes:
+        for change in host.domains:
             pairs = zip(_intervals(change.before), _intervals(change.after), strict=True)
             cells = [Text(_from_to(before, after)) for before, after in pairs]
             table.add(

@@ -13,10 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from virtballoon.model.memory import UsedFormula
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import NO_STATISTICS_ADVICE, Verdict
+from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
 from virtballoon.render.columns import column, is_size
 from virtballoon.render.diagnosis import diagnosis_facts
@@ -37,23 +36,6 @@ from virtballoon.watch.view import (
 #: A line to show: its pieces, each with the column where it begins, so that a name that the
 #: terminal draws wider or narrower than expected does not move what follows.
 Row: TypeAlias = tuple[tuple[int, Text], ...]
-
-#: What is behind each verdict, and what to do.
-MEANINGS: Final = {
-    Verdict.FRESH: "at most two intervals and 5 s old: trust the figures",
-    Verdict.STALE: "it runs and is polled, and does not answer: see whether it hangs or has "
-    "unloaded its balloon driver",
-    Verdict.POLLING_OFF: "nobody asks the guest, so that its figures stay as they were: turn "
-    "polling on with virtballoon set-interval",
-    Verdict.UNANSWERED: "it has never answered: wait if it boots, else load its balloon driver",
-    Verdict.EMPTY: f"its driver gives no statistics: {NO_STATISTICS_ADVICE}",
-    Verdict.SUSPENDED: "its CPUs stand still, and the figures with them",
-    Verdict.INCOMING: "it is being migrated to this host; the source host has its figures",
-    Verdict.NO_DEVICE: "it has no balloon, so that it cannot be asked",
-    Verdict.SHUTOFF: "it does not run",
-    Verdict.BUSY: "QEMU's monitor or a job holds it: see whether its QEMU hangs",
-    Verdict.FAILED: "it could not be read",
-}
 
 #: The width of a frame that does not go to a terminal.
 USUAL_WIDTH: Final = 80
@@ -445,7 +427,8 @@ def _amount(row: DomainReport, key: str, units: Units) -> str:
     if units is not Units.PERCENT:
         return column(key).cell(row, exact=units is Units.BYTES)
     of_maximum = key in {"stats.total_memory", "current_bytes", "maximum_bytes"}
-    whole = row.figures.maximum_bytes if of_maximum else row.stats.total_memory
+    total = row.usage.total_bytes or row.stats.total_memory
+    whole = row.figures.maximum_bytes if of_maximum else total
     part = column(key).value(row)
     return text.percent(part / whole if part is not None and whole else None)
 
@@ -487,13 +470,13 @@ def _memory(line: DomainLine, width: int, frame: Frame) -> Text:
 def _parts(row: DomainReport, current: int, frame: Frame) -> Iterator[tuple[int, str, str]]:
     """The parts of a bar: where each ends, in bytes, and how it is drawn."""
     glyphs = frame.glyphs
-    total, used = row.stats.total_memory, row.usage.used_bytes
+    total, used = row.usage.total_bytes, row.usage.used_bytes
     if used is None or total is None:
         yield current, glyphs.unknown, ""
         return
     yield used, glyphs.used, _level(row, frame)
     # Without "available", the used memory includes the cache.
-    if row.usage.formula is UsedFormula.TOTAL_AVAILABLE:
+    if row.usage.formula is not None and row.usage.formula.leaves_out_caches:
         yield used + min(row.stats.disk_caches or 0, total - used), glyphs.cache, "blue"
     yield total, glyphs.free, ""
     yield current, glyphs.own, ""
@@ -568,17 +551,18 @@ def _about(line: DomainLine, frame: Frame) -> list[Text]:
     """How reliable the figures are, where they come from, and whose they are."""
     row, glyphs = line.report, frame.glyphs
     title = Text().append(glyphs.safe(row.name), "bold").append(f" on {glyphs.safe(line.host)}")
-    meaning = _OUTDATED if is_outdated(row, frame.now) else MEANINGS[row.verdict]
+    meaning = _OUTDATED if is_outdated(row, frame.now) else row.verdict.explanation
     age = text.duration(age_seconds(row, frame.now))
     source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
     error, balloon, interval = row.error, row.balloon, row.interval
     device = [balloon.model, balloon.alias, balloon.qom_path] if balloon is not None else []
-    asked = [("live", interval.live), ("config", interval.config), ("QEMU", interval.qemu)]
+    asked = [("live", interval.live), ("config", interval.config), ("saved", interval.saved)]
+    asked.append(("QEMU", interval.qemu))
     facts = [
         (_verdict(line, 0, frame).plain, meaning),
         ("error", error.message if error is not None else None),
         ("what to do", error.hint if error is not None else None),
-        *((note.value, note.text) for note in row.notes),
+        *((anomaly.value, anomaly.text) for anomaly in row.anomalies),
         ("age", f"{age}, from {source}, of {timestamp(row.last_update) or text.ABSENT}"),
         ("interval", ", ".join(f"{who} {text.seconds(value)}" for who, value in asked)),
         ("balloon", " ".join(filter(None, device)) or "none"),
@@ -615,7 +599,7 @@ def _figures(line: DomainLine, frame: Frame) -> list[Text]:
     """All figures, in as many columns as there is room for."""
     row, units = line.report, frame.view.units
     keys = [f"stats.{name}" for name in row.stats.as_dict()]
-    keys += ["used_bytes", "current_bytes", "maximum_bytes", "rss_bytes"]
+    keys += ["used_bytes", "current_bytes", "ballooned_bytes", "maximum_bytes", "rss_bytes"]
     formula = row.usage.formula
     cells = []
     for key in keys:
@@ -667,7 +651,7 @@ def _help(frame: Frame) -> list[Text]:
                 ),
                 ("by use", "the most used bytes first, fresh or not"),
                 ("fresh?", _OUTDATED),
-                *((verdict.value, MEANINGS[verdict]) for verdict in Verdict),
+                *((verdict.value, verdict.explanation) for verdict in Verdict),
             ],
             frame,
         ),
