@@ -73,24 +73,17 @@ class Bar:
 
 def best(rounds: int, *works: Callable[[], float]) -> list[float]:
     """The best of each, in turns."""
-    return [min(taken) for taken in zip(*([work() for work in works] for _ in range(rounds)))]
+    return list(map(min, zip(*([work() for work in works] for _ in range(rounds)), strict=True)))
 
 
 def wall(command: list[str]) -> Callable[[], float]:
     """What runs a process and gives its time."""
-    return lambda: measure(command)[0]
+    return lambda: measure(command).elapsed
 
 
 def processor(command: list[str]) -> Callable[[], float]:
     """What runs a process and gives its processor time."""
-
-    def run() -> float:
-        before = os.times()
-        measure(command)
-        after = os.times()
-        return sum(after[2:4]) - sum(before[2:4])
-
-    return run
+    return lambda: measure(command).processor
 
 
 def scrape_seconds(uri: str, scrapes: int) -> float:
@@ -99,7 +92,7 @@ def scrape_seconds(uri: str, scrapes: int) -> float:
     with subprocess.Popen([str(COMMAND), *words], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            address = next(word for word in process.stderr.readline().split() if "://" in word)
+            address = f"http://{process.stderr.readline().split()[-1]}/metrics"
 
             def scrape() -> None:
                 with urllib.request.urlopen(address) as answer:
@@ -161,13 +154,15 @@ def main() -> int:
             processor([str(COMMAND), "-c", hypervisor.uri, "list"]),
             processor([sys.executable, "-c", _IMPORTS]),
         )
-        bars = [Bar("list of one domain, processor, to importing its libraries", *one, most=1.15)]
+        bars = [
+            Bar("list of one domain, processor, to importing its libraries", one[0], one[1], 1.15)
+        ]
         hypervisor.create_blank(99, prefix="hundred-", period=10)
         bars += bars_of_100(hypervisor, rounds)
         hypervisor.create_blank(300, prefix="four-hundred-", period=10)
         commands = list(contenders(hypervisor.uri, with_shell=False).values())
         many = best(rounds, wall(commands[0]), wall(commands[1]))
-        bars.append(Bar("list of 400, JSON, to virsh domstats --balloon", *many, most=0.85))
+        bars.append(Bar("list of 400, JSON, to virsh domstats --balloon", many[0], many[1], 0.85))
     print(f"{'':68} {'ours':>11} {'peer':>11} {'ratio':>6} {'bar':>6}")
     print(*bars, sep="\n")
     return int(any(bar.ours > bar.most * bar.peer for bar in bars))

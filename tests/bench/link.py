@@ -54,7 +54,7 @@ def main() -> None:
                 delay = options.round_trip / 1000
                 with Link(hypervisor.socket, delay=delay, trace=trace) as link:
                     command = contenders(link.uris[0], with_shell=False)[name]
-                    seconds[name].append(measure(command)[0])
+                    seconds[name].append(measure(command).elapsed)
         said = {name: list(calls(Path(directory) / name.partition(" ")[0])) for name in _COMMANDS}
     ours = min(seconds[_COMMANDS[0]])
     print(f"{options.domains} domains, {options.round_trip:g} ms there and back")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.lab import Hypervisor
 
@@ -49,8 +50,16 @@ def contenders(uri: str, *, with_shell: bool) -> dict[str, list[str]]:
     return commands
 
 
-def measure(command: list[str]) -> tuple[float, int]:
-    """The time of one whole process in seconds, and its peak memory in bytes."""
+class Usage(NamedTuple):
+    """Of one whole process: seconds, those of its processor time, and its peak memory in bytes."""
+
+    elapsed: float
+    processor: float
+    memory: int
+
+
+def measure(command: list[str]) -> Usage:
+    """Run a process, without its output."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
@@ -59,7 +68,7 @@ def measure(command: list[str]) -> tuple[float, int]:
     # The loop of the shell ends with that of grep.
     if process.returncode and command[0] != "sh":
         raise subprocess.CalledProcessError(process.returncode, command)
-    return elapsed, usage.ru_maxrss * 1024
+    return Usage(elapsed, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def compare(hypervisor: Hypervisor, number: int, rounds: int) -> None:
@@ -69,7 +78,7 @@ def compare(hypervisor: Hypervisor, number: int, rounds: int) -> None:
     for turn in range(rounds):
         # One round of the shell loop takes as long as all else together.
         for name, command in contenders(hypervisor.uri, with_shell=turn == 0).items():
-            elapsed, memory = measure(command)
+            elapsed, _, memory = measure(command)
             best[name] = min(best.get(name, elapsed), elapsed)
             peak[name] = max(peak.get(name, 0), memory)
     ours = next(iter(best.values()))
