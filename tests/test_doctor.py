@@ -93,6 +93,17 @@ def ward(alone: Hypervisor) -> dict[str, Guest]:
     return ward
 
 
+@pytest.fixture(autouse=True)
+def _guests_still_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever is asked about a guest, it is the same running process afterwards."""
+    ward: dict[str, Guest] = (
+        request.getfixturevalue("ward") if "ward" in request.fixturenames else {}
+    )
+    running = {name: guest.pid for name, guest in ward.items() if guest.spec.start}
+    yield
+    assert {name: ward[name].pid for name in running} == running
+
+
 def forgets(hypervisor: Hypervisor) -> bool:
     """Whether QEMU forgets the figures at a reset, by libvirt's word on what is installed."""
     version: int = hypervisor.connection.getVersion()
