@@ -66,11 +66,11 @@ def is_tainted(guest: Guest) -> bool:
 
 @pytest.fixture(scope="module")
 def ward(alone: Hypervisor) -> dict[str, Guest]:
-    """Guests that have something each, and stay so."""
+    """Guests with one problem each, which they keep."""
     specs = [
         GuestSpec("unloaded", period=1),
         GuestSpec("panicked", period=1),
-        # Its driver comes by hand, so that a reset leaves it without.
+        # Its driver is loaded by hand, so that a reset leaves the guest without it.
         GuestSpec("reset", period=1, driver=False),
         GuestSpec("driverless", period=1, driver=False),
         GuestSpec("bare", model="none", paused=True),
@@ -95,7 +95,7 @@ def ward(alone: Hypervisor) -> dict[str, Guest]:
 
 @pytest.fixture(autouse=True)
 def _guests_still_run(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever is asked about a guest, it is the same running process afterwards."""
+    """A diagnosed guest is the same running process afterwards."""
     ward: dict[str, Guest] = (
         request.getfixturevalue("ward") if "ward" in request.fixturenames else {}
     )
@@ -105,21 +105,21 @@ def _guests_still_run(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def forgets(hypervisor: Hypervisor) -> bool:
-    """Whether QEMU forgets the figures at a reset, by libvirt's word on what is installed."""
+    """Whether the installed QEMU clears the figures at a reset."""
     version: int = hypervisor.connection.getVersion()
     return version >= 10_000_000
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Hypervisor]:
-    """A hypervisor of this module's own: its guests are in a bad way."""
+    """A hypervisor of this module's own, since its guests have problems."""
     with started() as hypervisor:
         yield hypervisor
 
 
 @pytest.fixture(scope="module")
 def by_libvirt(ward: dict[str, Guest], alone: Hypervisor) -> dict[str, Diagnosis]:
-    """All of them, asked through libvirt before any was asked through QEMU."""
+    """The diagnoses by libvirt, before any guest was tainted."""
     host = diagnose_host(alone.uri, inactive=True, timeout=20)
     assert host.error is None
     assert not any(is_tainted(guest) for guest in ward.values() if guest.spec.start)
@@ -130,8 +130,8 @@ def by_libvirt(ward: dict[str, Guest], alone: Hypervisor) -> dict[str, Diagnosis
 def by_qemu(
     by_libvirt: dict[str, Diagnosis], ward: dict[str, Guest], alone: Hypervisor
 ) -> dict[str, Diagnosis]:
-    """The same, asked through QEMU, too."""
-    # Behind libvirt's back.
+    """The diagnoses by QOM."""
+    # libvirt does not learn of it.
     path = "/machine/peripheral/balloon0"
     interval = {"path": path, "property": "guest-stats-polling-interval", "value": 3}
     ward["well"].qmp({"execute": "qom-set", "arguments": interval})
@@ -159,7 +159,7 @@ UNANSWERED = [Cause.NO_DRIVER, Cause.NO_STATISTICS, Cause.BOOTING, Cause.INTERVA
         ("off", [Cause.SHUTOFF]),
     ],
 )
-def test_through_libvirt(
+def test_possible_causes_by_libvirt(
     alone: Hypervisor, by_libvirt: dict[str, Diagnosis], name: str, expected: list[Cause]
 ) -> None:
     found = by_libvirt[name]
@@ -189,7 +189,7 @@ def test_through_libvirt(
         ("paused", [Cause.PAUSED]),
     ],
 )
-def test_through_qemu(
+def test_possible_causes_by_qom(
     alone: Hypervisor, by_qemu: dict[str, Diagnosis], name: str, expected: list[Cause]
 ) -> None:
     found = by_qemu[name]
@@ -204,7 +204,7 @@ def test_through_qemu(
     elif name == "well":
         assert Cause.INTERVAL_DIFFERS in {each.cause for each in found.findings}
         assert (told["interval of live XML"], told["interval of QEMU"]) == ("2 s", "3 s")
-        # What its QEMU lacks is said of a domain that is well, too.
+        # What its QEMU lacks is reported for a healthy domain, too.
         version = tuple(map(int, told["query-version"].split(".")))
         lacking = [each.meaning for each in found.findings if each.cause is Cause.TOO_OLD]
         assert bool(lacking) == (version < (9, 2))
@@ -220,17 +220,17 @@ def test_through_qemu(
         ("driverless", Cause.NO_DRIVER),
     ],
 )
-def test_the_likeliest_cause(
+def test_likeliest_cause(
     by_qemu: dict[str, Diagnosis], ward: dict[str, Guest], name: str, cause: Cause
 ) -> None:
     found = diagnosed(ward[name])
     if cause is Cause.GUEST_HUNG and Sign.SPINNING not in found.seen:
-        # A machine with other work has no processor time for the guest.
+        # A loaded machine has no processor time for the guest.
         cause = Cause.DRIVER_UNLOADED
     assert found.cause is cause
 
 
-def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
+def test_crashed_kernel_uses_more_processor_time_than_an_idle_guest(
     by_libvirt: dict[str, Diagnosis],
 ) -> None:
     def processor_seconds(name: str) -> float:
@@ -238,11 +238,11 @@ def test_a_crashed_kernel_spins_and_an_idle_guest_does_not(
         (told,) = (v for k, v in answers(by_libvirt[name]).items() if k.startswith(asked))
         return float(told.split()[0])
 
-    # On machines that have time for neither, the one has still more than the other.
+    # On a loaded machine both get little time, but still different amounts.
     assert processor_seconds("panicked") > processor_seconds("unloaded")
 
 
-def test_a_guest_that_boots(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+def test_booting_guest(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(GuestSpec("booting", period=1, start=False))
     guest.domain.create()
     found = diagnosed(guest, timeout=4)
@@ -268,7 +268,7 @@ def test_iommu_on(alone: Hypervisor, guest_maker: GuestFactory) -> None:
 
 
 @pytest.mark.parametrize("form", ["short", "json"])
-def test_a_balloon_from_the_commandline(
+def test_balloon_from_the_commandline(
     guest_maker: GuestFactory, form: Literal["short", "json"]
 ) -> None:
     guest = guest_maker(GuestSpec(f"commandline {form}", qemu_commandline=form))
@@ -280,7 +280,7 @@ def test_a_balloon_from_the_commandline(
     assert virtballoon.read_domain(guest.domain, via=Source.QOM).interval.qemu == 10
 
 
-def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
+def test_guest_without_an_operating_system(alone: Hypervisor) -> None:
     from tests.lab.guest import domain_xml
 
     spec = GuestSpec("kernelless", memory_mib=16, period=1)
@@ -292,7 +292,7 @@ def test_a_guest_without_an_operating_system(alone: Hypervisor) -> None:
     assert {Cause.BOOTING, Cause.NO_DRIVER} <= set(causes(found))
 
 
-def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
+def test_qemu_that_clears_figures_at_a_reset(newest_hypervisor: Hypervisor) -> None:
     guest = newest_hypervisor.add(GuestSpec("forgetful", period=1, driver=False))
     try:
         guest.wait_booted()
@@ -300,7 +300,7 @@ def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
         wait_for(guest, Verdict.FRESH)
         guest.unload_driver()
         wait_for(guest, Verdict.STALE)
-        # So old figures cannot be from before a reset.
+        # Old figures cannot be from before a reset.
         found = diagnosed(guest, Source.QOM)
         assert set(causes(found)) == {Cause.DRIVER_UNLOADED, Cause.GUEST_HUNG}
         assert Sign.RESET_CLEARS in found.seen
@@ -313,11 +313,11 @@ def test_a_qemu_that_forgets_at_a_reset(newest_hypervisor: Hypervisor) -> None:
         newest_hypervisor.remove(guest)
 
 
-def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
+def test_just_shortened_interval(ward: dict[str, Guest]) -> None:
     guest = ward["rare"]
 
     def shorten() -> None:
-        # Its timer has an hour to go; from now on it has so many seconds.
+        # Its timer has an hour left; the second call sets it to 4 s.
         virtballoon.set_interval(guest.domain, 3600)
         virtballoon.set_interval(guest.domain, 4)
 
@@ -333,7 +333,7 @@ def test_an_interval_that_was_just_shortened(ward: dict[str, Guest]) -> None:
     assert [k for k in answers(found) if k.startswith("statistics, watched")]
 
 
-def test_no_time_to_watch_is_no_reason_to_decide(ward: dict[str, Guest]) -> None:
+def test_too_short_a_watch_excludes_nothing(ward: dict[str, Guest]) -> None:
     guest = ward["unloaded"]
     virtballoon.set_interval(guest.domain, 10)
     try:
@@ -344,7 +344,7 @@ def test_no_time_to_watch_is_no_reason_to_decide(ward: dict[str, Guest]) -> None
         virtballoon.set_interval(guest.domain, 1)
 
 
-def test_polling_that_was_turned_off_behind_libvirts_back(
+def test_polling_turned_off_in_qemu_only(
     by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
 ) -> None:
     guest = ward["well"]
@@ -357,7 +357,7 @@ def test_polling_that_was_turned_off_behind_libvirts_back(
     assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 2
 
 
-def test_polling_that_was_turned_on_behind_libvirts_back(
+def test_polling_turned_on_in_qemu_only(
     by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
 ) -> None:
     guest = ward["unpolled"]
@@ -375,13 +375,13 @@ def test_polling_that_was_turned_on_behind_libvirts_back(
 
 
 def shell(command: str) -> None:
-    """Run a remedy as a person would who copies it."""
+    """Run a remedy in a shell."""
     path = f"{COMMAND.parent}:{os.environ['PATH']}"
     subprocess.run(["sh", "-euc", command], env={**os.environ, "PATH": path}, check=True)
 
 
 @pytest.mark.parametrize(("ahead", "cause"), [(-300, Cause.CLOCK_AHEAD), (300, Cause.CLOCK_BEHIND)])
-def test_a_host_with_another_time(
+def test_host_with_another_time(
     ward: dict[str, Guest],
     alone: Hypervisor,
     monkeypatch: pytest.MonkeyPatch,
@@ -399,7 +399,7 @@ def test_a_host_with_another_time(
     assert abs(host.clock.seconds + ahead) < 5
 
 
-def test_live_and_persistent_xml_that_differ(ward: dict[str, Guest]) -> None:
+def test_live_and_persistent_xml_differ(ward: dict[str, Guest]) -> None:
     guest = ward["well"]
     wait_for(guest, Verdict.FRESH)
     assert diagnosed(guest).findings == ()
@@ -412,7 +412,7 @@ def test_live_and_persistent_xml_that_differ(ward: dict[str, Guest]) -> None:
     assert diagnosed(guest).interval == virtballoon.Interval(live=3, config=3)
 
 
-def test_a_balloon_that_comes_with_the_next_start(ward: dict[str, Guest]) -> None:
+def test_balloon_of_the_next_start(ward: dict[str, Guest]) -> None:
     guest = ward["bare"]
     xml = guest.domain.XMLDesc(2)
     guest.hypervisor.connection.defineXML(
@@ -425,7 +425,7 @@ def test_a_balloon_that_comes_with_the_next_start(ward: dict[str, Guest]) -> Non
 
 
 @pytest.mark.parametrize("name", ["-it's $(x) 'y'", "two\nlines", "another one's number"])
-def test_remedies_mean_the_domain_whatever_its_name(
+def test_remedies_apply_to_domains_with_any_name(
     alone: Hypervisor, guest_maker: GuestFactory, name: str
 ) -> None:
     if name == "another one's number":
@@ -472,7 +472,7 @@ def panic_program() -> bytes:
     return elf + struct.pack("<IIQQQQQQ", 1, 5, 0, at, at, size, size, 0x1000) + code
 
 
-def test_a_kernel_that_tells_of_its_crash(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+def test_crash_reported_to_a_panic_device(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(GuestSpec("told", period=1, start=False))
     xml = guest.domain.XMLDesc()
     xml = xml.replace("<on_crash>destroy<", "<on_crash>preserve<")
@@ -489,7 +489,7 @@ def test_a_kernel_that_tells_of_its_crash(alone: Hypervisor, guest_maker: GuestF
     assert answers(found)["reason of its state"] == "crashed, panicked"
 
 
-def test_a_guest_that_has_suspended_itself(alone: Hypervisor, guest_maker: GuestFactory) -> None:
+def test_guest_that_has_suspended_itself(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(GuestSpec("sleeper", period=1))
     guest.wait_booted()
     guest.run("(sleep 0.2; echo mem >/sys/power/state) >/dev/null 2>&1 &")
@@ -501,7 +501,7 @@ def test_a_guest_that_has_suspended_itself(alone: Hypervisor, guest_maker: Guest
 
 
 @pytest.mark.parametrize("via", Source)
-def test_a_qemu_that_hangs_costs_its_own_row(
+def test_hung_qemu_affects_its_own_domain_only(
     ward: dict[str, Guest], alone: Hypervisor, via: Source
 ) -> None:
     guest = ward["driverless"]
@@ -513,7 +513,7 @@ def test_a_qemu_that_hangs_costs_its_own_row(
         guest.cont_process()
     rows = {row.name: row for row in host.domains}
     assert host.status is virtballoon.HostStatus.PARTIAL
-    # The time is the host's, questions and second looks included.
+    # The timeout covers questions and watching.
     assert host.elapsed_seconds < 12
     hung = rows["driverless"]
     assert (hung.verdict, hung.cause) == (Verdict.BUSY, Cause.QEMU_HUNG)
@@ -525,7 +525,7 @@ def test_a_qemu_that_hangs_costs_its_own_row(
     wait_for(guest, Verdict.UNANSWERED)
 
 
-def test_a_guest_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
+def test_qemu_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
     guest = ward["unloaded"]
     found: list[Diagnosis] = []
     thread = threading.Thread(target=lambda: found.append(diagnosed(guest, timeout=4)))
@@ -539,10 +539,10 @@ def test_a_guest_that_hangs_while_it_is_watched(ward: dict[str, Guest]) -> None:
     wait_for(guest, Verdict.STALE)
 
 
-def test_a_daemon_that_dies_while_a_guest_is_watched(
+def test_daemon_that_ends_while_a_domain_is_watched(
     ward: dict[str, Guest], alone: Hypervisor
 ) -> None:
-    # Its connection is the caller's, so that it cannot be opened anew.
+    # The caller's connection cannot be opened again.
     theirs = alone.conn()
     found: list[virtballoon.HostDiagnosis] = []
     names = ["unloaded", "unpolled"]
@@ -559,7 +559,7 @@ def test_a_daemon_that_dies_while_a_guest_is_watched(
         assert row.possible_causes
 
 
-def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
+def test_read_only_connection(alone: Hypervisor) -> None:
     with virtballoon.Connection.open(alone.uri, readonly=True) as connection:
         host = diagnose_host(connection, ["unpolled"])
         assert [causes(row) for row in host.domains] == [[Cause.POLLING_OFF]]
@@ -567,7 +567,7 @@ def test_a_caller_without_the_right_to_write(alone: Hypervisor) -> None:
         assert isinstance(host.error, virtballoon.ReadOnly)
 
 
-def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
+def test_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
     words = ("unloaded", "unpolled", "panicked", "paused")
     table = run(alone, "doctor", *words)
     assert (table.returncode, table.stderr) == (0, "")
@@ -594,7 +594,7 @@ def test_the_command(ward: dict[str, Guest], alone: Hypervisor) -> None:
     assert run(alone, "doctor", "nobody").returncode == 1
 
 
-def test_remedies_reach_the_host_as_the_command_did(
+def test_commands_in_remedies_reach_the_same_host(
     ward: dict[str, Guest], alone: Hypervisor
 ) -> None:
     words = ["virtballoon", "-c", alone.uri, "set-interval", "10", "unpolled"]

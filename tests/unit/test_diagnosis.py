@@ -237,7 +237,7 @@ def test_other_problems() -> None:
     assert other_problems(Verdict.STALE, signs, [Cause.INTERVAL_DIFFERS]) == (Cause.CONFIG_DIFFERS,)
 
 
-def test_the_statistics_that_an_old_qemu_lacks() -> None:
+def test_statistics_that_an_old_qemu_lacks() -> None:
     assert "htlb_pgalloc" not in lacking((9, 1))
     assert lacking((9, 1))[0] == "oom_kills"
     assert lacking((9, 2)) == ()
@@ -277,7 +277,7 @@ NAMES = (
         "{{'driver': '{}', 'id': 'x'}}",
     ],
 )
-def test_a_balloon_in_the_commandline(name: str, form: str) -> None:
+def test_balloon_in_the_commandline(name: str, form: str) -> None:
     for option in ("-device", "--device"):
         xml = commandline("-name", "x", option, form.format(name))
         assert domainxml.hints(xml).balloon_in_commandline is True
@@ -300,7 +300,7 @@ def test_a_balloon_in_the_commandline(name: str, form: str) -> None:
         (["-device"], False),
     ],
 )
-def test_a_commandline_without_a_balloon(arguments: list[str], present: bool | None) -> None:
+def test_commandline_without_a_balloon(arguments: list[str], present: bool | None) -> None:
     assert domainxml.hints(commandline(*arguments)).balloon_in_commandline is present
 
 
@@ -308,7 +308,7 @@ def test_a_commandline_without_a_balloon(arguments: list[str], present: bool | N
     ("driver", "iommu"),
     [("", False), ("<driver iommu='on'/>", True), ("<driver iommu='off' ats='on'/>", False)],
 )
-def test_the_iommu_option_of_a_balloon(driver: str, iommu: bool) -> None:
+def test_iommu_option_of_a_balloon(driver: str, iommu: bool) -> None:
     xml = domain(f"<memballoon model='virtio'>{driver}</memballoon>")
     assert domainxml.hints(xml).balloon_iommu is iommu
 
@@ -323,11 +323,11 @@ def test_the_iommu_option_of_a_balloon(driver: str, iommu: bool) -> None:
         ("<channel><target name='org.qemu.guest_agent.0'/></channel>", False),
     ],
 )
-def test_the_channel_of_a_guest_agent(channels: str, connected: bool | None) -> None:
+def test_channel_of_a_guest_agent(channels: str, connected: bool | None) -> None:
     assert domainxml.hints(domain(channels)).agent_connected is connected
 
 
-def test_a_driver_of_libvirt_without_a_monitor(command: Command, node: str) -> None:
+def test_driver_without_a_monitor(command: Command, node: str) -> None:
     names = ["bare", "off", "passing"]
     result = command("-c", node, "doctor", *names, "--format", "json")
     assert (result.status, result.stderr) == (0, "")
@@ -340,16 +340,16 @@ def test_a_driver_of_libvirt_without_a_monitor(command: Command, node: str) -> N
     assert [each["cause"] for each in rows[2]["possible_causes"]] == ["polling-off"]
 
 
-def test_the_schema_has_every_cause_and_every_sign() -> None:
+def test_schema_has_every_cause_and_every_sign() -> None:
     assert SCHEMA["$defs"]["cause"]["enum"] == [cause.value for cause in Cause]
     assert SCHEMA["$defs"]["sign"]["enum"] == [sign.value for sign in Sign]
 
 
-def test_the_man_page_has_every_cause() -> None:
+def test_man_page_has_every_cause() -> None:
     assert tags(sections("virtballoon-doctor")["CAUSES"]) == [cause.value for cause in Cause]
 
 
-def test_a_report_is_short_and_safe_for_a_terminal(command: Command, node: str) -> None:
+def test_report_is_short_and_safe_for_a_terminal(command: Command, node: str) -> None:
     words = ["-c", node, "doctor", "--", EVIL, "passing", "off"]
     short, full = command.each([words, [*words[:3], "-v", *words[3:]]])
     assert (short.status, short.stderr) == (0, "")
@@ -373,7 +373,7 @@ def test_quiet_names_the_causes_where_data_is_in_a_file(
     assert line.endswith("(polling-off)")
 
 
-def test_the_library_gives_what_the_command_prints(node: str) -> None:
+def test_library_gives_what_the_command_prints(node: str) -> None:
     host = virtballoon.diagnose_host(node, ["passing"])
     (row,) = host.domains
     assert isinstance(host, virtballoon.HostReport)
@@ -467,21 +467,21 @@ def test_no_update_while_it_is_watched(
 
 
 @pytest.mark.parametrize("back", [0, 3600])
-def test_an_update_while_it_is_watched(back: int) -> None:
+def test_update_while_it_is_watched(back: int) -> None:
     """Also an earlier one, where the host's clock was set back in between."""
     found, has_new_update = watched(NOW - back - 1, NOW - back)
     assert (has_new_update, found.cause) == (True, Cause.JUST_ANSWERED)
     assert Sign.OVERDUE not in found.seen
 
 
-def test_an_update_that_is_old_at_once() -> None:
+def test_update_that_is_old_at_once() -> None:
     found, has_new_update = watched(NOW - 57, NOW + 3)
     assert (has_new_update, found.verdict) == (True, Verdict.STALE)
     assert [each.cause for each in found.possible_causes] == [Cause.CLOCK_BEHIND]
 
 
 @pytest.mark.parametrize("seconds", [-58, -30, 0])
-def test_a_clock_that_is_behind(seconds: int) -> None:
+def test_clock_that_is_behind(seconds: int) -> None:
     """The verdict and the age are by the host's clock where that is the likeliest cause."""
     domain = examined()
     domain.add_clock(ClockOffset(seconds, seconds))
@@ -492,14 +492,14 @@ def test_a_clock_that_is_behind(seconds: int) -> None:
     assert not found.is_well
 
 
-def test_a_clock_that_is_ahead() -> None:
+def test_clock_that_is_ahead() -> None:
     domain = examined(last_update=NOW + 60)
     domain.add_clock(ClockOffset(61, 63))
     found = domain.diagnosis(PREFIXES)
     assert (found.cause, found.verdict, found.age_seconds) == (Cause.CLOCK_AHEAD, Verdict.FRESH, 2)
 
 
-def test_a_reset_while_it_is_watched() -> None:
+def test_reset_while_it_is_watched() -> None:
     """With QEMU 10, which clears the last update."""
     found, has_new_update = watched(0)
     assert (has_new_update, found.verdict) == (True, Verdict.UNANSWERED)

@@ -46,7 +46,7 @@ def memballoon(model: str = "virtio", inside: str = "<alias name='balloon0'/>") 
 
 @pytest.mark.parametrize("address", [PCI, CCW, MMIO, ""], ids=["pci", "ccw", "mmio", "none"])
 @pytest.mark.parametrize("model", ["virtio", "virtio-transitional", "virtio-non-transitional"])
-def test_a_running_domains_balloon(model: str, address: str) -> None:
+def test_balloon_of_a_running_domain(model: str, address: str) -> None:
     inside = f"<stats period='10'/><alias name='balloon0'/>{address}"
 
     assert parse(domain(memballoon(model, inside))) == DomainXML(
@@ -59,7 +59,7 @@ def test_a_running_domains_balloon(model: str, address: str) -> None:
     )
 
 
-def test_a_users_own_alias() -> None:
+def test_user_defined_alias() -> None:
     xml = parse(domain(memballoon(inside="<alias name='ua-memory.1_x'/>")))
 
     assert xml.balloon.balloon is not None
@@ -68,20 +68,20 @@ def test_a_users_own_alias() -> None:
 
 
 @pytest.mark.parametrize("alias", ["a/b", "../x", "a b", "é", "a'b", '"', "*", "a[0]"])
-def test_an_alias_that_names_no_child_gives_no_path(alias: str) -> None:
+def test_invalid_alias_gives_no_path(alias: str) -> None:
     xml = parse(domain(memballoon(inside=f"<alias name={quoteattr(alias)}/>")))
 
     assert xml.balloon.balloon == Balloon(model="virtio", alias=alias, qom_path=None)
 
 
 @pytest.mark.parametrize("alias", ["", "<alias/>", "<alias name=''/>"])
-def test_a_balloon_without_an_alias(alias: str) -> None:
+def test_balloon_without_an_alias(alias: str) -> None:
     xml = parse(domain(memballoon(inside=alias)))
 
     assert xml.balloon.balloon == Balloon(model="virtio", alias=None, qom_path=None)
 
 
-def test_live_and_inactive_xml_have_each_their_own_period() -> None:
+def test_live_and_inactive_xml_have_their_own_periods() -> None:
     live = parse(domain(memballoon(inside="<stats period='5'/><alias name='balloon0'/>")))
     inactive = parse(domain(memballoon(inside="<stats period='30'/>"), attributes="type='kvm'"))
 
@@ -90,7 +90,7 @@ def test_live_and_inactive_xml_have_each_their_own_period() -> None:
     assert inactive.balloon.balloon == Balloon(model="virtio")
 
 
-def test_a_domain_that_does_not_run_has_no_qom_path() -> None:
+def test_inactive_domain_has_no_qom_path() -> None:
     # libvirt keeps a user's own alias in the inactive XML, too.
     inside = "<alias name='ua-memory'/>"
     xml = parse(domain(memballoon(inside=inside), attributes="type='kvm'"))
@@ -112,34 +112,34 @@ def test_a_domain_that_does_not_run_has_no_qom_path() -> None:
     ],
 )
 @pytest.mark.parametrize("model", ["virtio", "none"])
-def test_the_period(model: str, stats: str, period: int) -> None:
+def test_period(model: str, stats: str, period: int) -> None:
     assert parse(domain(memballoon(model, stats))).balloon.period == period
 
 
 @pytest.mark.parametrize("period", ["", " ", "-1", "+1", "2.5", "ten", "1_0", "٣", "9" * 5000])
 @pytest.mark.parametrize("model", ["virtio", "none"])
-def test_a_period_that_is_no_number(model: str, period: str) -> None:
+def test_invalid_period(model: str, period: str) -> None:
     with pytest.raises(DomainXMLError, match="period"):
         parse(domain(memballoon(model, f"<stats period='{period}'/>")))
 
 
-def test_model_none_is_no_balloon_and_keeps_its_period() -> None:
+def test_model_none_keeps_its_period() -> None:
     xml = parse(domain(memballoon("none", "<stats period='10'/>")))
 
     assert xml.balloon == BalloonConfig(balloon=None, period=10)
 
 
 @pytest.mark.parametrize("devices", ["", "<controller type='usb'/>"])
-def test_no_memballoon_is_no_balloon(devices: str) -> None:
+def test_no_memballoon(devices: str) -> None:
     assert parse(domain(devices)).balloon == BalloonConfig(balloon=None, period=0)
 
 
-def test_a_memballoon_without_a_model_is_virtio() -> None:
+def test_default_model_is_virtio() -> None:
     assert parse(domain("<memballoon/>")).balloon.balloon == Balloon(model="virtio")
 
 
 def test_only_the_domains_own_devices_count() -> None:
-    # Metadata is free for anyone to write.
+    # Any program can write metadata.
     metadata = f"<metadata><x:y xmlns:x='urn:x'><devices>{memballoon()}</devices></x:y></metadata>"
 
     assert parse(domain("", before=metadata)).balloon.balloon is None
@@ -147,7 +147,7 @@ def test_only_the_domains_own_devices_count() -> None:
     assert parse(domain(nested)).balloon.balloon is None
 
 
-def test_comments_are_passed_over() -> None:
+def test_comments_are_ignored() -> None:
     devices = f"<!-- {memballoon('none')} --><?x y?>{memballoon('virtio-transitional')}"
 
     balloon = parse(domain(devices)).balloon.balloon
@@ -155,7 +155,7 @@ def test_comments_are_passed_over() -> None:
     assert balloon.model == "virtio-transitional"
 
 
-def test_a_name_with_markup_comes_unescaped() -> None:
+def test_name_with_markup_is_unescaped() -> None:
     xml = domain("").replace("web1", "a&amp;b &lt;c&gt; \u202e 🎈")
 
     assert parse(xml).name == "a&b <c> \u202e 🎈"
@@ -172,7 +172,7 @@ def test_a_name_with_markup_comes_unescaped() -> None:
         ("", False),
     ],
 )
-def test_a_name_that_xml_cannot_hold(name: str, is_its: bool) -> None:
+def test_name_that_xml_changes(name: str, is_its: bool) -> None:
     # Libvirt does not write "\r" as "&#13;".
     assert parse(domain("").replace("web1", "a\rb\r\nc")).is_of(name) is is_its
 
@@ -201,13 +201,13 @@ def test_a_name_that_xml_cannot_hold(name: str, is_its: bool) -> None:
         "{}",
     ],
 )
-def test_garbage(text: str) -> None:
+def test_malformed_xml(text: str) -> None:
     with pytest.raises(DomainXMLError) as caught:
         parse(text)
     assert caught.value.message
 
 
-def test_what_is_cut_off() -> None:
+def test_truncated_xml() -> None:
     whole = domain(memballoon(inside="<stats period='10'/><alias name='balloon0'/>")).rstrip()
 
     for length in range(len(whole)):
@@ -239,7 +239,7 @@ def test_entities_are_refused(text: str) -> None:
         parse(text)
 
 
-#: XML that leads elsewhere.
+#: XML that refers to something else.
 LEADS = {
     "entity": "<!DOCTYPE domain [<!ENTITY x SYSTEM 'PLACE'>]><domain><name>&x;</name></domain>",
     "parameter-entity": "<!DOCTYPE domain [<!ENTITY % x SYSTEM 'PLACE'> %x;]><domain/>",
@@ -254,7 +254,7 @@ LEADS = {
 
 
 def told_in_time(text: str) -> str:
-    """What comes of parsing; who reads something else waits for more of it, hence the thread."""
+    """The result of parsing, in a thread, because reading something else could block."""
     told: list[str] = []
 
     def read() -> None:
@@ -271,8 +271,8 @@ def told_in_time(text: str) -> str:
 
 
 @pytest.mark.parametrize("kind", LEADS)
-def test_no_file_is_read(tmp_path: Path, kind: str) -> None:
-    # Whatever is read from a pipe is gone from it.
+def test_external_entities_are_not_read(tmp_path: Path, kind: str) -> None:
+    # What is read from a pipe is no longer in it.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     both_ends = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
@@ -286,7 +286,7 @@ def test_no_file_is_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LEADS)
-def test_nobody_is_called(kind: str) -> None:
+def test_no_network_access(kind: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         for scheme in ("http", "ftp"):
@@ -297,7 +297,7 @@ def test_nobody_is_called(kind: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-7", "cp037", "shift_jis"])
-def test_an_encoding_that_it_is_not_in_does_not_turn_it_into_another(encoding: str) -> None:
+def test_wrong_encoding_declaration(encoding: str) -> None:
     text = f"<?xml version='1.0' encoding='{encoding}'?>{domain(memballoon('none'))}"
     hidden = f"<?xml version='1.0' encoding='utf-7'?><domain>{'+ADw-name+AD4-'}</domain>"
 
@@ -314,7 +314,7 @@ def test_deep_xml() -> None:
         parse(domain("", before=deep))
 
 
-def test_more_xml_than_any_domain_has() -> None:
+def test_too_much_xml() -> None:
     with pytest.raises(DomainXMLError, match=str(MAX_XML_BYTES + 1)):
         parse("x" * (MAX_XML_BYTES + 1))
 
@@ -391,9 +391,9 @@ print(libxml2.xmlGetExternalEntityLoader() == own)
 
 
 @pytest.mark.parametrize(("uri", "is_left"), [("test:///default", False), (None, True)])
-def test_whether_libvirt_reads_its_files_itself(node: str, uri: str | None, is_left: bool) -> None:
-    """A driver in this process that reads a file through lxml's loader ends the process now and
-    then, where both have the same libxml2: who loads is asked in place of waiting for that."""
+def test_lxml_leaves_files_to_libvirt(node: str, uri: str | None, is_left: bool) -> None:
+    """A libvirt driver in this process that reads a file through lxml's loader may crash the
+    process where both share one libxml2, so the test checks which loader is set."""
     if not Path(str(lxml.etree.__file__)).is_relative_to("/usr/lib"):
         pytest.skip("PyPI's lxml has a libxml2 of its own")
     command = [sys.executable, "-c", LOADER, uri or node]
@@ -410,7 +410,7 @@ def test_whether_libvirt_reads_its_files_itself(node: str, uri: str | None, is_l
         ("", None),
     ],
 )
-def test_the_machine(system: str, machine: str | None) -> None:
+def test_machine(system: str, machine: str | None) -> None:
     assert parse(f"<domain type='kvm'><name>web1</name>{system}</domain>").machine == machine
 
 

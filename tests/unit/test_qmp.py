@@ -83,7 +83,7 @@ class FakeQemu:
             for below, kind in self.types.items()
             if below.startswith(f"{path}/") and "/" not in below.removeprefix(f"{path}/")
         ]
-        # A link is another way to an object, not the object.
+        # A link is not the object itself.
         return [{"name": "bus", "type": "link<virtio-balloon-pci>"}, *children]
 
     @staticmethod
@@ -100,14 +100,14 @@ def answering(answer: str) -> Monitor:
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("alias", ["balloon0", None, "net0"])
-def test_a_balloon_with_an_id(kind: str, alias: str | None) -> None:
+def test_balloon_with_an_id(kind: str, alias: str | None) -> None:
     qemu = FakeQemu((f"{PERIPHERAL}/net0", "virtio-net-pci"), (BALLOON0, kind))
 
     assert Monitor(qemu).find_balloon(alias) == BALLOON0
 
 
 @pytest.mark.parametrize("alias", ["balloon1", "ua-memory"])
-def test_the_alias_wins_over_another_balloon(alias: str) -> None:
+def test_alias_wins_over_another_balloon(alias: str) -> None:
     qemu = FakeQemu(
         (BALLOON0, "virtio-balloon-pci"), (f"{PERIPHERAL}/{alias}", "virtio-balloon-pci")
     )
@@ -116,14 +116,14 @@ def test_the_alias_wins_over_another_balloon(alias: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_balloon_without_an_id(kind: str) -> None:
+def test_balloon_without_an_id(kind: str) -> None:
     qemu = FakeQemu((f"{ANON}/device[0]", "virtio-net-pci"), (f"{ANON}/device[1]", kind))
 
     assert Monitor(qemu).find_balloon("balloon0") == f"{ANON}/device[1]"
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_balloon_elsewhere_in_the_tree(kind: str) -> None:
+def test_balloon_elsewhere_in_the_tree(kind: str) -> None:
     path = "/machine/unattached/device[5]"
     qemu = FakeQemu(("/machine/unattached/device[4]", "virtio-mmio"), (path, kind))
 
@@ -131,21 +131,21 @@ def test_a_balloon_elsewhere_in_the_tree(kind: str) -> None:
     assert list(Monitor(qemu).balloons_below("/machine")) == [path]
 
 
-def test_a_guest_without_a_balloon() -> None:
+def test_no_balloon() -> None:
     qemu = FakeQemu((f"{PERIPHERAL}/net0", "virtio-net-pci"))
 
     assert Monitor(qemu).find_balloon() is None
     assert Monitor(qemu).find_balloon("net0") is None
 
 
-def test_every_device_comes_once() -> None:
+def test_walk_yields_each_device_once() -> None:
     paths = [f"{PERIPHERAL}/b{number}" for number in range(len(TYPES))]
     qemu = FakeQemu(*zip(paths, TYPES, strict=True))
 
     assert sorted(Monitor(qemu).balloons_below("/machine")) == paths
 
 
-def test_an_object_that_vanishes_during_the_walk_is_passed_over() -> None:
+def test_walk_skips_objects_that_vanish() -> None:
     qemu = FakeQemu(("/machine/unattached/device[5]", "virtio-balloon-device"))
 
     def send(command: str) -> str:
@@ -156,7 +156,7 @@ def test_an_object_that_vanishes_during_the_walk_is_passed_over() -> None:
     assert list(Monitor(send).balloons_below("/machine")) == ["/machine/unattached/device[5]"]
 
 
-def test_a_tree_without_an_end_ends_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     # The real limit takes a while.
     monkeypatch.setattr("virtballoon.hypervisor.qmp._MAX_NODES", 500)
     endless = json.dumps({"return": [{"name": "x", "type": "child<container>"}]})
@@ -164,14 +164,14 @@ def test_a_tree_without_an_end_ends_the_walk(monkeypatch: pytest.MonkeyPatch) ->
     assert list(answering(endless).balloons_below("/machine")) == []
 
 
-def test_children_are_objects_and_not_properties() -> None:
+def test_children_are_objects_only() -> None:
     qemu = FakeQemu((BALLOON0, "virtio-balloon-pci"))
 
     assert Monitor(qemu).children(PERIPHERAL) == [QomChild("balloon0", "virtio-balloon-pci")]
 
 
 @pytest.mark.parametrize("path", [BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{PERIPHERAL}/é🎈"])
-def test_what_is_sent(path: str) -> None:
+def test_commands(path: str) -> None:
     qemu = FakeQemu((path, "virtio-balloon-pci"))
     monitor = Monitor(qemu)
 
@@ -193,7 +193,7 @@ NAMES = st.text(st.characters(exclude_characters="/"), min_size=1)
 
 
 @given(NAMES, st.integers(0, MAX_INTERVAL))
-def test_what_is_sent_is_json_on_one_line(name: str, seconds: int) -> None:
+def test_commands_are_json_on_one_line(name: str, seconds: int) -> None:
     sent: list[str] = []
 
     def send(command: str) -> str:
@@ -243,7 +243,7 @@ DEVICES = frozenset({BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{BALLOON0}/virtio
 
 
 @given(st.sampled_from(COMMANDS) | st.text(), ARGUMENTS)
-def test_the_list_of_commands_is_closed(command: str, arguments: dict[str, Any]) -> None:
+def test_list_of_allowed_commands_is_closed(command: str, arguments: dict[str, Any]) -> None:
     if not is_allowed(command, arguments):
         return
     given = dict(arguments)
@@ -269,12 +269,12 @@ def test_the_list_of_commands_is_closed(command: str, arguments: dict[str, Any])
 
 
 @pytest.mark.parametrize("has_list_get", [False, True])
-def test_no_public_method_sends_anything_else(has_list_get: bool) -> None:
+def test_public_methods_send_only_allowed_commands(has_list_get: bool) -> None:
     def send(text: str) -> str:
         command = json.loads(text)
         assert not command["execute"].startswith("x-")
         assert is_allowed(command["execute"], command.get("arguments", {}))
-        # Each child is a way to a path that nobody asked for.
+        # Invalid names of children must not get into a command.
         child = {"name": "../x", "type": "child<container>"}
         return json.dumps({"return": [child, {"name": "", "type": "child<virtio-balloon-pci>"}]})
 
@@ -296,14 +296,14 @@ def test_no_public_method_sends_anything_else(has_list_get: bool) -> None:
             call(path, value)
 
 
-def test_a_refused_command_is_not_sent() -> None:
+def test_refused_command_is_not_sent() -> None:
     with pytest.raises(MonitorError, match="not a command") as caught:
         Monitor(pytest.fail).set_polling_interval(BALLOON0, MAX_INTERVAL + 1)
     assert '"value": 4294967296' in caught.value.sent
     assert caught.value.received is None
 
 
-def test_finding_a_balloon_only_lists() -> None:
+def test_find_balloon_sends_only_qom_list() -> None:
     qemu = FakeQemu(("/machine/unattached/device[5]", "virtio-balloon-device"))
 
     Monitor(qemu).find_balloon("balloon0")
@@ -349,12 +349,12 @@ METHODS: dict[str, Callable[[Monitor], object]] = {
     "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
 }
 ALLOWED = {"qom-list", "qom-get", "qom-list-get", "qom-set", "query-version"}
-# A walk goes on past what it cannot read.
+# A walk skips what it cannot read.
 REFUSABLE = sorted(METHODS.keys() - {"balloons_below"})
 
 
 @pytest.mark.parametrize("method", REFUSABLE)
-def test_an_error_inside_the_answer(method: str) -> None:
+def test_error_in_the_answer(method: str) -> None:
     answer = '{"error": {"class": "GenericError", "desc": "timer value is too big"}, "id": "x"}'
 
     with pytest.raises(MonitorError) as caught:
@@ -396,7 +396,7 @@ def test_an_error_inside_the_answer(method: str) -> None:
     ],
     ids=lambda answer: answer[:40],
 )
-def test_an_answer_of_no_known_shape(answer: str) -> None:
+def test_malformed_answers(answer: str) -> None:
     for method in REFUSABLE:
         with pytest.raises(MonitorError) as caught:
             METHODS[method](answering(answer))
@@ -428,7 +428,7 @@ UNKNOWN_SHAPES: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize("method", UNKNOWN_SHAPES)
-def test_a_value_of_no_known_shape(method: str) -> None:
+def test_malformed_values(method: str) -> None:
     for value in UNKNOWN_SHAPES[method]:
         answer = json.dumps({"return": value})
         with pytest.raises(MonitorError) as caught:
@@ -464,7 +464,7 @@ def dialogue(*exchanges: tuple[dict[str, Any], object]) -> tuple[Monitor, list[o
     return Monitor(send, has_list_get=True), left
 
 
-def test_one_call_reads_interval_and_figures() -> None:
+def test_qom_list_get_reads_interval_and_figures() -> None:
     list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
     monitor, left = dialogue((list_get, {"return": [{"properties": PROPERTY_LIST}]}))
 
@@ -472,7 +472,7 @@ def test_one_call_reads_interval_and_figures() -> None:
     assert left == []
 
 
-def test_a_qemu_that_is_older_than_the_installed_one() -> None:
+def test_fallback_without_qom_list_get() -> None:
     list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
     unknown = {"class": "CommandNotFound", "desc": "The command qom-list-get has not been found"}
     get = {"execute": "qom-get", "arguments": {"path": BALLOON0, "property": "guest-stats"}}
@@ -489,7 +489,7 @@ def test_a_qemu_that_is_older_than_the_installed_one() -> None:
     assert left == []
 
 
-def test_another_error_of_qom_list_get() -> None:
+def test_other_errors_of_qom_list_get_propagate() -> None:
     list_get = {"execute": "qom-list-get", "arguments": {"paths": [BALLOON0]}}
     error = {"class": "DeviceNotFound", "desc": "not found"}
     monitor, _ = dialogue((list_get, {"error": error}))
@@ -498,11 +498,11 @@ def test_another_error_of_qom_list_get() -> None:
         monitor.interval_and_stats(BALLOON0)
 
 
-def test_the_longest_interval() -> None:
+def test_longest_interval() -> None:
     assert answering('{"return": 4294967295}').polling_interval(BALLOON0) == 4294967295
 
 
-def test_of_a_key_that_comes_twice_the_last_counts() -> None:
+def test_last_of_duplicate_keys_counts() -> None:
     twice = '{"return": {"stats": {"stat-swap-in": 1, "stat-swap-in": 2}, "last-update": 3}}'
 
     assert answering(twice).guest_stats(BALLOON0).stats.swap_in == 2
@@ -510,7 +510,7 @@ def test_of_a_key_that_comes_twice_the_last_counts() -> None:
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-0", "1.0"])
-def test_a_number_that_is_no_figure(value: str) -> None:
+def test_invalid_numbers(value: str) -> None:
     stats = f'{{"return": {{"stats": {{"stat-swap-in": {value}}}, "last-update": 3}}}}'
 
     assert answering(stats).guest_stats(BALLOON0).stats.swap_in in {None, 0}
@@ -518,7 +518,7 @@ def test_a_number_that_is_no_figure(value: str) -> None:
         answering(stats.replace("3", value.replace("-0", "-1"))).guest_stats(BALLOON0)
 
 
-def test_what_carries_the_command_fails_in_its_own_way() -> None:
+def test_errors_of_send_propagate() -> None:
     class GoneError(Exception):
         pass
 
@@ -561,7 +561,7 @@ ANSWERS = (
 
 
 def assert_read_or_refused(answers: list[str]) -> None:
-    """Hold whatever QEMU answers, in this order, to be read or refused by an error of ours."""
+    """Any answers, in this order, are read or refused with a MonitorError."""
     for method in METHODS.values():
         left = list(answers)
 
@@ -577,7 +577,7 @@ def assert_read_or_refused(answers: list[str]) -> None:
         if error is not None:
             assert error.message
             if error.received is None:
-                # A path that came in an answer and is not one.
+                # An answer contained an invalid path.
                 assert "not a command" in error.message
                 continue
             assert error.received == '{"return": []}' or any(

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 MAX_XML_BYTES: Final = 16 * 1024 * 1024
 
 _QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
-_BALLOON_IN_JSON: Final = re.compile(
-    rf"""["']driver["']\s*:\s*["']({"|".join(sorted(DEVICE_NAMES))})["']"""
-)
+_BALLOON_IN_JSON: Final = rf"""["']driver["']\s*:\s*["']({"|".join(sorted(DEVICE_NAMES))})["']"""
 #: The channel of QEMU's guest agent; QEMU reports to libvirt when the guest opens or closes it.
 _AGENT: Final = "org.qemu.guest_agent.0"
 
@@ -50,11 +48,10 @@ class DomainXML:
 
 
 def _parse(xml: bytes) -> etree._Element | None:
-    # Not before it is needed: see leave_files_to_libvirt. A connection to libvirt's test driver
-    # reads its file when it is opened.
+    # See leave_files_to_libvirt: libvirt's test driver reads its file when it is opened.
     from lxml import etree
 
-    # No entity of the document is ever looked up: a domain's metadata is somebody else's text.
+    # Entities are not resolved: other programs write a domain's metadata.
     parser = etree.XMLParser(
         resolve_entities=False,
         no_network=True,
@@ -114,7 +111,7 @@ def _is_balloon(device: str) -> bool:
     """Whether a value of QEMU's ``-device`` is a balloon: ``DRIVER,key=value,…``,
     ``driver=DRIVER,…`` or JSON, in which QEMU accepts single quotes."""
     if device.startswith("{"):
-        return bool(_BALLOON_IN_JSON.search(device))
+        return re.search(_BALLOON_IN_JSON, device) is not None
     first, *pairs = (part.strip() for part in device.split(","))
     drivers = {
         pair.removeprefix("driver=") for pair in (first, *pairs) if pair.startswith("driver=")
@@ -125,7 +122,7 @@ def _is_balloon(device: str) -> bool:
 def parse(xml: str) -> DomainXML:
     """Read the balloon from a domain's XML, live or inactive.
 
-    The balloon stands at ``/domain/devices/memballoon``; model ``none`` means that there is none.
+    The balloon is ``/domain/devices/memballoon``; model ``none`` means that there is none.
     ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
     docs/formatdomain, "Memory balloon device").
 
@@ -151,7 +148,7 @@ def parse(xml: str) -> DomainXML:
 
 def _root(xml: str) -> etree._Element:
     if len(xml) > MAX_XML_BYTES:
-        raise DomainXMLError(f"the domain's XML has {len(xml)} characters, which no domain's has")
+        raise DomainXMLError(f"the domain's XML is too long: {len(xml)} characters")
     try:
         root = _parse(xml.encode("utf-8"))
     except ValueError as error:
@@ -159,28 +156,25 @@ def _root(xml: str) -> etree._Element:
     if root is None or root.tag != "domain":
         raise DomainXMLError("the XML is not a domain's")
     if root.getroottree().docinfo.internalDTD is not None:
-        raise DomainXMLError(
-            "the domain's XML declares a document type, which libvirt's never does"
-        )
+        raise DomainXMLError("the domain's XML declares a document type, which libvirt's does not")
     return root
 
 
 def leave_files_to_libvirt() -> None:
-    """Take lxml out of the way of a libvirt driver that runs in this process and reads XML files.
+    """Restore libxml2's own file loader, for a libvirt driver that reads XML files in this process.
 
-    From its import on, lxml loads every file that libxml2 is asked for, and takes what others keep
-    in libxml2's parser for an object of its own. Where lxml and libvirt share a libxml2, as
-    Debian's do, that ends the process now and then. Here libxml2's own loader comes back, for the
-    whole process; what it costs are lxml's custom resolvers.
+    lxml replaces libxml2's loader for the whole process, and its loader takes the private data of
+    other users' parsers for its own. Where lxml and libvirt share one libxml2, as on Debian, that
+    can crash the process. Without lxml's loader, its custom resolvers do not work.
     """
     import ctypes
 
-    import lxml.etree  # noqa: F401 - so that it does not come later and take the files again
+    import lxml.etree  # noqa: F401 - a later import would replace the loader again
 
     try:
         libxml2 = ctypes.CDLL("libxml2.so.2")
     except OSError:
-        # Another one than libvirt's, so there is nothing that they share.
+        # Not shared with libvirt.
         return
     loader = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p)
     libxml2.xmlSetExternalEntityLoader.argtypes = [ctypes.c_void_p]
@@ -215,7 +209,7 @@ def _period(text: str | None) -> int:
         return 0
     if not _is_number(text):
         raise DomainXMLError(
-            f"the balloon's statistics period is {text[:40]!r}, no number of seconds"
+            f"the balloon's statistics period is not a number of seconds: {text[:40]!r}"
         )
     return int(text)
 

@@ -46,18 +46,18 @@ class QomChild:
 
 # Any object of the machine, and what may be a device: an object in one of its containers. A name
 # can contain anything but a slash.
-_OBJECT: Final = re.compile(r"/machine(/[^/]+)*")
-_DEVICE: Final = re.compile(r"/machine/[^/]+(/[^/]+)+")
+_OBJECT: Final = r"/machine(/[^/]+)*"
+_DEVICE: Final = r"/machine/[^/]+(/[^/]+)+"
 
 
 def _is_device(path: object) -> bool:
-    return isinstance(path, str) and _DEVICE.fullmatch(path) is not None
+    return isinstance(path, str) and re.fullmatch(_DEVICE, path) is not None
 
 
 # All that is sent: each command with each of its arguments.
 _ALLOWED: Final[Mapping[str, Mapping[str, Callable[[Any], bool]]]] = {
     "query-version": {},
-    "qom-list": {"path": lambda path: isinstance(path, str) and bool(_OBJECT.fullmatch(path))},
+    "qom-list": {"path": lambda path: isinstance(path, str) and bool(re.fullmatch(_OBJECT, path))},
     "qom-list-get": {
         "paths": lambda paths: isinstance(paths, list) and all(map(_is_device, paths))
     },
@@ -123,7 +123,7 @@ class Monitor:
         return found
 
     def guest_stats(self, path: str) -> Figures:
-        """The guest's figures and when it gave them (``qom-get guest-stats``).
+        """The guest's figures and their last update (``qom-get guest-stats``).
 
         :raise MonitorError: when QEMU refuses or the answer has another shape
         """
@@ -213,7 +213,7 @@ class Monitor:
         any without one, and the whole tree.
 
         :param everywhere: whether to walk the tree, too. That takes hundreds of commands, and
-            finds only what was added neither by libvirt nor with ``-device``.
+            finds only a balloon that neither libvirt nor ``-device`` added.
         """
         named = self._balloons_at(PERIPHERAL)
         if alias is not None and f"{PERIPHERAL}/{alias}" in named:
@@ -237,7 +237,7 @@ class Monitor:
             try:
                 children = self.children(path)
             except MonitorError:
-                # An object that was unplugged between its listing and ours.
+                # An object that was unplugged after its parent was listed.
                 continue
             for child in children:
                 below = f"{path.rstrip('/')}/{child.name}"
