@@ -19,46 +19,37 @@ from virtballoon.model.verdict import NO_STATISTICS_ADVICE, Verdict
 class Sign(StrEnum):
     """Something that an answer shows."""
 
-    meaning: str
-    _value_: str
-
-    def __new__(cls, value: str, meaning: str) -> Self:
-        self = str.__new__(cls, value)
-        self._value_ = value
-        self.meaning = meaning
-        return self
-
-    UPDATED = "updated", "a new update came while it was watched"
-    OVERDUE = "overdue", "no update came while it was watched for longer than its interval"
-    AGENT_CONNECTED = "agent-connected", "a guest agent has opened its channel"
-    AGENT_DISCONNECTED = "agent-disconnected", "it has a guest agent's channel, which is not open"
-    SPINNING = "spinning", "it used all of one CPU, and no more, while it was watched"
-    LONG_RUN = "long-run", "its QEMU has used more than 5 minutes of processor time"
-    BALLOONED = "ballooned", "the balloon holds memory, so a driver has inflated it"
-    LOW_MEMORY = "low-memory", "its last figures show less than 5 % of its memory available"
-    IOMMU = "iommu", "its balloon has <driver iommu='on'/>"
-    CLOCK_BEHIND = "clock-behind", "by the last updates of its host, the host's clock is behind"
-    XML_POLLS = "xml-polls", "the live XML has an interval above 0"
-    STOPPED = "stopped", "its CPUs are stopped"
-    IN_TRANSIT = "in-transit", "a migration, save, dump, snapshot or start has stopped its CPUs"
-    ASLEEP = "asleep", "the guest has suspended itself"
-    IO_ERROR = "io-error", "QEMU has stopped it because of a disk error"
-    WATCHDOG = "watchdog", "its watchdog has stopped it"
-    CRASHED = "crashed", "the guest has reported a crash to its panic device"
-    BEHIND_LIBVIRT = "behind-libvirt", "it has a balloon that libvirt did not define"
-    MONITOR = "monitor", "a call waits for QEMU's monitor"
-    JOB = "job", "a job holds the domain"
-    LIMIT = "limit", "a limit of virtballoon was reached: on time, or on calls that may block"
-    FUTURE = "future", "the last update is in the future"
-    NOT_GIVEN = "not-given", "libvirt gives no time of a last update"
-    OLD_LIBVIRT = "old-libvirt", "the host's libvirt is too old to give one"
-    QEMU_INTERVAL = "qemu-interval", "QEMU's own interval is known"
-    RESET_CLEARS = "reset-clears", "this QEMU clears the figures at a reset"
-    DRIFT = "drift", "QEMU's interval differs from the live XML's"
-    CONFIG_DRIFT = "config-drift", "the persistent XML's interval differs from the live XML's"
-    CONFIG_BALLOON = "config-balloon", "the persistent XML has a balloon"
-    UNPOLLED = "unpolled", "the interval is 0"
-    OLD_QEMU = "old-qemu", "this QEMU lacks statistics that newer ones have"
+    UPDATED = "updated"  # a new update came while it was watched
+    OVERDUE = "overdue"  # no update came while it was watched for longer than its interval
+    AGENT_CONNECTED = "agent-connected"  # a guest agent has opened its channel
+    AGENT_DISCONNECTED = "agent-disconnected"  # it has a guest agent's channel, which is not open
+    SPINNING = "spinning"  # it used all of one CPU, and no more, while it was watched
+    LONG_RUN = "long-run"  # its QEMU has used more than 5 minutes of processor time
+    BALLOONED = "ballooned"  # the balloon holds memory, so a driver has inflated it
+    LOW_MEMORY = "low-memory"  # its last figures show less than 5 % of its memory available
+    IOMMU = "iommu"  # its balloon has <driver iommu='on'/>
+    CLOCK_BEHIND = "clock-behind"  # by the last updates of its host, the host's clock is behind
+    XML_POLLS = "xml-polls"  # the live XML has an interval above 0
+    STOPPED = "stopped"  # its CPUs are stopped
+    IN_TRANSIT = "in-transit"  # a migration, save, dump, snapshot or start has stopped its CPUs
+    ASLEEP = "asleep"  # the guest has suspended itself
+    IO_ERROR = "io-error"  # QEMU has stopped it because of a disk error
+    WATCHDOG = "watchdog"  # its watchdog has stopped it
+    CRASHED = "crashed"  # the guest has reported a crash to its panic device
+    BEHIND_LIBVIRT = "behind-libvirt"  # it has a balloon that libvirt did not define
+    MONITOR = "monitor"  # a call waits for QEMU's monitor
+    JOB = "job"  # a job holds the domain
+    LIMIT = "limit"  # a limit of virtballoon was reached: on time, or on calls that may block
+    FUTURE = "future"  # the last update is in the future
+    NOT_GIVEN = "not-given"  # libvirt gives no time of a last update
+    OLD_LIBVIRT = "old-libvirt"  # the host's libvirt is too old to give one
+    QEMU_INTERVAL = "qemu-interval"  # QEMU's own interval is known
+    RESET_CLEARS = "reset-clears"  # this QEMU clears the figures at a reset
+    DRIFT = "drift"  # QEMU's interval differs from the live XML's
+    CONFIG_DRIFT = "config-drift"  # the persistent XML's interval differs from the live XML's
+    CONFIG_BALLOON = "config-balloon"  # the persistent XML has a balloon
+    UNPOLLED = "unpolled"  # the interval is 0
+    OLD_QEMU = "old-qemu"  # this QEMU lacks statistics that newer ones have
 
 
 @dataclass(frozen=True, slots=True)
