@@ -154,9 +154,7 @@ def test_prometheus_has_every_guest(
     assert [entry["type"] for entries in kinds.values() for entry in entries] == ["counter"]
 
 
-def test_a_name_that_somebody_chose(
-    hypervisor: Hypervisor, scraped: tuple[Exporter, Prometheus]
-) -> None:
+def test_hostile_name(hypervisor: Hypervisor, scraped: tuple[Exporter, Prometheus]) -> None:
     exporter, prometheus = scraped
     guest = hypervisor.add(GuestSpec(HOSTILE, paused=True, persistent=False))
     try:
@@ -169,7 +167,7 @@ def test_a_name_that_somebody_chose(
         hypervisor.remove(guest)
 
 
-def test_promtool_has_no_complaint(scraped: tuple[Exporter, Prometheus]) -> None:
+def test_promtool_accepts_the_metrics(scraped: tuple[Exporter, Prometheus]) -> None:
     exporter, _ = scraped
     checked = subprocess.run(
         [program("promtool"), "check", "metrics"],
@@ -204,7 +202,7 @@ def test_dashboard(scraped: tuple[Exporter, Prometheus]) -> None:
         wait_until(partial(prometheus.query, query), 30, f"data for {query}")
 
 
-def test_the_picture_of_the_dashboard_can_be_drawn(scraped: tuple[Exporter, Prometheus]) -> None:
+def test_dashboard_picture(scraped: tuple[Exporter, Prometheus]) -> None:
     _, prometheus = scraped
     script = EXAMPLES / "pictures" / "dashboard.py"
     picture = runpy.run_path(str(script))
@@ -255,7 +253,7 @@ def test_rules(scraped: tuple[Exporter, Prometheus]) -> None:
     assert set(states()) == set(re.findall(r"alertname: (\w+)", tested))
 
 
-def test_what_only_qemu_has(newest_guest: Guest) -> None:
+def test_statistics_that_only_qemu_has(newest_guest: Guest) -> None:
     labels = {"host": newest_guest.hypervisor.uri, "domain": "newest", "uuid": newest_guest.uuid}
     with exporting("-c", newest_guest.hypervisor.uri, "--via", "qom", "--max-age", "0") as exporter:
         wait_until(lambda: exporter.verdicts().get("newest") == "fresh", 60, "its figures")
@@ -302,7 +300,23 @@ def test_nothing_piles_up(alone: Hypervisor) -> None:
         assert exporter.lines == []
 
 
-def test_scrapes_at_once_share_a_reading(alone: Hypervisor) -> None:
+def test_hung_domain_delays_one_scrape(alone: Hypervisor) -> None:
+    with exporting("-c", alone.uri, "--max-age", "0", "--timeout", "60") as exporter:
+
+        def duration() -> float:
+            begun = time.monotonic()
+            exporter.get()
+            return time.monotonic() - begun
+
+        usual = max(duration() for _ in range(3))
+        with hanging(alone, "blank0002"):
+            # Far less than the timeout, also on a busy machine.
+            assert duration() < 20
+            assert exporter.verdicts()["blank0002"] == "busy"
+            assert min(duration() for _ in range(5)) < max(2 * usual, 1.0)
+
+
+def test_concurrent_scrapes_share_a_reading(alone: Hypervisor) -> None:
     with (
         exporting("-c", alone.uri, "--max-age", "0") as exporter,
         hanging(alone, "blank0001"),
@@ -319,7 +333,7 @@ def test_scrapes_at_once_share_a_reading(alone: Hypervisor) -> None:
         assert len({str(read["virtballoon_sweep_timestamp_seconds"]) for read in found}) == 1
 
 
-def test_who_is_being_answered_at_the_end_is_answered(alone: Hypervisor) -> None:
+def test_answers_are_completed_at_the_end(alone: Hypervisor) -> None:
     with exporting("-c", alone.uri) as exporter, hanging(alone, "blank0001"):
         before = exporter.held()
         found: list[dict[str, str]] = []
@@ -331,7 +345,7 @@ def test_who_is_being_answered_at_the_end_is_answered(alone: Hypervisor) -> None
         assert len(found[0]) == 6
 
 
-def test_a_host_that_comes_back(alone: Hypervisor) -> None:
+def test_host_that_recovers(alone: Hypervisor) -> None:
     with exporting("-c", alone.uri, "--max-age", "0", "--timeout", "5") as exporter:
         label = {"host": alone.uri}
         assert exporter.scrape()["virtballoon_up"] == [(label, 1)]
@@ -365,7 +379,7 @@ def unpolled(alone: Hypervisor) -> Iterator[dict[str, Guest]]:
             alone.remove(guest)
 
 
-def test_a_configuration_that_changes(tmp_path: Path) -> None:
+def test_configuration_that_changes(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
 
     def hosts(**uris: str) -> None:
@@ -389,7 +403,7 @@ def test_a_configuration_that_changes(tmp_path: Path) -> None:
         assert line.endswith("; continuing with the hosts as they were\n")
 
 
-def test_polling_is_turned_on(alone: Hypervisor, unpolled: dict[str, Guest]) -> None:
+def test_turns_polling_on(alone: Hypervisor, unpolled: dict[str, Guest]) -> None:
     uri = alone.uri
 
     def intervals() -> dict[str, int | None]:
@@ -429,7 +443,7 @@ def test_the_end(alone: Hypervisor, tmp_path: Path) -> None:
                 assert exporter.lines == []
 
 
-def test_sockets_of_systemds(alone: Hypervisor) -> None:
+def test_sockets_from_systemd(alone: Hypervisor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     # The program is started when the first client comes, as by a socket unit.
@@ -447,7 +461,7 @@ def test_sockets_of_systemds(alone: Hypervisor) -> None:
             process.kill()
 
 
-def test_a_reverse_proxy(alone: Hypervisor, tmp_path: Path) -> None:
+def test_reverse_proxy(alone: Hypervisor, tmp_path: Path) -> None:
     nginx, openssl = program("nginx"), program("openssl")
     key, certificate, users = (tmp_path / name for name in ("key.pem", "cert.pem", "users"))
     made = (
@@ -508,7 +522,7 @@ def _listens(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def test_a_file_for_the_textfile_collector(alone: Hypervisor, tmp_path: Path) -> None:
+def test_file_for_the_textfile_collector(alone: Hypervisor, tmp_path: Path) -> None:
     file = tmp_path / "virtballoon.prom"
     for hosts, status, up in (
         ((alone.uri,), 0, [1.0]),
