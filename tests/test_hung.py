@@ -30,7 +30,7 @@ from virtballoon import (
     read_host,
     set_intervals,
 )
-from virtballoon.engine.session import Visit
+from virtballoon.engine.session import HostSession
 
 #: Time enough for what answers, with other guests booting on the same two cores.
 TIMEOUT = 3.0
@@ -297,8 +297,8 @@ def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]
     ended: list[list[str]] = []
 
     def visit(words: list[str]) -> None:
-        with Visit(alone.uri, words, readonly=True, timeout=TIMEOUT) as visit:
-            assert visit.error is None
+        with HostSession(alone.uri, words, readonly=True, timeout=TIMEOUT) as session:
+            session.connect()
             visited.release()
             frozen.wait()
         ended.append(words)

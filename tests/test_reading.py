@@ -12,6 +12,7 @@ from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from virtballoon import (
     Connection,
+    Domain,
     DomainReport,
     HostStatus,
     Source,
@@ -21,7 +22,9 @@ from virtballoon import (
     read_domain,
     read_host,
 )
-from virtballoon.engine.reader import Sweep
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.reader import DomainReader
+from virtballoon.engine.scheduler import Scheduler
 
 MIB = 1024**2
 
@@ -336,12 +339,17 @@ def test_all_means_the_running_ones_unless_told_otherwise(
 # Domains that change between the listing and the reading.
 
 
+def reader(connection: Connection, domains: list[Domain]) -> DomainReader:
+    """A reading of these domains."""
+    scheduler = Scheduler(connection, None)
+    return DomainReader(scheduler, domains, via=Source.LIBVIRT, deadline=Deadline.after(10))
+
+
 def listed(connection: Connection, name: str) -> Iterator[DomainReport]:
-    """A sweep of the domain, which was listed now and will be read later."""
+    """A reading of the domain, which was listed now and will be read later."""
     domains = [domain for domain in connection.domains() if domain.name == name]
     assert len(domains) == 1
-    sweep = Sweep(connection, domains, via=Source.LIBVIRT, deadline=time.monotonic() + 10)
-    return iter(sweep)
+    return iter(reader(connection, domains))
 
 
 def test_a_domain_that_vanishes_costs_its_row(
@@ -352,9 +360,7 @@ def test_a_domain_that_vanishes_costs_its_row(
     names = {going.name, staying.name}
     domains = [domain for domain in connection.domains() if domain.name in names]
     going.domain.destroy()
-    sweep = Sweep(connection, domains, via=Source.LIBVIRT, deadline=time.monotonic() + 10)
-    assert [row.name for row in sweep] == ["staying"]
-    assert [domain.name for domain in sweep.vanished] == ["going"]
+    assert [row.name for row in reader(connection, domains)] == ["staying"]
 
 
 def test_a_domain_that_stops(connection: Connection, guest_factory: GuestFactory) -> None:

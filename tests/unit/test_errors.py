@@ -244,6 +244,7 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
         LibvirtFailure,
     ),
     "Connection.domains": (lambda e, **w: connection(e, **w).domains(), False, LibvirtFailure),
+    "Connection.list_all": (lambda e, **w: connection(e, **w).list_all(), False, LibvirtFailure),
     "Connection.domains, transient": (second_listing_fails, False, LibvirtFailure),
     "Connection.statistics": (statistics, False, LibvirtFailure),
     "Domain.of": (take_a_callers_domain, True, LibvirtFailure),
@@ -313,7 +314,7 @@ def test_every_method_that_calls_libvirt_is_tried() -> None:
         if not name.startswith("_")
     }
     # Opening and closing have tests of their own.
-    others = {"Connection.open", "Connection.close", "Connection.handed_on", "Domain.let_go"}
+    others = {"Connection.open", "Connection.close", "Connection.domains_of", "Domain.let_go"}
     tried = {name.partition(",")[0] for name in CALLS} | others
     assert tried == methods - {"Connection.raw", "Domain.raw"}
 
@@ -325,20 +326,6 @@ def test_what_was_closed_is_of_no_more_use() -> None:
     for call in (host.hostname, host.domains, domain.state, domain.xml):
         with pytest.raises(virtballoon.ConnectionLost, match="closed"):
             call()
-
-
-def test_what_was_handed_on_is_of_no_more_use_and_its_successor_is() -> None:
-    host = Connection.open("test:///default")
-    (domain,) = host.domains()
-    successor = host.handed_on()
-    assert successor.uri == "test:///default"
-    assert [found.name for found in successor.domains()] == [domain.name]
-    for call in (host.hostname, domain.state):
-        with pytest.raises(virtballoon.ConnectionLost, match="closed"):
-            call()
-    host.close()
-    assert successor.hostname()
-    successor.close()
 
 
 def raised(call: Callable[..., object], error: Any, **works: Any) -> Any:

@@ -86,7 +86,7 @@ def main() -> NoReturn:
         for line in undo_pending():
             complain(line)
     if "virtballoon.engine.session" in sys.modules:
-        sys.modules["virtballoon.engine.session"].wait_for_leaving(_LEAVE_SECONDS)
+        sys.modules["virtballoon.engine.session"].wait_for_closing(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken
     # down; and taking everything else down takes a tenth of the time of a run.
     os._exit(status)

@@ -33,11 +33,12 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
-from virtballoon.engine.limits import IN_FLIGHT
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import NoAnswer, hold_of, run
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.scheduler import Scheduler
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
+from virtballoon.engine.tasks import NoAnswer, hold_of, run_per_domain
 from virtballoon.errors import ConnectionLost, VirtballoonError
-from virtballoon.hypervisor.connection import AnyDomain, Connection, Control, Domain, Target
+from virtballoon.hypervisor.connection import AnyDomain, Control, Domain, Target
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_movement
@@ -46,7 +47,7 @@ from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, State, Verdict
 from virtballoon.operations.fleet import DEFAULT_JOBS, _visit_all
-from virtballoon.operations.reading import read_domain, selected, swept
+from virtballoon.operations.reading import chosen_domains, read_domain, read_domains
 
 #: The share of the time that reading may take; the rest is for questions and watching.
 _READING_SHARE: Final = 0.6
@@ -80,8 +81,8 @@ def diagnose_host(
 
     :param prefixes: how the commands of the remedies begin
     """
-    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    return diagnose_visited(visit, inactive=inactive, via=via, prefixes=prefixes)
+    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    return diagnose_session(session, inactive=inactive, via=via, prefixes=prefixes)
 
 
 def diagnose_hosts(
@@ -112,42 +113,35 @@ def diagnose_hosts(
     return _visit_all([partial(diagnose, target) for target in targets], jobs, on_result)
 
 
-def diagnose_visited(
-    visit: Visit, *, inactive: bool, via: Source, prefixes: PrefixesByHost
+def diagnose_session(
+    session: HostSession, *, inactive: bool, via: Source, prefixes: PrefixesByHost
 ) -> HostDiagnosis:
-    """Diagnose a host's domains as :func:`diagnose_host` does, in a visit that has begun."""
+    """Diagnose a host's domains as :func:`diagnose_host` does, in a session."""
     reports: list[DomainReport] = []
     diagnoses: list[Diagnosis] = []
     clock: ClockOffset | None = None
-    with visit:
-        end = visit.deadline
+    with session, session.errors_kept():
+        session.connect()
+        end = session.deadline.at
         now = time.monotonic()
-        visit.deadline = now + (end - now) * _READING_SHARE
+        session.deadline.at = now + (end - now) * _READING_SHARE
         try:
-            connection = visit.connection if visit.error is None else None
-            reports.extend(swept(visit, selected(visit, inactive=inactive), via=via))
+            chosen = chosen_domains(session, inactive=inactive)
+            reports.extend(read_domains(session, chosen, via=via))
         finally:
-            visit.deadline = end
-        if connection is not None:
-            domains = [selected.domain for selected in visit.selection.domains]
-            if visit.connection is not connection:
-                # The objects of the connection before are of no more use.
-                domains = visit.within(visit.connection.domains)
-            examination = HostExamination(visit.connection, reports, domains, via=via, deadline=end)
-            examination.examine()
-            diagnoses, clock = examination.diagnoses(prefixes(visit.uri)), examination.clock
+            session.deadline.at = end
+        domains = session.domains.values()
+        examination = HostExamination(session.scheduler, reports, domains, via=via, deadline=end)
+        examination.examine()
+        diagnoses, clock = examination.diagnoses(prefixes(session.uri)), examination.clock
     if len(diagnoses) < len(reports):
         # The host was lost; what was read is reported.
-        unexamined = [DomainExamination(report, None, uri=visit.uri) for report in reports]
-        diagnoses = [examined.diagnosis(prefixes(visit.uri)) for examined in unexamined]
-    host = HostDiagnosis(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=all(report.is_complete for report in diagnoses)),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
+        unexamined = [DomainExamination(report, None, uri=session.uri) for report in reports]
+        diagnoses = [examined.diagnosis(prefixes(session.uri)) for examined in unexamined]
+    host = session.result(
+        HostDiagnosis,
         domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
-        unmatched=visit.selection.unmatched,
+        complete=all(report.is_complete for report in diagnoses),
         clock=clock,
     )
     return log_host(host)
@@ -170,8 +164,12 @@ def diagnose_domain(
     deadline = time.monotonic() + timeout
     domain = Domain.of(domain)
     report = read_domain(domain, via=via, timeout=timeout * _READING_SHARE)
-    examination = HostExamination(domain.connection, [report], [domain], via=via, deadline=deadline)
-    examination.examine()
+    scheduler = Scheduler(domain.connection, None)
+    examination = HostExamination(scheduler, [report], [domain], via=via, deadline=deadline)
+    try:
+        examination.examine()
+    finally:
+        scheduler.close()
     (found,) = examination.diagnoses(prefixes(domain.connection.uri))
     return found
 
@@ -363,7 +361,7 @@ class HostExamination:
 
     def __init__(
         self,
-        connection: Connection,
+        scheduler: Scheduler,
         reports: Iterable[DomainReport],
         domains: Iterable[Domain],
         *,
@@ -371,17 +369,15 @@ class HostExamination:
         deadline: float,
     ) -> None:
         existing = {domain.uuid: domain for domain in domains}
-        self._connection = connection
+        self._scheduler = scheduler
         self._via = via
         self._deadline = deadline
         self._begun = time.monotonic()
         self.clock: ClockOffset | None = None
         self._examined = [
-            DomainExamination(r, existing.get(r.uuid), uri=connection.uri) for r in reports
+            DomainExamination(r, existing.get(r.uuid), uri=scheduler.connection.uri)
+            for r in reports
         ]
-        # Each domain that could not be read may have left a call under way.
-        held = sum(examined.report.verdict is Verdict.BUSY for examined in self._examined)
-        self._most = max(1, IN_FLIGHT - held)
 
     def examine(self) -> None:
         """Ask the questions, and watch the domains that may be updated."""
@@ -416,24 +412,21 @@ class HostExamination:
         self, tasks: Mapping[DomainExamination, Callable[[], object]], until: float
     ) -> dict[DomainExamination, object]:
         """Run a task for each of these, until this time and no longer than the deadline."""
-        by_uuid = {examined.report.uuid: examined for examined in tasks}
-        domains = {uuid: e.domain for uuid, e in by_uuid.items() if e.domain}
-        named = {examined.report.uuid: task for examined, task in tasks.items()}
-        link, end = self._connection.link, min(until, self._deadline)
-        outcomes = dict(run(named, domains, end, link, most=self._most))
-        for outcome in outcomes.values():
+        examined = {each.domain: each for each in tasks if each.domain is not None}
+        by_domain = {domain: tasks[each] for domain, each in examined.items()}
+        end = Deadline(min(until, self._deadline))
+        outcomes = {}
+        for domain, outcome in run_per_domain(self._scheduler, by_domain, end):
             if isinstance(outcome, ConnectionLost):
                 raise outcome
-        missing = [outcome for outcome in outcomes.values() if isinstance(outcome, NoAnswer)]
-        in_flight = sum(outcome.in_flight for outcome in missing)
-        self._most = max(1, self._most - in_flight)
-        return {by_uuid[uuid]: outcome for uuid, outcome in outcomes.items()}
+            outcomes[examined[domain]] = outcome
+        return outcomes
 
     def _add_clock(self) -> None:
         """Estimate the offset of the host's clock, by what was read and what moved since."""
         before = {e.first.uuid: e.first.look for e in self._examined}
         after = {e.report.uuid: e.report.look for e in self._examined}
-        is_far = is_remote(self._connection.uri)
+        is_far = is_remote(self._scheduler.connection.uri)
         clock = offset_by_movement(before, after)
         self.clock = clock or offset_by_lateness(before.values(), is_remote=is_far)
         if self.clock is not None and abs(self.clock.seconds) > CLOCK_SKEW_SECONDS:

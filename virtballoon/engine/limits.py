@@ -1,58 +1,171 @@
-"""How many calls may be under way, and how long a domain is waited for."""
+"""Which domains are held, how long they are waited for, and how many calls they may block."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from virtballoon.errors import Busy, BusyReason, Incoming
-from virtballoon.hypervisor.connection import Domain
+from virtballoon.hypervisor.connection import Control, Domain
 
 #: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
 IN_FLIGHT: Final = 4
+#: This many of them may be calls that a hung domain can block; one more if nothing else is left.
+MAY_BLOCK: Final = IN_FLIGHT - 1
 #: libvirtd has 20 workers (``max_workers``) for all its clients; this many may wait for hung
 #: domains.
-MOST_HELD: Final = 12
+MOST_HUNG: Final = 12
 #: A domain is waited for this long, from when its monitor or job lock was taken.
 HOLD_SECONDS: Final = 2.0
-#: A call that takes longer than this may be waiting for a domain that is held.
+#: A call that takes longer than this may be blocked. A chunk of domains takes some 10 ms.
 LATE_SECONDS: Final = 0.3
+#: How long to wait before a domain that is held is tried again.
+RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5)
+
+_HINTS: Final = {
+    BusyReason.MONITOR: "QEMU hangs, or is busy with another program's command",
+    BusyReason.JOB: "try again when the job has ended; virsh domjobinfo may show it",
+}
+
+
+class Deadline:
+    """When a host has had its time.
+
+    :ivar at: the moment, by ``time.monotonic()``
+    """
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline in this time."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def seconds_left(self) -> float:
+        """The time that is left; below 0 when it has passed."""
+        return self.at - time.monotonic()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Not count the time that the caller of a generator takes over what it got."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.at += time.monotonic() - began
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """What holds a domain, since when, and whether that uses one of the daemon's workers."""
+
+    since: float
+    is_job: bool
+    is_hung: bool
+
+
+class Limits:
+    """What is known of the held domains of one host.
+
+    Libvirt does not say since when a job holds a domain: that counts from when it was first seen,
+    so that a program that reads a host again and again keeps its limits.
+    """
+
+    def __init__(self) -> None:
+        self._holds: dict[str, _Hold] = {}
+
+    def note(self, uuid: str, control: Control, now: float) -> None:
+        """Take in what holds a domain.
+
+        :param now: the time, by ``time.monotonic()``, as everywhere
+        """
+        if control.free:
+            # A job that libvirt does not show may hold it all the same.
+            if (hold := self._holds.get(uuid)) and not hold.is_job:
+                self.release(uuid)
+        elif control.is_job:
+            self.note_job(uuid, now)
+        else:
+            self._holds[uuid] = _Hold(now - control.seconds, is_job=False, is_hung=control.hangs)
+
+    def note_job(self, uuid: str, now: float) -> None:
+        """A job holds the domain, whether libvirt shows it or not."""
+        hold = self._holds.get(uuid)
+        if hold is None or not hold.is_job:
+            self._holds[uuid] = _Hold(now, is_job=True, is_hung=False)
+
+    def note_blocked(self, uuid: str, now: float) -> None:
+        """A call of ours is blocked by the domain, and so uses a worker."""
+        hold = self._holds.get(uuid) or _Hold(now, is_job=False, is_hung=True)
+        self._holds[uuid] = _Hold(hold.since, hold.is_job, is_hung=True)
+
+    def release(self, uuid: str) -> None:
+        """Nothing holds the domain."""
+        self._holds.pop(uuid, None)
+
+    def is_hung(self, uuid: str) -> bool:
+        """Whether a call waits for the domain's QEMU."""
+        hold = self._holds.get(uuid)
+        return hold is not None and hold.is_hung
+
+    def may_block(self, uuids: Iterable[str]) -> bool:
+        """Whether another call may be made that one of its domains could block.
+
+        :param uuids: domains, one for each call under way that may be blocked
+        """
+        hung = {uuid for uuid, hold in self._holds.items() if hold.is_hung}
+        return len(hung.union(uuids)) < MOST_HUNG
+
+    def next_try(self, uuid: str, attempts: int, now: float) -> float:
+        """When to try a domain again, which is no later than it is given up."""
+        at = now + RETRY_SECONDS[min(attempts, len(RETRY_SECONDS) - 1)]
+        hold = self._holds.get(uuid)
+        return at if hold is None else min(at, max(now, hold.since + HOLD_SECONDS))
+
+    def expired(self, domain: Domain, now: float) -> Busy | None:
+        """The error of a domain that has been held too long."""
+        hold = self._holds.get(domain.uuid)
+        if hold is None or now - hold.since < HOLD_SECONDS:
+            return None
+        return self.held(domain, now)
+
+    def held(self, domain: Domain, now: float) -> Busy | None:
+        """The error of a domain that is held, however long."""
+        hold = self._holds.get(domain.uuid)
+        if hold is None:
+            return None
+        seconds = f"{now - hold.since:.0f} s"
+        if hold.is_job:
+            message = f"a job has held the domain for at least {seconds}"
+            return busy(domain, BusyReason.JOB, message)
+        message = f"QEMU has not answered on its monitor for {seconds}"
+        return busy(domain, BusyReason.MONITOR, message)
 
 
 def busy(domain: Domain, reason: BusyReason, message: str) -> Busy:
     """The error of a domain that cannot be read or set now."""
-    hint = {
-        BusyReason.MONITOR: "QEMU hangs, or is busy with another program's command",
-        BusyReason.JOB: "try again when the job has ended; virsh domjobinfo may show it",
-        BusyReason.LIMIT: None,
-    }[reason]
-    return Busy(message, reason=reason, host=domain.connection.uri, domain=domain.name, hint=hint)
-
-
-def monitor_busy(domain: Domain, seconds: float) -> Busy:
-    """QEMU's monitor has been held for this time."""
-    message = f"QEMU has not answered on its monitor for {seconds:.0f} s"
-    return busy(domain, BusyReason.MONITOR, message)
-
-
-def job_busy(domain: Domain, seconds: float) -> Busy:
-    """A job has held the domain for this time or longer."""
-    message = f"a job has held the domain for at least {seconds:.0f} s"
-    return busy(domain, BusyReason.JOB, message)
+    host, hint = domain.connection.uri, _HINTS.get(reason)
+    return Busy(message, reason=reason, host=host, domain=domain.name, hint=hint)
 
 
 def too_many_hung(domain: Domain) -> Busy:
-    """No more calls may block."""
+    """The error of a domain that was not read or set, so that no more calls block."""
     message = "not asked, because too many calls to this host wait for hung domains"
     return busy(domain, BusyReason.LIMIT, message)
 
 
 def timed_out(domain: Domain, seconds: float) -> Busy:
-    """The time limit was reached without an answer and without a known holder."""
+    """The error of a domain that had no answer by the deadline, and is not known to be held."""
     return busy(domain, BusyReason.LIMIT, f"no answer within {seconds:.0f} s")
 
 
 def incoming(domain: Domain) -> Incoming:
-    """The domain is being migrated to this host."""
+    """The error of a domain that is being migrated to this host."""
     return Incoming(
         "it is being migrated to this host",
         reason=BusyReason.JOB,

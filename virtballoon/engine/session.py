@@ -1,13 +1,18 @@
-"""Reaches a host and finds the domains that a caller means, in bounded time."""
+"""One connection to one host under one deadline."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from virtballoon.engine.calls import Begun, together
+from virtballoon.engine.calls import BackgroundCall, gather
+from virtballoon.engine.limits import Deadline, Limits
+from virtballoon.engine.scheduler import Scheduler
 from virtballoon.errors import (
     AuthError,
     ConnectError,
@@ -25,61 +30,113 @@ from virtballoon.model.source import Source
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from virtballoon.model.report import HostStatus
+    from virtballoon.model.report import HostResult
 
 #: The time that a host gets, in seconds, from connecting to the last domain.
 DEFAULT_TIMEOUT: Final = 10.0
 
-#: A daemon that goes away so often in one visit may do so because of what is asked.
+#: A daemon that goes away this often in one session may do so because of what is asked.
 _MOST_RECONNECTS: Final = 3
 _RECONNECT_SECONDS: Final = 0.2
 
-_LEAVING: Final = "virtballoon-leaving"
+_CLOSING: Final = "virtballoon-closing"
 
-_HANGS: Final = "the host, its libvirtd or the way there hangs"
+_HANGS: Final = "the host, its libvirtd or the network hangs"
 
 T = TypeVar("T")
+H = TypeVar("H", bound="HostResult[Any]")
 
 
-def wait_for_leaving(seconds: float) -> None:
-    """Before the process ends: wait until connections have been closed, which libvirtd would else
-    take, and log, for broken ones."""
-    deadline = time.monotonic() + seconds
+def wait_for_closing(seconds: float) -> None:
+    """Before the process ends: wait until connections have been closed, which libvirtd would
+    otherwise log as broken."""
+    deadline = Deadline.after(seconds)
     for thread in threading.enumerate():
-        if thread.name == _LEAVING:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.name == _CLOSING:
+            thread.join(max(0.0, deadline.seconds_left))
 
 
-def leave(connection: Connection) -> None:
-    """Close a connection in the background: that waits for the daemon, which nobody has to."""
-    threading.Thread(target=connection.close, name=_LEAVING, daemon=True).start()
+def _close_in_background(connection: Connection) -> None:
+    # It waits for the daemon.
+    threading.Thread(target=connection.close, name=_CLOSING, daemon=True).start()
 
 
-class Visit:
-    """One visit to a host: connect where need be, find the domains that are meant, leave.
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What a session begins with."""
 
-    Connecting begins at once, so that a caller may do something else meanwhile.
+    connection: Connection
+    domains: list[Domain]
+    hostname: str
+    link: Link
 
-    Entering it never raises one of our errors, and neither does the body of its ``with``: the
-    visit ends and keeps the error. Without a connection there are no domains, so that a body that
-    goes through them has nothing to do.
+
+class KeptConnection:
+    """Keeps a host's connection, and what is known of its held domains, from one session to the
+    next. One session uses it at a time.
+
+    A connection on which something failed, or on which calls are blocked, is not kept. While
+    connecting has not returned, which may never be, no other attempt is made.
+    """
+
+    def __init__(self) -> None:
+        self.limits = Limits()
+        self.connection: Connection | None = None
+        self.arriving: BackgroundCall[_Arrival] | None = None
+        self.ssh_thread: int | None = None
+        self.is_closed = False
+        self._lock = threading.Lock()
+
+    def silence(self, host: str) -> ConnectError | None:
+        """The error of a host where connecting has not returned, between two sessions."""
+        if self.arriving is None or self.arriving.has_ended:
+            return None
+        seconds = time.monotonic() - self.arriving.since
+        return ConnectError(f"no answer for {seconds:.0f} s", host=host, hint=_HANGS)
+
+    def take_over(self) -> None:
+        """Have what connecting gave after its session had ended."""
+        if self.arriving is not None and self.arriving.has_ended:
+            with suppress(Exception):
+                self.connection = self.arriving.result().connection
+            self.arriving = None
+
+    def keep(self, connection: Connection, *, usable: bool) -> None:
+        """Take a connection back from a session."""
+        with self._lock:
+            if usable and not self.is_closed and self.connection is None:
+                self.connection = connection
+            else:
+                _close_in_background(connection)
+
+    def close(self) -> None:
+        """Close the connection, now or as soon as it is there; no other is kept."""
+        with self._lock:
+            self.is_closed = True
+            connection, self.connection = self.connection, None
+        if connection is not None:
+            _close_in_background(connection)
+
+
+class HostSession:
+    """One connection to a host, for a limited time.
+
+    :meth:`connect` finds the domains; leaving the ``with`` block closes the connection. No method
+    but those whose documentation says so waits beyond the deadline.
 
     :param target: a connection, which stays open; or a URI, or None for libvirt's default
-    :param words: what the caller means: names, UUIDs and patterns; None for every domain
+    :param words: names, UUIDs and patterns of the domains; None for all
     :param via: QOM if the monitor passthrough will be used
     :param readonly: how to open a connection
-    :param timeout: seconds for the whole visit
-    :param connection: one that a former visit to the same host has left open, to be used again
-    :param keep: whether to leave the connection open where nothing went wrong
+    :param timeout: seconds for the whole session
+    :param kept: the connection of former sessions with the same host, kept for later ones
 
-    :ivar left_open: the connection that was left open, which is the caller's then
-    :ivar uri: the host's URI, as the caller gave it, else as libvirt tells it
+    :ivar uri: the host's URI, as the caller gave it, else as libvirt gives it
     :ivar hostname: the host's own name; None if it was not reached
-    :ivar link: the way there, once it was reached
     :ivar domains: every domain of the host, by UUID, on the connection as it is now
     :ivar selection: the domains that the caller means
-    :ivar deadline: when to leave, by ``time.monotonic()``
-    :ivar error: why the visit ended early
+    :ivar deadline: when the session ends
+    :ivar error: why it ended early
     """
 
     def __init__(
@@ -90,8 +147,7 @@ class Visit:
         via: Source = Source.LIBVIRT,
         readonly: bool,
         timeout: float,
-        connection: Connection | None = None,
-        keep: bool = False,
+        kept: KeptConnection | None = None,
     ) -> None:
         if target is None:
             target = transport.configured_default()
@@ -101,150 +157,193 @@ class Visit:
         self._readonly = readonly
         self._timeout = timeout
         self._started = time.monotonic()
-        self._keep = keep
-        self._former = connection
+        self._is_kept = kept is not None
+        self._kept = kept or KeptConnection()
+        self._connects = 0
+        self._arriving: BackgroundCall[_Arrival] | None = None
+        self._scheduler: Scheduler | None = None
         self._connection: Connection | None = None
-        self._arrivals = 0
-        self._connecting: int | None = None
-        self._is_over = False
-        self.deadline = self._started + timeout
+        self.deadline = Deadline(self._started + timeout)
         self.uri = target if isinstance(target, str) else transport.default_uri()
         self.hostname: str | None = None
-        self.link: Link | None = None
         self.domains: dict[str, Domain] = {}
         self.selection: Selection[Domain] = Selection()
         self.error: VirtballoonError | None = None
-        self.left_open: Connection | None = None
-        self._arriving = Begun(self._arrive)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Makes calls on the connection as it is now, once connected."""
+        assert self._scheduler is not None, "not connected"
+        return self._scheduler
 
     @property
     def connection(self) -> Connection:
-        """The connection, where there are domains."""
-        assert self._connection is not None
+        """The connection as it is now, once connected; closed when the session has ended."""
+        assert self._connection is not None, "not connected"
         return self._connection
 
     @property
     def elapsed_seconds(self) -> float:
-        """How long the visit has taken so far."""
+        """How long the session has taken so far."""
         return time.monotonic() - self._started
 
-    def still_connecting(self, seconds: float) -> ConnectError | None:
-        """Why the host is not to be visited again: connecting has not returned, which that of a
-        visit that is over may never do. None once it has, in vain or not.
+    def result(self, kind: Callable[..., H], *, complete: bool, **fields: object) -> H:
+        """The result of the session.
 
-        :param seconds: how long to wait for it
-        """
-        if self._arriving.ended.wait(seconds):
-            return None
-        message = f"no answer for {self.elapsed_seconds:.0f} s"
-        return ConnectError(message, host=self.uri, hint=_HANGS)
-
-    def status(self, *, complete: bool) -> HostStatus:
-        """How much of the host was reached.
-
-        :param complete: whether every domain was
+        :param kind: its class
+        :param complete: whether every domain was read or set
+        :param fields: what this class has besides
         """
         from virtballoon.model.report import HostStatus
 
-        if self.hostname is None:
-            return HostStatus.UNREACHABLE
-        return HostStatus.OK if complete and self.error is None else HostStatus.PARTIAL
+        status = HostStatus.OK if complete and self.error is None else HostStatus.PARTIAL
+        return kind(
+            uri=self.uri,
+            hostname=self.hostname,
+            status=status if self.hostname is not None else HostStatus.UNREACHABLE,
+            error=self.error,
+            elapsed_seconds=self.elapsed_seconds,
+            unmatched=self.selection.unmatched,
+            **fields,
+        )
+
+    def start(self) -> Self:
+        """Begin to connect, so that the caller can do something else before :meth:`connect`."""
+        if self._arriving is None:
+            self._kept.take_over()
+            self._arriving = self._kept.arriving or BackgroundCall(self._arrive)
+            self._kept.arriving = self._arriving
+        return self
 
     def __enter__(self) -> Self:
-        try:
-            try:
-                domains = self._look_around(self._arriving)
-            except ConnectionLost as lost:
-                domains = self.reconnect(lost)
-            self.selection = select(domains, self._words)
-        except VirtballoonError as error:
-            self.error = error
-        return self
+        return self.start()
 
     def __exit__(
         self,
         _kind: type[BaseException] | None,
         error: BaseException | None,
         _traceback: TracebackType | None,
-    ) -> bool:
-        self._is_over = True
-        if isinstance(error, VirtballoonError):
+    ) -> None:
+        self._leave(usable=error is None and self.error is None and self._is_kept)
+        if not self._is_kept:
+            self._kept.close()
+
+    @contextmanager
+    def errors_kept(self) -> Iterator[None]:
+        """End the block at an error of ours, which :attr:`error` is then."""
+        try:
+            yield
+        except VirtballoonError as error:
             self.error = error
-        if self._connection is not None and self._owns_connection:
-            if self._keep and self.error is None and error is None:
-                self.left_open = self._connection.handed_on()
-            else:
-                leave(self._connection)
-        return isinstance(error, VirtballoonError)
+
+    def connect(self) -> None:
+        """Wait for the connection, and find the domains.
+
+        :raise HostError: when the host cannot be reached in time
+        :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
+        """
+        try:
+            self._arrive_in_time()
+        except ConnectionLost as lost:
+            self.reconnect(lost)
+        self.selection = select(list(self.domains.values()), self._words)
 
     def within(self, call: Callable[[], T]) -> T:
-        """Make a call that may take for ever, and wait for it until the deadline.
+        """Make a call that may never return, and wait for it until the deadline.
 
         :raise ConnectError: when there is no answer by then
         """
-        return self._await(Begun(call))
+        return self._await(BackgroundCall(call))
 
-    def _await(self, begun: Begun[T]) -> T:
-        answer = begun.within(self.deadline - time.monotonic())
-        if answer is None:
-            if self._connecting is not None:
-                end_children(self._connecting)
-            raise ConnectError(
-                f"no answer within {round(self._timeout, 1):g} s",
-                host=self.uri,
-                hint=_HANGS,
-            )
-        return answer[0]
-
-    def reconnect(self, lost: ConnectionLost) -> list[Domain]:
-        """Connect again after the connection broke, as soon as the host lets us in; the domains
-        of the connection before are of no more use, and these take their place.
+    def reconnect(self, lost: ConnectionLost) -> None:
+        """Connect again after the connection broke, as soon as the host lets us; the domains of the
+        connection before are of no more use.
 
         :raise ConnectionLost: ``lost``, when it was the caller's connection, which only the
             caller can renew, or when the host was not reached again by the deadline
         """
-        while self._owns_connection and self._arrivals <= _MOST_RECONNECTS:
+        self._leave(usable=False)
+        while self._owns_connection and self._connects <= _MOST_RECONNECTS:
             try:
-                return self._look_around(Begun(self._arrive))
+                self._arrive_in_time()
             except (AuthError, HostKeyError):
                 break
             except (HostError, LibvirtFailure):
-                # One that has just started may not be able to tell yet.
-                pause = min(_RECONNECT_SECONDS, self.deadline - time.monotonic())
+                # One that has just started may not be able to answer yet.
+                pause = min(_RECONNECT_SECONDS, self.deadline.seconds_left)
                 if pause <= 0:
                     break
                 time.sleep(pause)
+            else:
+                return
         raise lost
+
+    def _leave(self, *, usable: bool) -> None:
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            is_blocked = scheduler.is_blocked
+            scheduler.close()
+            if self._owns_connection:
+                # Blocked calls are in the way of others.
+                self._kept.keep(scheduler.connection, usable=usable and not is_blocked)
 
     @property
     def _owns_connection(self) -> bool:
         return isinstance(self._target, str | None)
 
-    def _look_around(self, arriving: Begun[tuple[list[Domain], str, Link]]) -> list[Domain]:
-        self._arriving = arriving
-        domains, self.hostname, self.link = self._await(arriving)
-        self.domains = {domain.uuid: domain for domain in domains}
-        return domains
+    def _await(self, call: BackgroundCall[T]) -> T:
+        if not call.wait(self.deadline.seconds_left):
+            if self._kept.ssh_thread is not None:
+                end_children(self._kept.ssh_thread)
+            message = f"no answer within {round(self._timeout, 1):g} s"
+            error = ConnectError(message, host=self.uri, hint=_HANGS)
+            raise (call.since < self._started and self._kept.silence(self.uri)) or error
+        return call.result()
 
-    def _arrive(self) -> tuple[list[Domain], str, Link]:
-        former, self._former = self._former, None
-        self._connection = connection = former or self._connect()
-        if self._is_over:
-            # Nobody has waited so long, and so nobody leaves.
+    def _arrive_in_time(self) -> None:
+        arriving = self.start()._arriving
+        assert arriving is not None
+        try:
+            arrival = self._await(arriving)
+        finally:
+            self._arriving = None
+            if arriving.has_ended:
+                self._kept.arriving = None
+        self._connection = arrival.connection
+        self._scheduler = Scheduler(arrival.connection, arrival.link, self._kept.limits)
+        self.uri, self.hostname = arrival.connection.uri, arrival.hostname
+        self.domains = {domain.uuid: domain for domain in arrival.domains}
+
+    # In a thread of its own, for which nothing waits longer than a session.
+
+    def _arrive(self) -> _Arrival:
+        self._connects += 1
+        connection, self._kept.connection = self._kept.connection, None
+        connection = connection or self._open()
+        try:
+            if self._via is Source.QOM:
+                connection.require_monitor()
+            everyone, transient, hostname, link = gather(
+                connection.list_all,
+                partial(connection.list_all, transient=True),
+                connection.hostname,
+                connection.link,
+            )
+            domains = connection.domains_of(everyone, transient)
+        except BaseException:
             connection.close()
-        self._arrivals += 1
-        self.uri = connection.uri
-        if self._via is Source.QOM:
-            connection.require_monitor()
-        domains, hostname, link = together(connection.domains, connection.hostname, connection.link)
-        return domains, hostname, link
+            raise
+        if self._kept.is_closed:
+            # The session is over.
+            connection.close()
+        return _Arrival(connection, domains, hostname, link)
 
-    def _connect(self) -> Connection:
-        if isinstance(self._target, str | None):
-            if self._target is not None and transport.may_start_ssh(self._target):
-                self._connecting = threading.get_native_id()
-            try:
-                return Connection.open(self._target, readonly=self._readonly)
-            finally:
-                self._connecting = None
-        return Connection.of(self._target)
+    def _open(self) -> Connection:
+        if not isinstance(self._target, str | None):
+            return Connection.of(self._target)
+        if self._target is not None and transport.may_start_ssh(self._target):
+            self._kept.ssh_thread = threading.get_native_id()
+        try:
+            return Connection.open(self._target, readonly=self._readonly)
+        finally:
+            self._kept.ssh_thread = None

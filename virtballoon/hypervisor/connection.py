@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from weakref import WeakSet
 
 import libvirt
 
-from virtballoon.engine.calls import together
 from virtballoon.errors import (
     MONITOR_HELD,
     AccessDenied,
@@ -199,7 +199,7 @@ class Connection:
     def __init__(self, raw: Any, *, uri: str | None = None, owned: bool = False) -> None:
         self._raw = raw
         self._owned = owned
-        self._domains: list[Domain] = []
+        self._domains: WeakSet[Domain] = WeakSet()
         # A name for errors until libvirt has told the real one.
         self.uri = uri or transport.default_uri()
         if uri is None:
@@ -285,15 +285,9 @@ class Connection:
         """
         if self._owned:
             self._owned = False
-            for domain in self._domains:
+            for domain in list(self._domains):
                 domain.let_go()
             self._raw = None
-
-    def handed_on(self) -> Connection:
-        """What :meth:`open` opened, for another use; this one is let go of, with its domains."""
-        successor = Connection(self._raw, uri=self.uri, owned=self._owned)
-        self.close()
-        return successor
 
     def __enter__(self) -> Self:
         return self
@@ -340,19 +334,21 @@ class Connection:
 
     def domains(self) -> list[Domain]:
         """Every domain of the host, running or not. Never waits for a guest."""
-        everyone, transient = together(
-            lambda: self._listed("", 0),
-            lambda: self._listed("TRANSIENT", libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT),
-        )
+        return self.domains_of(self.list_all(), self.list_all(transient=True))
+
+    def list_all(self, *, transient: bool = False) -> list[Any]:
+        """The ``libvirt.virDomain`` of every domain, or of every transient one."""
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT if transient else 0
+        with _call(f"listAllDomains({'TRANSIENT' if transient else ''})", connection=self):
+            return list(self.raw.listAllDomains(flags))
+
+    def domains_of(self, everyone: Iterable[Any], transient: Iterable[Any]) -> list[Domain]:
+        """The domains, by what :meth:`list_all` gave of all and of the transient ones."""
         uuids = {raw.UUIDString() for raw in transient}
         domains = [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
         if self._owned:
-            self._domains += domains
+            self._domains.update(domains)
         return domains
-
-    def _listed(self, text: str, flags: int) -> list[Any]:
-        with _call(f"listAllDomains({text})", connection=self):
-            return list(self.raw.listAllDomains(flags))
 
     def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
         """State and memory figures of these domains, by UUID, in one call.

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from virtballoon.engine.calls import Calls
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.hypervisor.connection import Target
 from virtballoon.model.source import Source
@@ -82,10 +82,10 @@ def _read_fresh(
     timeout: float,
     **options: Any,
 ) -> HostReport:
-    visit = Visit(target, words, via=via, readonly=False, timeout=timeout)
-    from virtballoon.operations.refreshing import read_visited_fresh
+    session = HostSession(target, words, via=via, readonly=False, timeout=timeout).start()
+    from virtballoon.operations.refreshing import read_session_fresh
 
-    return read_visited_fresh(visit, via=via, timeout=timeout, **options)
+    return read_session_fresh(session, via=via, timeout=timeout, **options)
 
 
 def read_rates(
@@ -156,11 +156,12 @@ def _readings(
 def _read(
     target: Target, words: Sequence[str] | None, *, inactive: bool, via: Source, timeout: float
 ) -> HostReport:
-    visit = Visit(target, words, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    # Meanwhile it connects.
-    from virtballoon.operations.reading import read_visited
+    readonly = via is Source.LIBVIRT
+    session = HostSession(target, words, via=via, readonly=readonly, timeout=timeout).start()
+    # While it connects.
+    from virtballoon.operations.reading import read_session
 
-    return read_visited(visit, inactive=inactive, via=via)
+    return read_session(session, inactive=inactive, via=via)
 
 
 def probe_hosts(
@@ -194,9 +195,10 @@ def domain_names(
     """
 
     def visit(target: Target) -> set[str]:
-        with Visit(target, None, readonly=True, timeout=timeout) as visit:
-            pass
-        return {selected.domain.name for selected in visit.selection.domains}
+        session = HostSession(target, None, readonly=True, timeout=timeout)
+        with session, session.errors_kept():
+            session.connect()
+        return {selected.domain.name for selected in session.selection.domains}
 
     return frozenset().union(*_visit_all([partial(visit, target) for target in targets], jobs))
 
@@ -329,16 +331,10 @@ def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChang
     from virtballoon.log import log_host
     from virtballoon.model.outcome import HostChanges
 
-    with Visit(target, words, readonly=True, timeout=timeout) as visit:
-        pass
-    host = HostChanges(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=True),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
-        unmatched=visit.selection.unmatched,
-    )
+    session = HostSession(target, words, readonly=True, timeout=timeout)
+    with session, session.errors_kept():
+        session.connect()
+    host = session.result(HostChanges, complete=True)
     # The others are visited again.
     return log_host(host) if host.hostname is None else host
 
@@ -372,16 +368,14 @@ def _probe(target: Target, timeout: float) -> HostProbe:
     from virtballoon.log import log_host
     from virtballoon.model.outcome import HostProbe
 
-    with Visit(target, None, readonly=True, timeout=timeout) as visit:
-        pass
-    reached = visit.hostname is not None
-    domains = [selected.domain for selected in visit.selection.domains]
-    probe = HostProbe(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=True),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
+    session = HostSession(target, None, readonly=True, timeout=timeout)
+    with session, session.errors_kept():
+        session.connect()
+    reached = session.hostname is not None
+    domains = [selected.domain for selected in session.selection.domains]
+    probe = session.result(
+        HostProbe,
+        complete=True,
         running=sum(domain.active for domain in domains) if reached else None,
         defined=sum(domain.persistent for domain in domains) if reached else None,
     )

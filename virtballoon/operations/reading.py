@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from virtballoon.engine.calls import call_within
-from virtballoon.engine.reader import Sweep
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
+from virtballoon.engine.calls import BackgroundCall
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.reader import DomainReader
+from virtballoon.engine.scheduler import Scheduler
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import (
     AmbiguousDomain,
     ConnectionLost,
@@ -47,101 +48,97 @@ def read_host(
     :param via: where the figures come from. QOM marks each running guest as tainted.
     :param timeout: seconds for everything, from connecting on
     """
-    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    return read_visited(visit, inactive=inactive, via=via)
+    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    return read_session(session, inactive=inactive, via=via)
 
 
-def read_visited(
-    visit: Visit,
+def read_session(
+    session: HostSession,
     *,
     inactive: bool,
     via: Source,
     each: Callable[[DomainReport], object] | None = None,
     earlier: HostReport | None = None,
 ) -> HostReport:
-    """Read a host's domains as :func:`read_host` does, on a visit that has been begun.
+    """Read a host's domains as :func:`read_host` does, in a session.
 
     :param each: called in this thread with each domain as soon as it is read
     :param earlier: the reading before it of the same host, to judge by what has moved since
     """
     rows: list[DomainReport] = []
-    with visit:
-        for row in swept(visit, selected(visit, inactive=inactive), via=via):
+    with session, session.errors_kept():
+        session.connect()
+        for row in read_domains(session, chosen_domains(session, inactive=inactive), via=via):
             rows.append(row)
             if each is not None:
                 each(row)
-    return host_report(visit, rows, earlier=earlier)
+    return host_report(session, rows, earlier=earlier)
 
 
-def selected(visit: Visit, *, inactive: bool) -> dict[str, Domain]:
+def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]:
     """The domains that a caller means, by UUID.
 
     :param inactive: whether "all" and patterns mean the domains that do not run, too
     """
     return {
         one.domain.uuid: one.domain
-        for one in visit.selection.domains
+        for one in session.selection.domains
         if one.exact or one.domain.active or inactive
     }
 
 
-def swept(visit: Visit, meant: dict[str, Domain], *, via: Source) -> Iterator[DomainReport]:
-    """Read these domains of a visited host once, and yield each as soon as it is read.
+def read_domains(
+    session: HostSession, chosen: dict[str, Domain], *, via: Source
+) -> Iterator[DomainReport]:
+    """Read these domains of a connected host once, and yield each as soon as it is read.
 
-    :param meant: the domains by UUID. Where the connection breaks and is opened again, they are
-        exchanged for those of the new one, and those that are gone leave.
+    :param chosen: the domains by UUID. Where the connection breaks and is opened again, they are
+        replaced by those of the new one, and those that are gone are removed.
     :raise ConnectionLost: when the connection breaks for good, after all have been yielded
     """
-    left = list(meant.values())
+    left = list(chosen.values())
     while left:
-        sweep = Sweep(visit.connection, left, via=via, deadline=visit.deadline, link=visit.link)
+        reader = DomainReader(session.scheduler, left, via=via, deadline=session.deadline)
         try:
-            yield from sweep
+            yield from reader
             return
         except ConnectionLost as lost:
-            visit.deadline = sweep.deadline
             try:
-                there = {domain.uuid: domain for domain in visit.reconnect(lost)}
+                session.reconnect(lost)
             except VirtballoonError:
-                yield from sweep.give_up(lost)
+                yield from reader.give_up(lost)
                 raise
-            for uuid in list(meant):
+            there = session.domains
+            for uuid in list(chosen):
                 if uuid in there:
-                    meant[uuid] = there[uuid]
+                    chosen[uuid] = there[uuid]
                 else:
-                    del meant[uuid]
-            left = [there[domain.uuid] for domain in sweep.unread if domain.uuid in there]
+                    del chosen[uuid]
+            left = [there[domain.uuid] for domain in reader.unread if domain.uuid in there]
 
 
 def host_report(
-    visit: Visit, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
+    session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
 ) -> HostReport:
     """The report of a host whose domains have been read, logged.
 
     :param earlier: the reading before it of the same host, to judge by what has moved since
     """
-    return log_host(unlogged_report(visit, rows, earlier=earlier))
+    return log_host(unlogged_report(session, rows, earlier=earlier))
 
 
 def unlogged_report(
-    visit: Visit, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
+    session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
 ) -> HostReport:
     """The report of a host whose domains have been read, by the host's clock."""
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
-    report = HostReport(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=all(row.is_complete for row in rows)),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
-        domains=rows,
-        unmatched=visit.selection.unmatched,
-    )
-    return report.by_clock(earlier, is_remote=is_remote(visit.uri))
+    is_complete = all(row.is_complete for row in rows)
+    report = session.result(HostReport, domains=rows, complete=is_complete)
+    return report.by_clock(earlier, is_remote=is_remote(session.uri))
 
 
 def unread(error: VirtballoonError, uri: str, *, elapsed_seconds: float) -> HostReport:
-    """The report of a host that was not visited, not logged."""
+    """The report of a host with which there was no session, not logged."""
     return HostReport(
         uri=uri,
         hostname=None,
@@ -166,13 +163,12 @@ def iter_domains(
     :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
     :raise ReadOnly: ``via`` is QOM and the connection may not write
     """
-    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    with visit:
-        for word in visit.selection.unmatched:
-            raise DomainNotFound(f"no domain matches {word!r}", host=visit.uri)
-        yield from swept(visit, selected(visit, inactive=inactive), via=via)
-    if visit.error is not None:
-        raise visit.error
+    readonly = via is Source.LIBVIRT
+    with HostSession(target, domains, via=via, readonly=readonly, timeout=timeout) as session:
+        session.connect()
+        for word in session.selection.unmatched:
+            raise DomainNotFound(f"no domain matches {word!r}", host=session.uri)
+        yield from read_domains(session, chosen_domains(session, inactive=inactive), via=via)
 
 
 def read_domain(
@@ -188,16 +184,18 @@ def read_domain(
     :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
     :raise ReadOnly: ``via`` is QOM and the connection may not write
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline.after(timeout)
     domain = Domain.of(domain)
     if via is Source.QOM:
         domain.connection.require_monitor()
-    link = call_within(domain.connection.link, timeout)
-    sweep = Sweep(
-        domain.connection, [domain], via=via, deadline=deadline, link=link[0] if link else None
-    )
-    for row in sweep:
-        return row
+    asking = BackgroundCall(domain.connection.link)
+    link = asking.result() if asking.wait(timeout) else None
+    scheduler = Scheduler(domain.connection, link)
+    try:
+        for row in DomainReader(scheduler, [domain], via=via, deadline=deadline):
+            return row
+    finally:
+        scheduler.close()
     raise DomainNotFound("it vanished", host=domain.connection.uri, domain=domain.name)
 
 
@@ -260,20 +258,18 @@ def find_qom_path(
     :raise NotRunning: a domain that does not run has no QEMU
     :raise NoBalloon: it has no balloon device
     """
-    with Visit(target, [domain], via=via, readonly=via is Source.LIBVIRT, timeout=timeout) as visit:
-        if visit.error is None:
-            meant = [selected.domain for selected in visit.selection.domains]
-            if not meant:
-                raise DomainNotFound(f"no domain matches {domain!r}", host=visit.uri)
-            if len(meant) > 1:
-                raise AmbiguousDomain(f"{len(meant)} domains match {domain!r}", host=visit.uri)
-            path = visit.within(lambda: qom_path(meant[0], via=via))
-            return QomPath(
-                uri=visit.uri,
-                hostname=visit.hostname or "",
-                name=meant[0].name,
-                uuid=meant[0].uuid,
-                qom_path=path,
-            )
-    assert visit.error is not None
-    raise visit.error
+    readonly = via is Source.LIBVIRT
+    with HostSession(target, [domain], via=via, readonly=readonly, timeout=timeout) as session:
+        session.connect()
+        found = [selected.domain for selected in session.selection.domains]
+        if not found:
+            raise DomainNotFound(f"no domain matches {domain!r}", host=session.uri)
+        if len(found) > 1:
+            raise AmbiguousDomain(f"{len(found)} domains match {domain!r}", host=session.uri)
+        return QomPath(
+            uri=session.uri,
+            hostname=session.hostname or "",
+            name=found[0].name,
+            uuid=found[0].uuid,
+            qom_path=session.within(lambda: qom_path(found[0], via=via)),
+        )

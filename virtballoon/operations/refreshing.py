@@ -17,8 +17,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import NoAnswer, hold_of, run
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.scheduler import Scheduler
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
+from virtballoon.engine.tasks import NoAnswer, hold_of, run_per_domain
 from virtballoon.errors import (
     AccessDenied,
     Busy,
@@ -36,7 +38,12 @@ from virtballoon.model.outcome import DomainWait, Waited
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import GRACE_SECONDS, UNPOLLED_SECONDS, Verdict
-from virtballoon.operations.reading import host_report, selected, swept, unlogged_report
+from virtballoon.operations.reading import (
+    chosen_domains,
+    host_report,
+    read_domains,
+    unlogged_report,
+)
 from virtballoon.operations.waiting import Awaited, Onlooker, answers
 from virtballoon.system import cleanup
 
@@ -84,14 +91,14 @@ def read_fresh(
     :param timeout: seconds for reading, from connecting on, and as long once more for waiting
     :param note: called, in this thread, with the host's URI and the names of those still awaited
     """
-    visit = Visit(target, domains, via=via, readonly=False, timeout=timeout)
-    return read_visited_fresh(
-        visit, max_age=max_age, inactive=inactive, via=via, timeout=timeout, note=note
+    session = HostSession(target, domains, via=via, readonly=False, timeout=timeout)
+    return read_session_fresh(
+        session, max_age=max_age, inactive=inactive, via=via, timeout=timeout, note=note
     )
 
 
-def read_visited_fresh(
-    visit: Visit,
+def read_session_fresh(
+    session: HostSession,
     *,
     max_age: float,
     inactive: bool,
@@ -101,7 +108,7 @@ def read_visited_fresh(
     debts: set[cleanup.Cleanup] | None = None,
     abandoned: threading.Event | None = None,
 ) -> HostReport:
-    """Read a host's domains as :func:`read_fresh` does, on a visit that has been begun.
+    """Read a host's domains as :func:`read_fresh` does, in a session.
 
     :param debts: where what is owed to this host is kept, beside :data:`cleanup.pending`
     :param abandoned: set when nobody wants to know any more, so that no guest is asked
@@ -109,16 +116,17 @@ def read_visited_fresh(
     first: HostReport | None = None
     rows: dict[str, DomainReport] = {}
     heard: dict[str, DomainWait] = {}
-    loans = _Loans(visit, via)
+    loans = _Loans(session, via)
     try:
-        with visit:
-            meant = selected(visit, inactive=inactive)
-            first = unlogged_report(visit, list(swept(visit, meant, via=via)))
+        with session, session.errors_kept():
+            session.connect()
+            meant = chosen_domains(session, inactive=inactive)
+            first = unlogged_report(session, list(read_domains(session, meant, via=via)))
             rows = {row.uuid: row for row in first.domains}
             old = [row for row in rows.values() if _may_be_newer(row, max_age)]
             doubtful = [row for row in old if _may_be_polled(row)]
             for answer in _unasked_answers(
-                visit, doubtful, via=via, timeout=timeout, note=note, abandoned=abandoned
+                session, doubtful, via=via, timeout=timeout, note=note, abandoned=abandoned
             ):
                 heard[answer.uuid] = answer
             old = [row for row in old if row.uuid not in heard]
@@ -133,16 +141,16 @@ def read_visited_fresh(
                 again_at = now + _AGAIN_SECONDS
                 awaited = [
                     Awaited(
-                        domain=visit.domains[row.uuid],
+                        domain=session.domains[row.uuid],
                         id=row.id,
                         last_update=row.figures.last_update or 0,
                         since=now,
                     )
                     for row in old
-                    if row.uuid in visit.domains and not loans.has_failed(row.uuid)
+                    if row.uuid in session.domains and not loans.has_failed(row.uuid)
                 ]
                 for found in answers(
-                    visit, awaited, seconds=timeout, via=via, timeout=timeout, note=note
+                    session, awaited, seconds=timeout, via=via, timeout=timeout, note=note
                 ):
                     heard.update((answer.uuid, answer) for answer in found)
                     answered = [answer.uuid for answer in found if answer.waited.answered]
@@ -159,7 +167,7 @@ def read_visited_fresh(
         raise
     finally:
         loans.close()
-    return host_report(visit, reports, earlier=first)
+    return host_report(session, reports, earlier=first)
 
 
 def _is_new(row: DomainReport, max_age: float) -> bool:
@@ -197,7 +205,7 @@ def _may_be_polled(row: DomainReport) -> bool:
 
 
 def _unasked_answers(
-    visit: Visit,
+    session: HostSession,
     rows: Iterable[DomainReport],
     *,
     via: Source,
@@ -218,12 +226,12 @@ def _unasked_answers(
         if cleanup.ending.locked() or (abandoned is not None and abandoned.is_set()):
             return
         if note is not None:
-            note(visit.uri, sorted(row.name for row in left.values()))
+            note(session.uri, sorted(row.name for row in left.values()))
         time.sleep(min(pause, until - now))
         reading = time.monotonic()
-        visit.deadline = reading + timeout
-        meant = {uuid: visit.domains[uuid] for uuid in left if uuid in visit.domains}
-        for row in swept(visit, meant, via=via):
+        session.deadline.at = reading + timeout
+        meant = {uuid: session.domains[uuid] for uuid in left if uuid in session.domains}
+        for row in read_domains(session, meant, via=via):
             if row.last_update not in {None, left[row.uuid].last_update}:
                 del left[row.uuid]
                 waited = Waited(answered=True, seconds=time.monotonic() - began)
@@ -356,8 +364,8 @@ class _Loan:
 class _Loans:
     """The guests of one host whose intervals are others for a while: what is owed to that host."""
 
-    def __init__(self, visit: Visit, via: Source) -> None:
-        self._visit = visit
+    def __init__(self, session: HostSession, via: Source) -> None:
+        self._session = session
         self._via = via
         self._loans: dict[str, _Loan] = {}
         self.cleanup = cleanup.Cleanup(self.settle, remaining=self.pleas)
@@ -389,7 +397,7 @@ class _Loans:
         self._ask([uuid for uuid in asked if uuid not in heard], deadline)
 
     def _ask(self, uuids: Iterable[str], deadline: float) -> None:
-        domains = {u: self._visit.domains[u] for u in uuids if u in self._visit.domains}
+        domains = {u: self._session.domains[u] for u in uuids if u in self._session.domains}
         errands = {uuid: partial(self._loans[uuid].ask, domain) for uuid, domain in domains.items()}
         for uuid, error in self._run(errands, domains, deadline):
             self._loans[uuid].asking_error = error
@@ -397,7 +405,7 @@ class _Loans:
     def give_back(self, uuids: Iterable[str], seconds: float) -> None:
         """Put the intervals of these back."""
         lent = [uuid for uuid in uuids if uuid in self._loans]
-        domains = {u: self._visit.domains[u] for u in lent if u in self._visit.domains}
+        domains = {u: self._session.domains[u] for u in lent if u in self._session.domains}
         for uuid in lent:
             if uuid not in domains:
                 # What was set has gone with the domain.
@@ -415,9 +423,9 @@ class _Loans:
             lost = [error for error in errors if isinstance(error, ConnectionLost)]
             if not lost:
                 return
-            self._visit.deadline = deadline
+            self._session.deadline.at = deadline
             try:
-                self._visit.reconnect(lost[0])
+                self._session.reconnect(lost[0])
             except VirtballoonError:
                 return
 
@@ -428,12 +436,12 @@ class _Loans:
     def plea(self, loan: _Loan) -> VirtballoonError:
         """That an interval is not put back, and the command that does."""
         # By UUID: a name may be anything.
-        words = ["virtballoon", "-c", self._visit.uri, "--via", self._via.value]
+        words = ["virtballoon", "-c", self._session.uri, "--via", self._via.value]
         words += ["set-interval", str(loan.before), "--live", loan.uuid]
         was = f"{loan.before} s" if loan.before else "off"
         return VirtballoonError(
             f"its polling interval, which was {was}, could not be put back",
-            host=self._visit.uri,
+            host=self._session.uri,
             domain=loan.name,
             hint=f"to do so: {shlex.join(words)}",
         )
@@ -445,9 +453,14 @@ class _Loans:
         deadline: float,
     ) -> Iterator[tuple[str, VirtballoonError | None]]:
         """Run an errand for each, and tell what went wrong."""
-        nudge = self._visit.connection.link if errands else None
-        for uuid, outcome in run(errands, domains, deadline, nudge):
-            if isinstance(outcome, VirtballoonError):
-                yield uuid, outcome
-            else:
-                yield uuid, outcome.error if isinstance(outcome, NoAnswer) else None
+        if not errands:
+            return
+        tasks = {domain: errands[uuid] for uuid, domain in domains.items()}
+        # One of its own: the process may end while the session's thread uses the session's.
+        scheduler = Scheduler(self._session.connection, None)
+        try:
+            for domain, outcome in run_per_domain(scheduler, tasks, Deadline(deadline)):
+                error = outcome.error if isinstance(outcome, NoAnswer) else outcome
+                yield domain.uuid, error if isinstance(error, VirtballoonError) else None
+        finally:
+            scheduler.close()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from virtballoon.engine.session import Visit, leave
-from virtballoon.hypervisor.connection import Connection, Target
+from virtballoon.engine.session import HostSession, KeptConnection
+from virtballoon.hypervisor.connection import Target
 from virtballoon.log import log_host
-from virtballoon.model.report import DomainReport, HostReport, HostStatus
+from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import Verdict
-from virtballoon.operations.reading import read_visited, unread
+from virtballoon.operations.reading import read_session, unread
 
 
 class HostReader:
@@ -41,11 +38,8 @@ class HostReader:
         self._words = None if domains is None else tuple(domains)
         self._inactive = inactive
         self._via = via
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
-        self._last: Visit | None = None
+        self._kept = KeptConnection()
         self._earlier: HostReport | None = None
-        self._is_closed = False
 
     def read(
         self,
@@ -61,27 +55,21 @@ class HostReader:
         :param on_progress: called at the beginning with a function that returns what has been read
             so far
         """
-        begun = time.monotonic()
-        last = self._last
-        if last is not None and (error := last.still_connecting(timeout if wait else 0)):
-            seconds = time.monotonic() - begun
-            return log_host(unread(error, last.uri, elapsed_seconds=seconds))
-        with self._lock:
-            connection, self._connection = self._connection, None
-        visit = self._last = Visit(
+        session = HostSession(
             self.target,
             self._words,
             via=self._via,
             readonly=self._via is Source.LIBVIRT,
-            timeout=max(0.0, timeout - (time.monotonic() - begun)),
-            connection=connection,
-            keep=True,
+            timeout=timeout,
+            kept=self._kept,
         )
+        if not wait and (error := self._kept.silence(session.uri)):
+            return log_host(unread(error, session.uri, elapsed_seconds=0.0))
         domains: list[DomainReport] = []
         if on_progress is not None:
-            on_progress(lambda: self._so_far(visit, domains))
-        report = read_visited(
-            visit,
+            on_progress(lambda: self._so_far(session, domains))
+        report = read_session(
+            session,
             inactive=self._inactive,
             via=self._via,
             each=domains.append,
@@ -89,35 +77,13 @@ class HostReader:
         )
         if report.hostname is not None:
             self._earlier = report
-        # Calls that are blocked on a connection would delay others.
-        is_blocked = any(domain.verdict is Verdict.BUSY for domain in report.domains)
-        if visit.left_open is not None:
-            self._keep(visit.left_open, keep=not is_blocked)
         return report
-
-    def _keep(self, connection: Connection, *, keep: bool) -> None:
-        with self._lock:
-            if keep and not self._is_closed and self._connection is None:
-                self._connection = connection
-                return
-        leave(connection)
 
     def close(self) -> None:
         """Close the connection, in the background."""
-        with self._lock:
-            self._is_closed = True
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            leave(connection)
+        self._kept.close()
 
-    def _so_far(self, visit: Visit, domains: list[DomainReport]) -> HostReport:
-        report = HostReport(
-            uri=visit.uri,
-            hostname=visit.hostname,
-            status=HostStatus.OK,
-            error=None,
-            elapsed_seconds=visit.elapsed_seconds,
-            domains=tuple(sorted(domains, key=lambda domain: (domain.name, domain.uuid))),
-            unmatched=visit.selection.unmatched,
-        )
+    def _so_far(self, session: HostSession, domains: list[DomainReport]) -> HostReport:
+        there = tuple(sorted(domains, key=lambda domain: (domain.name, domain.uuid)))
+        report = session.result(HostReport, domains=there, complete=True)
         return report.at_clock(self._earlier.clock if self._earlier is not None else None)

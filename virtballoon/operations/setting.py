@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
-from virtballoon.engine.tasks import NoAnswer, hold_of, run
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.scheduler import Scheduler
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
+from virtballoon.engine.tasks import NoAnswer, hold_of, run_per_domain
 from virtballoon.errors import (
     DomainNotFound,
     Incoming,
@@ -145,8 +147,10 @@ def set_intervals(
     waited: dict[str, Waited] = {}
     # What would be takes no more than reading, except that QOM always needs to write.
     readonly = dry_run and via is Source.LIBVIRT
-    with Visit(target, domains, via=via, readonly=readonly, timeout=timeout) as visit:
-        if not visit.selection.unmatched:
+    session = HostSession(target, domains, via=via, readonly=readonly, timeout=timeout)
+    with session, session.errors_kept():
+        session.connect()
+        if not session.selection.unmatched:
             wish = _Wish(
                 seconds,
                 live=live,
@@ -156,22 +160,22 @@ def set_intervals(
                 every=domains is None,
                 awaited=awaited if wait is not None and seconds > 0 else None,
             )
-            meant = [s for s in visit.selection.domains if wish.concerns(s.domain)]
-            changes.extend(_carry_out(wish, meant, dry_run=dry_run, deadline=visit.deadline))
+            meant = [s for s in session.selection.domains if wish.concerns(s.domain)]
+            changes.extend(
+                _carry_out(
+                    session.scheduler, wish, meant, dry_run=dry_run, deadline=session.deadline
+                )
+            )
             heard = answers(
-                visit, list(awaited.values()), seconds=wait, via=via, timeout=timeout, note=note
+                session, list(awaited.values()), seconds=wait, via=via, timeout=timeout, note=note
             )
             waited.update((answer.uuid, answer.waited) for answer in chain.from_iterable(heard))
     if wait is not None:
         changes = [replace(c, waited=waited.get(c.uuid) or _not_waited(c)) for c in changes]
-    report = HostChanges(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=all(change.is_well for change in changes)),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
+    report = session.result(
+        HostChanges,
         domains=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
-        unmatched=visit.selection.unmatched,
+        complete=all(change.is_well for change in changes),
     )
     return log_host(report)
 
@@ -208,8 +212,13 @@ def set_interval(
     check_interval(seconds, via=Source.LIBVIRT if config else via)
     meant = Selected(domain=Domain.of(domain), exact=True)
     wish = _Wish(seconds, live=live, config=config, where_off=where_off, via=via, every=False)
-    deadline = time.monotonic() + timeout
-    (change,) = _carry_out(wish, [meant], dry_run=dry_run, deadline=deadline)
+    scheduler = Scheduler(meant.domain.connection, None)
+    try:
+        (change,) = _carry_out(
+            scheduler, wish, [meant], dry_run=dry_run, deadline=Deadline.after(timeout)
+        )
+    finally:
+        scheduler.close()
     return change
 
 
@@ -336,15 +345,17 @@ def _settled(
 
 
 def _carry_out(
-    wish: _Wish, meant: Iterable[Selected[Domain]], *, dry_run: bool, deadline: float
+    scheduler: Scheduler,
+    wish: _Wish,
+    meant: Iterable[Selected[Domain]],
+    *,
+    dry_run: bool,
+    deadline: Deadline,
 ) -> Iterator[IntervalChange]:
-    by_uuid = {selected.domain.uuid: selected for selected in meant}
-    connections = {selected.domain.connection for selected in by_uuid.values()}
-    nudge = connections.pop().link if connections else None
-    errands = {u: partial(_errand, wish, selected, dry_run) for u, selected in by_uuid.items()}
-    domains = {uuid: selected.domain for uuid, selected in by_uuid.items()}
-    for uuid, outcome in run(errands, domains, deadline, nudge):
-        selected = by_uuid[uuid]
+    by_domain = {selected.domain: selected for selected in meant}
+    tasks = {domain: partial(_errand, wish, each, dry_run) for domain, each in by_domain.items()}
+    for domain, outcome in run_per_domain(scheduler, tasks, deadline):
+        selected = by_domain[domain]
         error: object = outcome
         if isinstance(outcome, IntervalChange):
             error = outcome.error

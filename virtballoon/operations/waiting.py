@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, TypeAlias
 
-from virtballoon.engine.session import DEFAULT_TIMEOUT, Visit
+from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import VirtballoonError
 from virtballoon.hypervisor.connection import Domain, Target
 from virtballoon.log import log_host
@@ -23,7 +23,7 @@ from virtballoon.model.outcome import DomainWait, HostWait, Waited
 from virtballoon.model.report import DomainReport, Unheard
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import GRACE_SECONDS, Verdict
-from virtballoon.operations.reading import selected, swept
+from virtballoon.operations.reading import chosen_domains, read_domains
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -107,29 +107,26 @@ def wait_for_update(
     :param note: called, in this thread, with the host's URI and the names of those still awaited
     """
     found: dict[str, DomainWait] = {}
-    visit = Visit(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    with visit:
+    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    with session, session.errors_kept():
+        session.connect()
         now = time.monotonic()
         awaited = [
             Awaited(domain=domain, last_update=(since or {}).get(uuid), since=now)
-            for uuid, domain in selected(visit, inactive=False).items()
+            for uuid, domain in chosen_domains(session, inactive=False).items()
         ]
-        heard = answers(visit, awaited, seconds=seconds, via=via, timeout=timeout, note=note)
+        heard = answers(session, awaited, seconds=seconds, via=via, timeout=timeout, note=note)
         found.update((answer.uuid, answer) for answer in chain.from_iterable(heard))
-    report = HostWait(
-        uri=visit.uri,
-        hostname=visit.hostname,
-        status=visit.status(complete=all(w.waited.answered is not False for w in found.values())),
-        error=visit.error,
-        elapsed_seconds=visit.elapsed_seconds,
-        unmatched=visit.selection.unmatched,
+    report = session.result(
+        HostWait,
+        complete=all(wait.waited.answered is not False for wait in found.values()),
         domains=tuple(sorted(found.values(), key=lambda wait: (wait.name, wait.uuid))),
     )
     return log_host(report, domains=len(found))
 
 
 def answers(
-    visit: Visit,
+    session: HostSession,
     awaited: Iterable[Awaited],
     *,
     seconds: float | None,
@@ -150,13 +147,15 @@ def answers(
     began = time.monotonic()
     while left:
         if note is not None:
-            note(visit.uri, sorted(one.domain.name for one in left.values()))
+            note(session.uri, sorted(one.domain.name for one in left.values()))
         reading = time.monotonic()
-        visit.deadline = reading + min(timeout, max(max(until.values()) - reading, _LEAST_SECONDS))
+        session.deadline.at = reading + min(
+            timeout, max(max(until.values()) - reading, _LEAST_SECONDS)
+        )
         found: list[DomainWait] = []
         unseen = set(left)
         try:
-            for row in swept(visit, meant, via=via):
+            for row in read_domains(session, meant, via=via):
                 unseen.discard(row.uuid)
                 one = left[row.uuid]
                 if until[row.uuid] == math.inf:
@@ -180,7 +179,7 @@ def answers(
             rest = min(until.values()) - now
             time.sleep(max(0.0, min(pause, _LONGEST_PAUSE_SECONDS, rest)))
     if note is not None:
-        note(visit.uri, [])
+        note(session.uri, [])
 
 
 def _judged(one: Awaited, row: DomainReport, *, is_over: bool) -> DomainWait | None:

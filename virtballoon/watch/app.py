@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final, TextIO
 
 from virtballoon.doctor.results import HostDiagnosis
-from virtballoon.engine.calls import Begun
+from virtballoon.engine.calls import BackgroundCall
 from virtballoon.model.report import HostReport, unmatched_everywhere
 from virtballoon.model.source import Source
 from virtballoon.render.table import console, terminal_width
@@ -46,7 +46,7 @@ class DoctorWorker:
 
     def __init__(self, diagnose: Diagnose) -> None:
         self._diagnose = diagnose
-        self._running: Begun[HostDiagnosis] | None = None
+        self._running: BackgroundCall[HostDiagnosis] | None = None
 
     def advance(self, view: View, now: float) -> None:
         """Begin with the next domain, or take its diagnosis if there is one."""
@@ -54,11 +54,11 @@ class DoctorWorker:
             return
         key = view.to_diagnose[0]
         if self._running is None:
-            self._running = Begun(partial(self._diagnose, *key))
-        if (answer := self._running.within(0)) is not None:
+            self._running = BackgroundCall(partial(self._diagnose, *key))
+        if self._running.has_ended:
+            host = self._running.result()
             self._running = None
             view.to_diagnose.remove(key)
-            (host,) = answer
             message = str(host.error) if host.error is not None else "no such domain any more"
             view.diagnoses[key] = (host.domains[0] if host.domains else message, now)
 

@@ -1,0 +1,106 @@
+"""Makes the calls of plans on one connection, for one plan after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+from virtballoon.engine.calls import Calls
+from virtballoon.engine.limits import Deadline, Limits
+from virtballoon.engine.plan import Call, Plan, R
+from virtballoon.errors import VirtballoonError
+from virtballoon.hypervisor.connection import Connection, Domain, Link
+
+#: Where a round trip takes longer than this, and one for each domain longer than that, a round trip
+#: is what a call costs.
+_FAR_SECONDS: Final = 0.01
+_FAR_SECONDS_IN_ALL: Final = 0.4
+
+
+class Scheduler:
+    """The calls that are under way on one connection. Belongs to one thread.
+
+    :param connection: the connection
+    :param link: the way to the host; None where it is not known
+    :param limits: what is known of held domains; a program that reads again and again keeps it
+
+    :ivar link: the same
+    :ivar limits: the same
+    """
+
+    def __init__(
+        self, connection: Connection, link: Link | None, limits: Limits | None = None
+    ) -> None:
+        self.connection = connection
+        self.link = link
+        self.limits = limits if limits is not None else Limits()
+        # Any other call on the connection has libvirt's client send one that it kept back.
+        self._calls: Calls[Call] = Calls(connection.link)
+
+    def is_far(self, domains: int) -> bool:
+        """Whether a round trip is what a call costs, for this number of domains."""
+        away = self.link.round_trip_seconds if self.link is not None else 0.0
+        return away > _FAR_SECONDS and away * domains > _FAR_SECONDS_IN_ALL
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether calls were left behind that have not returned."""
+        return bool(self._calls.in_flight)
+
+    def close(self) -> None:
+        """Make no other call."""
+        self._calls.close()
+
+    def run(
+        self,
+        plan: Plan[R],
+        work: Callable[[Call], Callable[[], Mapping[str, object]]],
+        deadline: Deadline,
+    ) -> Iterator[R]:
+        """Carry out a plan, and yield each domain when it is done or given up.
+
+        :param work: what a call does, in a thread of its own: by UUID, what was read or raised
+        :param deadline: when to stop
+        :raise ConnectionLost: when the connection breaks; :meth:`Plan.give_up` has the others
+        :raise BaseException: whatever a call raises that is no error of ours
+        """
+        started = time.monotonic()
+        own: set[Call] = set()
+        while plan.rows and plan.lost is None:
+            now = time.monotonic()
+            if now < deadline.at:
+                left_behind = sum(call not in own for call in self._calls.in_flight)
+                for call in plan.start(now, left_behind):
+                    own.add(call)
+                    self._calls.submit(call, work(call))
+                if plan.is_over:
+                    break
+            # When the time is up, what has been answered still counts.
+            answer = self._calls.wait(min(deadline.at, plan.next_event()) - now)
+            if answer is None and time.monotonic() >= deadline.at:
+                break
+            if answer is None or answer.key not in own:
+                continue
+            own.remove(answer.key)
+            outcomes = answer.value if isinstance(answer.value, dict) else {}
+            if answer.error is not None:
+                outcomes = dict.fromkeys((d.uuid for d in answer.key.domains), answer.error)
+            for row in plan.take(answer.key, outcomes, time.monotonic()):
+                with deadline.stopped():
+                    yield row
+        if plan.lost is not None:
+            raise plan.lost
+        now = time.monotonic()
+        yield from plan.give_up(now, seconds=now - started)
+
+
+def each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[str, object]:
+    """What reading each domain gives or raises, by UUID."""
+    outcomes: dict[str, object] = {}
+    for domain in domains:
+        try:
+            outcomes[domain.uuid] = read(domain)
+        except VirtballoonError as error:
+            outcomes[domain.uuid] = error
+    return outcomes
