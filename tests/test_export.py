@@ -417,7 +417,7 @@ def test_turns_polling_on(alone: Hypervisor, unpolled: dict[str, Guest]) -> None
         assert exporter.verdicts()["ensured"] == "polling-off"
         wait_until(lambda: exporter.verdicts()["ensured"] == "fresh", 60, "it to be polled")
         wait_until(lambda: said("ensured") in exporter.lines, 60, "a line about it")
-        # Suspended ones are let be, and whoever is turned off again.
+        # Not suspended ones, and not one whose polling was turned off again.
         assert intervals() == {"ensured": 1, "ensured-suspended": 0}
         virtballoon.set_intervals(uri, 0, ["ensured"])
         assert exporter.verdicts()["ensured"] == "polling-off"

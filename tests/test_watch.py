@@ -235,7 +235,7 @@ def test_stopped_and_continued(window: Window) -> None:
     window.run("fg")
     window.wait_for("polling-off")
     assert not window.is_usual
-    # Stopped with no warning, it has nothing to put right, but draws all anew.
+    # Stopped without warning, it restores nothing, but redraws everything afterwards.
     window.signal(SIGSTOP)
     window.wait_for(lambda: window.has_prompt, "it to stop")
     window.run("clear; fg")

@@ -1,4 +1,4 @@
-"""``--output``: the file has what stdout would have had, or is as it was."""
+"""``--output``: the file has the contents of stdout, or is unchanged."""
 
 from __future__ import annotations
 
@@ -54,9 +54,7 @@ def lasting(text: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
-def test_a_file_has_what_stdout_would_have(
-    command: Command, node: str, report: Path, form: str
-) -> None:
+def test_file_equals_stdout(command: Command, node: str, report: Path, form: str) -> None:
     for words in (["list", "--all"], ["stats", "*"], ["set-interval", "9", "p*"]):
         args = ["-c", node, "--format", form, *words]
         shown, written = command.each([args, [*args, "--output", str(report)]])
@@ -66,7 +64,7 @@ def test_a_file_has_what_stdout_would_have(
         assert entries(report) == [report.name]
 
 
-def test_part_of_it_is_written(command: Command, report: Path) -> None:
+def test_partial_result_is_written(command: Command, report: Path) -> None:
     result = command(
         *("-c", TEST, "-c", NOBODY_LISTENS, "--output", str(report)), "list", "--format", "json"
     )
@@ -87,7 +85,7 @@ def refused(report: Path) -> Iterable[tuple[list[str], int]]:
     yield ["-c", TEST, "qom-path", "test", *output], 1
 
 
-def test_the_old_file_stays_where_nothing_was_read(command: Command, report: Path) -> None:
+def test_keeps_the_old_file_if_nothing_was_read(command: Command, report: Path) -> None:
     runs = list(refused(report))
     results = command.each(args for args, _ in runs)
     for result, (_, status) in zip(results, runs, strict=True):
@@ -96,9 +94,7 @@ def test_the_old_file_stays_where_nothing_was_read(command: Command, report: Pat
         assert_kept(report)
 
 
-def test_what_cannot_be_written_is_said_before_a_host_is_asked(
-    command: Command, tmp_path: Path
-) -> None:
+def test_refuses_bad_targets_before_reading(command: Command, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     paths = {
         f"{tmp_path}": "it is a directory",
@@ -124,7 +120,7 @@ def test_minus_is_stdout(command: Command) -> None:
     assert (result.status, "polling-off" in result.stdout) == (0, True)
 
 
-def test_a_link_stays_and_its_target_is_replaced(command: Command, report: Path) -> None:
+def test_replaces_the_target_of_a_link(command: Command, report: Path) -> None:
     link = report.parent / "link"
     link.symlink_to(report.name)
     dangling = report.parent / "dangling"
@@ -136,7 +132,7 @@ def test_a_link_stays_and_its_target_is_replaced(command: Command, report: Path)
     assert entries(report) == ["dangling", "link", "new", "report"]
 
 
-def test_the_mode_is_kept_and_a_new_file_has_the_usual_one(command: Command, report: Path) -> None:
+def test_mode_of_old_and_new_files(command: Command, report: Path) -> None:
     report.chmod(0o604)
     new = report.parent / "new"
     for path in (report, new):
@@ -161,10 +157,10 @@ AS_NOBODY = "os.setgroups([]); os.setgid(65534); os.setuid(65534)"
 
 @needs_root
 @pytest.mark.parametrize(("before", "after"), [(0o664, 0o644), (0o640, 0o600), (0o604, 0o600)])
-def test_nobody_sees_more_than_before_where_the_owner_cannot_be_kept(
+def test_access_does_not_grow_if_the_owner_changes(
     command: Command, before: int, after: int
 ) -> None:
-    # Into pytest's own directories nobody else can go.
+    # Other users have no access to pytest's own directories.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         report = Path(folder) / "report"
@@ -180,7 +176,7 @@ def test_nobody_sees_more_than_before_where_the_owner_cannot_be_kept(
 
 
 @needs_root
-def test_a_directory_that_may_not_be_written(command: Command) -> None:
+def test_directory_without_write_permission(command: Command) -> None:
     words = ["-v", "-c", TEST, "list", "--output", "/report"]
     result = command(*words, before=AS_NOBODY)
     assert (result.status, result.stdout) == (1, "")
@@ -188,14 +184,14 @@ def test_a_directory_that_may_not_be_written(command: Command) -> None:
     assert result.complaints[-1] == ("virtballoon: cannot write /report: no write permission in /")
 
 
-def test_a_device_is_written_to(command: Command) -> None:
+def test_device(command: Command) -> None:
     device = Path("/dev/null").stat()
     assert command("-c", TEST, "list", "--output", "/dev/null").status == 0
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     assert Path("/dev/null").stat().st_ino == device.st_ino
 
 
-def test_a_fifo_is_written_to(command: Command, tmp_path: Path) -> None:
+def test_fifo(command: Command, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
@@ -205,14 +201,12 @@ def test_a_fifo_is_written_to(command: Command, tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
-    # Nobody is waited for who does not come.
+    # Without a reader it is an error, at once.
     result = command("-c", TEST, "list", "--output", str(fifo))
     assert (result.status, len(result.complaints)) == (1, 1)
 
 
-def test_stdout_by_its_device_is_appended_to_where_it_is_a_file(
-    command: Command, report: Path
-) -> None:
+def test_dev_stdout_appends_to_a_file(command: Command, report: Path) -> None:
     appending = f"os.dup2(os.open({str(report)!r}, os.O_WRONLY | os.O_APPEND), 1)"
     assert command("-c", TEST, "list", "--output", "/dev/stdout", before=appending).status == 0
     first, second, *_ = report.read_text().splitlines()
@@ -220,7 +214,7 @@ def test_stdout_by_its_device_is_appended_to_where_it_is_a_file(
     assert second.startswith("DOMAIN")
 
 
-def test_a_file_that_grows_too_large(command: Command, report: Path) -> None:
+def test_file_that_grows_too_large(command: Command, report: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512))"
     words = ["-c", TEST, "list", "--format", "json", "--output", str(report)]
     result = command(*words, before=limit)
@@ -231,7 +225,7 @@ def test_a_file_that_grows_too_large(command: Command, report: Path) -> None:
 
 
 @needs_root
-def test_a_full_disk(tmp_path: Path, report: Path) -> None:
+def test_full_disk(tmp_path: Path, report: Path) -> None:
     probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     if probe.returncode:
         reason = "mount namespaces are not permitted here"
@@ -272,7 +266,9 @@ end_on_signals()
 
 
 @pytest.mark.parametrize(("number", "status"), [(2, 130), (15, -15), (1, -1)])
-def test_ended_while_it_writes(command: Command, report: Path, number: int, status: int) -> None:
+def test_interrupted_while_writing(
+    command: Command, report: Path, number: int, status: int
+) -> None:
     words = ["-c", TEST, "list", "--format", "json", "--output", str(report)]
     result = command(*words, before=KILLED.format(str(report.parent), number))
     seen, complaint = result.complaints
@@ -282,7 +278,7 @@ def test_ended_while_it_writes(command: Command, report: Path, number: int, stat
     assert_kept(report)
 
 
-def test_it_is_utf8_whatever_the_locale(command: Command, node: str, report: Path) -> None:
+def test_utf8_in_any_locale(command: Command, node: str, report: Path) -> None:
     ascii_only = "sys.stdout.reconfigure(encoding='ascii')"
     for path in (str(report), "/dev/stdout"):
         result = command(

@@ -17,7 +17,7 @@ from tests.unit.test_screen import fill
 if TYPE_CHECKING:
     from pathlib import Path
 
-# A real signal; only its moment is chosen, which nobody could hit from outside.
+# A real signal, at a moment that cannot be hit from outside.
 AT_AN_IMPORT = """
 import signal, sys
 
@@ -67,14 +67,14 @@ def test_terminated(tmp_path: Path) -> None:
     assert result.stderr == "virtballoon: terminated\n"
 
 
-def test_what_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
+def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     number = signal.SIGHUP
     result = run(tmp_path, "click", str(int(number)), "--version", ignored=number)
 
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_terminated_on_a_terminal_that_takes_no_output(tmp_path: Path) -> None:
+def test_terminated_on_a_frozen_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fill(theirs)
     try:
@@ -122,7 +122,7 @@ main()
 def test_undoes_what_is_pending_before_the_end(
     tmp_path: Path, undone: str, words: list[str], status: int, said: list[str]
 ) -> None:
-    """By a cleanup of the test's own, since nothing real can be made to hang so."""
+    """With a cleanup of the test's own, since no real one can be made to hang like this."""
     result = subprocess.run(
         [sys.executable, "-c", PENDING, undone, *words],
         env=clean_environment(tmp_path),

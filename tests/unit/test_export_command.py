@@ -38,12 +38,12 @@ def test_wrong_usage(command: Command) -> None:
         assert_refused(result, 2, fragment)
 
 
-def test_an_address_that_is_nobodys(command: Command) -> None:
+def test_address_of_another_host(command: Command) -> None:
     result = command("-c", TEST, "export", "--listen", "192.0.2.1:9177")
     assert_refused(result, 1, "cannot listen on 192.0.2.1:9177")
 
 
-def test_it_prints(command: Command, node: str) -> None:
+def test_prints_metrics(command: Command, node: str) -> None:
     plain, openmetrics, everyone = command.each(
         [
             ["-c", node, "export"],
@@ -61,13 +61,13 @@ def test_it_prints(command: Command, node: str) -> None:
     assert "\n# TYPE libvirt_domain_memory_stats_major_fault counter\n" in openmetrics.stdout
 
 
-def test_no_name_acts_on_a_terminal(command: Command, node: str) -> None:
+def test_names_are_printable_on_a_terminal(command: Command, node: str) -> None:
     result = command("-c", node, "export", before="sys.stdout.isatty = lambda: True")
     assert "\\u202eevil" in result.stdout
     assert all(line.isprintable() for line in result.stdout.splitlines())
 
 
-def test_hosts_are_called_as_the_configuration_does(command: Command, tmp_path: Path) -> None:
+def test_hosts_have_the_names_of_the_configuration(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(CONFIGURATION)
     result = command("--config-file", str(config), "export")
@@ -78,13 +78,13 @@ def test_hosts_are_called_as_the_configuration_does(command: Command, tmp_path: 
         'virtballoon_up{host="hv2"} 1.0',
         'virtballoon_up{host="gone"} 0.0',
     ]
-    # A host that nobody has named is called by where it is, there or not.
+    # A host without a name is called by its URI, reachable or not.
     result = command("export", env={"LIBVIRT_DEFAULT_URI": NOBODY_LISTENS})
     assert result.status == 1
     assert f'virtballoon_up{{host="{NOBODY_LISTENS}"}} 0.0\n' in result.stdout
 
 
-def test_a_file_tells_that_nobody_answers(command: Command, tmp_path: Path) -> None:
+def test_file_of_an_unreachable_host(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "virtballoon.prom"
     file.write_text("old\n")
     result = command("-c", NOBODY_LISTENS, "export", "--output", str(file))

@@ -27,7 +27,7 @@ def lock(tmp_path: Path) -> Path:
     return tmp_path / "lock"
 
 
-def test_a_lock_is_left_for_the_next_run(command: Command, lock: Path) -> None:
+def test_lock_is_free_for_the_next_run(command: Command, lock: Path) -> None:
     for _ in range(2):
         assert (
             command("-c", TEST, "--lock", str(lock), "list", before="os.umask(0o027)").status == 0
@@ -36,7 +36,7 @@ def test_a_lock_is_left_for_the_next_run(command: Command, lock: Path) -> None:
     assert stat.S_IMODE(lock.stat().st_mode) == 0o640
 
 
-def test_two_runs_of_which_the_first_hangs(command: Command, lock: Path, tmp_path: Path) -> None:
+def test_second_run_while_the_first_hangs(command: Command, lock: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as listener:
         # It takes connections and never says a word.
@@ -59,7 +59,7 @@ def test_two_runs_of_which_the_first_hangs(command: Command, lock: Path, tmp_pat
     assert command("-c", TEST, "list", "--lock", str(lock)).status == 0
 
 
-def test_a_lock_of_another_program(command: Command, lock: Path) -> None:
+def test_lock_of_another_program(command: Command, lock: Path) -> None:
     lock.touch()
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -69,7 +69,7 @@ def test_a_lock_of_another_program(command: Command, lock: Path) -> None:
     assert lock.read_text() == ""
 
 
-def test_what_cannot_be_a_lock(command: Command, tmp_path: Path) -> None:
+def test_refuses_other_files(command: Command, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "report").write_text("precious\n")
     os.mkfifo(tmp_path / "fifo")
@@ -91,8 +91,8 @@ def test_what_cannot_be_a_lock(command: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
-def test_a_lock_that_is_replaced_meanwhile_is_taken_anew(command: Command, lock: Path) -> None:
-    # Nobody could hit this moment from outside.
+def test_lock_file_that_is_replaced_in_between(command: Command, lock: Path) -> None:
+    # This moment cannot be hit from outside.
     replaced = f"""
 import fcntl
 flock = fcntl.flock
@@ -106,7 +106,7 @@ fcntl.flock = hit
     assert lock.read_text().strip().isdigit()
 
 
-def test_a_process_that_it_starts_does_not_inherit_it(command: Command, lock: Path) -> None:
+def test_child_process_does_not_inherit_it(command: Command, lock: Path) -> None:
     # Libvirt closes what it knows nothing of; this does not.
     execute = f"""
 from virtballoon.system.lockfile import hold

@@ -49,7 +49,7 @@ def records(command: Command, call: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_record_for_each_host_and_each_failure(command: Command, node: str) -> None:
+def test_record_per_host_and_failure(command: Command, node: str) -> None:
     both = [node, NOBODY_LISTENS]
     unreachable: list[tuple[str, str, str | None]] = [
         ("INFO", NOBODY_LISTENS, None),
@@ -77,7 +77,7 @@ def test_a_record_for_each_host_and_each_failure(command: Command, node: str) ->
         assert levels[-1] == "INFO"
 
 
-def test_a_record_has_what_its_message_says(command: Command, node: str) -> None:
+def test_record_has_the_fields_of_its_message(command: Command, node: str) -> None:
     (record,) = records(command, f"read_host({node!r})")
     assert record["message"].startswith(f"{node}: ok, 4 domains, ")
     assert (record["virtballoon_status"], record["virtballoon_domains"]) == ("ok", 4)
@@ -87,7 +87,7 @@ def test_a_record_has_what_its_message_says(command: Command, node: str) -> None
     assert warning["virtballoon_uuid"]
 
 
-def test_nothing_is_seen_where_logging_is_not_configured(tmp_path: Path) -> None:
+def test_no_output_without_logging_configuration(tmp_path: Path) -> None:
     script = f"import virtballoon; virtballoon.read_host({NOBODY_LISTENS!r})"
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -107,7 +107,7 @@ def fields(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(line))
 
 
-def test_failures_go_to_the_log_instead(command: Command, node: str) -> None:
+def test_failures_are_log_records(command: Command, node: str) -> None:
     hosts = ("-c", node, "-c", NOBODY_LISTENS, "--log", "stderr")
     result = command(*hosts, "set-interval", "9", "bare", "polled")
     assert result.status == 3
@@ -124,7 +124,7 @@ def test_failures_go_to_the_log_instead(command: Command, node: str) -> None:
     assert "No such file" in unreachable["msg"]
 
 
-def test_usage_and_what_matches_nothing_stay_on_stderr(command: Command, node: str) -> None:
+def test_usage_errors_and_unmatched_names_are_messages(command: Command, node: str) -> None:
     wrong = command("-c", node, "--log", "stderr", "list", "--sort", "no-such")
     assert (wrong.status, len(wrong.complaints)) == (2, 1)
     nobody = command("-c", node, "--log", "stderr", "list", "nobody")
@@ -133,14 +133,14 @@ def test_usage_and_what_matches_nothing_stay_on_stderr(command: Command, node: s
     assert len(nobody.complaints) == 2
 
 
-def test_a_quotation_mark_of_either_kind_is_quoted(command: Command) -> None:
+def test_quotation_marks_are_quoted(command: Command) -> None:
     for mark in "'\"":
         uri = f"{NOBODY_LISTENS}{mark}x"
         for line in command("-c", uri, "list", "--log", "stderr").complaints:
             assert fields(line)["host"] == uri
 
 
-def test_a_line_cannot_be_forged(command: Command) -> None:
+def test_lines_cannot_be_forged(command: Command) -> None:
     uri = 'test:///\n"level=error" \x1b[31m\\ \u202e'
     result = command("-c", uri, "list", "--log", "stderr")
     assert result.status == 1
@@ -151,7 +151,7 @@ def test_a_line_cannot_be_forged(command: Command) -> None:
         assert "\\n" in fields(line)["host"]
 
 
-def test_verbose_lines_stay_beside_it(command: Command, node: str) -> None:
+def test_verbose_lines_remain(command: Command, node: str) -> None:
     both = command("-v", "-c", node, "--log", "stderr", "list", "polled")
     alone = command("-v", "-c", node, "list", "polled")
     calls = [line for line in both.complaints if not line.startswith("time=")]

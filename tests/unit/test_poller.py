@@ -32,7 +32,7 @@ def _no_noise() -> None:
 
 
 def collect(hosts: HostPoller, seen: list[Reading], number: int) -> None:
-    """Wait for so many reports."""
+    """Wait for this number of readings."""
 
     def enough() -> bool:
         seen.extend(hosts.drain())

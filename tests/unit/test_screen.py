@@ -43,7 +43,7 @@ def keys(*parts: bytes) -> list[str]:
         (b"\x1b", ["esc"]),
         (b"\x1b\x1b[A", ["esc", "up"]),
         (b"\x1bq\x1b/", ["esc", "q", "esc", "/"]),
-        # What nobody has bound: a function key, a mouse, a control character.
+        # Without a function here: a function key, a mouse, a control character.
         (b"\x1b[15~\x1bOP\x1b[<0;1;1M\x01q", ["q"]),
         (b"\xff\xfeq", ["q"]),
         (b"\x1b[A" * 3, ["up"] * 3),

@@ -221,14 +221,13 @@ class Collector(_Collector):
         return families(self._reader.read(), libvirt_exporter=self._libvirt_exporter)
 
     def describe(self) -> Iterable[Metric]:
-        """The metrics that there can be, without reading any host: for a registry to see that
-        nobody else has them."""
+        """All possible metrics, without reading any host: for a registry to find duplicates."""
         nothing = Snapshot(hosts={}, begun_at=0.0)
         return _all(nothing, libvirt_exporter=self._libvirt_exporter)
 
 
 class Exporter:
-    """What a server of metrics answers with: the hosts, and this process.
+    """The answers of a server of metrics: the hosts, and this process.
 
     :param reader: what reads the hosts
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
@@ -242,7 +241,7 @@ class Exporter:
     def scrape(self, accept: str, timeout: float | None) -> tuple[bytes, str]:
         """The metrics, and their media type.
 
-        :param accept: what the client takes, as HTTP's ``Accept``
+        :param accept: the media types that the client accepts, as HTTP's ``Accept``
         :param timeout: how long it waits, in seconds
         """
         snapshot = self._reader.read(timeout)
@@ -391,5 +390,5 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
 
 
 def _text(value: str) -> str:
-    """Somebody else's text as a label's value: any at all, so long as UTF-8 has it."""
+    """Text from outside as a label's value: anything that UTF-8 has."""
     return value.encode("utf-8", "backslashreplace").decode()

@@ -114,7 +114,7 @@ def _replace(target: Path, data: bytes) -> None:
 
 
 def _copy_access(target: Path, new: int) -> None:
-    """Give the new file the owner and access rights of the old one, and nobody else more."""
+    """Give the new file the owner and access rights of the old one, and no user more than that."""
     try:
         old = target.stat()
     except FileNotFoundError:
