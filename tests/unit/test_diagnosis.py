@@ -22,7 +22,7 @@ from tests.unit.test_domainxml import domain
 from virtballoon import Source
 from virtballoon.doctor import probes
 from virtballoon.doctor.causes import Cause, Row, Sign, lacking, other_problems, possible_causes
-from virtballoon.doctor.examination import DomainExamination, Snapshot
+from virtballoon.doctor.examination import DomainExamination
 from virtballoon.doctor.results import CommandPrefixes
 from virtballoon.hypervisor import domainxml
 from virtballoon.model.clock import ClockOffset
@@ -421,9 +421,9 @@ def examined(**changes: object) -> DomainExamination:
         source=Source.LIBVIRT,
         figures=figures,  # type: ignore[arg-type]
         host="test:///default",
-        now=NOW,
+        now=values.get("now", NOW),  # type: ignore[arg-type]
     )
-    return DomainExamination(report, None, uri="qemu:///system")
+    return DomainExamination(report, uri="qemu:///system")
 
 
 def watched(
@@ -432,38 +432,34 @@ def watched(
     """That domain, with this last update after three seconds of watching it."""
     domain = examined()
     assert domain.report.verdict is Verdict.STALE
+    domain.begun -= 3
     begun = probes.ProcessorTime(domain.begun, 100.0, 1)
-    domain.add(
-        [
-            (
-                virtballoon.Evidence(asked="x", by=Source.LIBVIRT, answer="y"),
-                probes.Answer("y", {}, begun),
-            )
-        ]
-    )
+    evidence = virtballoon.Evidence(asked="x", by=Source.LIBVIRT, answer="y")
+    domain.add([(evidence, probes.Answer("y", {}, begun))])
     stats = SOME if last_update else MemoryStats()
-    at = domain.begun + 3
-    processor = probes.ProcessorTime(at, 100.0 + processor_seconds, 1)
-    snapshot = Snapshot(
-        Figures(stats=stats, last_update=last_update), State.RUNNING, read_at, at, processor
-    )
-    has_new_update = domain.add_snapshot(snapshot)
+    later = examined(figures=Figures(stats=stats, last_update=last_update), now=read_at).report
+    has_new_update = domain.add_look(later)
     domain.end_watch()
+    domain.add_processor_time(probes.ProcessorTime(domain.begun + 3, 100.0 + processor_seconds, 1))
     return domain.diagnosis(PREFIXES), has_new_update
 
 
-@pytest.mark.parametrize("last_update", [None, NOW - 60])
 @pytest.mark.parametrize(
     ("processor_seconds", "cause"),
     [(0.1, Cause.DRIVER_UNLOADED), (2.9, Cause.GUEST_HUNG), (9, Cause.DRIVER_UNLOADED)],
 )
-def test_no_update_while_it_is_watched(
-    last_update: int | None, processor_seconds: float, cause: Cause
-) -> None:
-    found, has_new_update = watched(last_update, processor_seconds=processor_seconds)
+def test_no_update_while_it_is_watched(processor_seconds: float, cause: Cause) -> None:
+    found, has_new_update = watched(NOW - 60, processor_seconds=processor_seconds)
     assert (has_new_update, found.verdict, found.cause) == (False, Verdict.STALE, cause)
     assert Sign.OVERDUE in found.seen
     assert found.evidence[-2].answer == "no new update"
+
+
+def test_no_answer_while_it_is_watched() -> None:
+    found, has_new_update = watched(None)
+    assert (has_new_update, found.verdict) == (False, Verdict.STALE)
+    assert Sign.OVERDUE not in found.seen
+    assert found.evidence[-2].answer == "no answer in time"
 
 
 @pytest.mark.parametrize("back", [0, 3600])
@@ -518,5 +514,5 @@ def test_figures_are_signs() -> None:
 
 def test_qom_is_suggested_only_where_the_driver_is_qemus() -> None:
     for uri, expected in (("qemu+ssh://hv1/system", True), ("hv1", True), ("xen:///system", False)):
-        found = DomainExamination(examined().report, None, uri=uri).diagnosis(PREFIXES)
+        found = DomainExamination(examined().report, uri=uri).diagnosis(PREFIXES)
         assert ("--via qom" in str(found.possible_causes)) is expected

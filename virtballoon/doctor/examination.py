@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, fields
 from functools import partial
 from typing import Final
 
@@ -19,6 +17,7 @@ from virtballoon.doctor.probes import (
     PROBES,
     WATCHED,
     Answer,
+    Probe,
     ProcessorTime,
     ask,
     evidence_of,
@@ -33,21 +32,18 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
-from virtballoon.engine.limits import Deadline
-from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.engine.tasks import NoAnswer, hold_of, run_per_domain
-from virtballoon.errors import ConnectionLost, VirtballoonError
-from virtballoon.hypervisor.connection import AnyDomain, Control, Domain, Target
+from virtballoon.engine.tasks import NoAnswer, run_per_domain
+from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
+from virtballoon.hypervisor.connection import AnyDomain, Domain, Target
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_movement
-from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, State, Verdict
+from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
 from virtballoon.operations.fleet import DEFAULT_JOBS, _visit_all
-from virtballoon.operations.reading import chosen_domains, read_domain, read_domains
+from virtballoon.operations.reading import chosen_domains, read_domains
 
 #: The share of the time that reading may take; the rest is for questions and watching.
 _READING_SHARE: Final = 0.6
@@ -82,7 +78,19 @@ def diagnose_host(
     :param prefixes: how the commands of the remedies begin
     """
     session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
-    return diagnose_session(session, inactive=inactive, via=via, prefixes=prefixes)
+    examination = HostExamination(session, via=via)
+    with session, session.errors_kept():
+        session.connect()
+        examination.examine(chosen_domains(session, inactive=inactive))
+    # Where the host was lost, what is known until then is reported.
+    diagnoses = examination.diagnoses(prefixes)
+    host = session.result(
+        HostDiagnosis,
+        domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
+        complete=all(report.is_complete for report in diagnoses),
+        clock=examination.clock,
+    )
+    return log_host(host)
 
 
 def diagnose_hosts(
@@ -113,40 +121,6 @@ def diagnose_hosts(
     return _visit_all([partial(diagnose, target) for target in targets], jobs, on_result)
 
 
-def diagnose_session(
-    session: HostSession, *, inactive: bool, via: Source, prefixes: PrefixesByHost
-) -> HostDiagnosis:
-    """Diagnose a host's domains as :func:`diagnose_host` does, in a session."""
-    reports: list[DomainReport] = []
-    diagnoses: list[Diagnosis] = []
-    clock: ClockOffset | None = None
-    with session, session.errors_kept():
-        session.connect()
-        end = session.deadline.at
-        now = time.monotonic()
-        session.deadline.at = now + (end - now) * _READING_SHARE
-        try:
-            chosen = chosen_domains(session, inactive=inactive)
-            reports.extend(read_domains(session, chosen, via=via))
-        finally:
-            session.deadline.at = end
-        domains = session.domains.values()
-        examination = HostExamination(session.scheduler, reports, domains, via=via, deadline=end)
-        examination.examine()
-        diagnoses, clock = examination.diagnoses(prefixes(session.uri)), examination.clock
-    if len(diagnoses) < len(reports):
-        # The host was lost; what was read is reported.
-        unexamined = [DomainExamination(report, None, uri=session.uri) for report in reports]
-        diagnoses = [examined.diagnosis(prefixes(session.uri)) for examined in unexamined]
-    host = session.result(
-        HostDiagnosis,
-        domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
-        complete=all(report.is_complete for report in diagnoses),
-        clock=clock,
-    )
-    return log_host(host)
-
-
 def diagnose_domain(
     domain: AnyDomain,
     *,
@@ -161,55 +135,37 @@ def diagnose_domain(
     :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
     :raise ReadOnly: ``via`` is QOM and the connection may not write
     """
-    deadline = time.monotonic() + timeout
     domain = Domain.of(domain)
-    report = read_domain(domain, via=via, timeout=timeout * _READING_SHARE)
-    scheduler = Scheduler(domain.connection, None)
-    examination = HostExamination(scheduler, [report], [domain], via=via, deadline=deadline)
-    try:
-        examination.examine()
-    finally:
-        scheduler.close()
-    (found,) = examination.diagnoses(prefixes(domain.connection.uri))
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What one look at a watched domain gave, at some time by ``time.monotonic()``.
-
-    :ivar read_at: the same time as epoch seconds
-    """
-
-    figures: Figures
-    state: State
-    read_at: float
-    at: float
-    processor: ProcessorTime | None
+    # Nothing has to be looked for.
+    session = HostSession(domain.connection, (), via=via, readonly=False, timeout=timeout)
+    examination = HostExamination(session, via=via)
+    with session:
+        session.connect()
+        examination.examine({domain.uuid: domain})
+    for diagnosis in examination.diagnoses(prefixes):
+        return diagnosis
+    raise DomainNotFound("it vanished", host=session.uri, domain=domain.name)
 
 
 class DomainExamination:
     """One domain that is examined: its newest report, and what is known besides.
 
-    :param domain: None where nothing can be asked
     :param uri: the host's URI
     :ivar first: the report as it was read first
-    :ivar report: the newest report
+    :ivar report: the report with the newest update
     :ivar signs: what is known
     """
 
-    def __init__(self, report: DomainReport, domain: Domain | None, *, uri: str) -> None:
+    def __init__(self, report: DomainReport, *, uri: str) -> None:
         self.uri = uri
         self.first = self.report = report
-        self.domain = domain
         self.signs = signs_of(report)
         self.evidence = evidence_of(report)
         self.begun = time.monotonic()
-        self.qemu_version: tuple[int, int] | None = None
+        self._qemu_version: tuple[int, int] | None = None
         self._processor: ProcessorTime | None = None
-        self._newest: Snapshot | None = None
+        self._last_look: float | None = None
         self._clock: ClockOffset | None = None
-        self._has_new_update = False
 
     @property
     def causes(self) -> tuple[Cause, ...]:
@@ -219,7 +175,7 @@ class DomainExamination:
     @property
     def may_be_updated(self) -> bool:
         """Whether watching it may show something."""
-        return self.domain is not None and (self.report.verdict in WATCHED or self._may_be_polled)
+        return self.report.verdict in WATCHED or self._may_be_polled
 
     @property
     def _may_be_polled(self) -> bool:
@@ -249,7 +205,7 @@ class DomainExamination:
             if isinstance(answer.found, ProcessorTime):
                 self._processor = answer.found
             elif answer.found is not None:
-                self.qemu_version = answer.found
+                self._qemu_version = answer.found
 
     def add_missing(self, outcome: object, source: Source) -> None:
         """Add that questions have no answer, and why."""
@@ -257,48 +213,16 @@ class DomainExamination:
         text = error.message if isinstance(error, VirtballoonError) else "no answer in time"
         self.evidence.append(Evidence(asked="further questions", by=source, answer=text))
 
-    def look(self) -> Snapshot | Control:
-        """Read its figures once more, in another thread."""
-        assert self.domain is not None
-        if hold := hold_of(self.domain):
-            return hold
-        state = self.domain.state()
-        balloon = self.report.balloon
-        if self.report.source is Source.QOM and balloon is not None and balloon.qom_path:
-            figures = self.domain.monitor().guest_stats(balloon.qom_path)
-        else:
-            statistics = self.domain.connection.statistics([self.domain])
-            found = statistics.get(self.domain.uuid)
-            # A driver that does not take part in the bulk call gives no figures there.
-            figures = (found.figures if found else None) or self.domain.figures()
-        processor = None
-        with suppress(VirtballoonError):
-            processor = ProcessorTime.of(self.domain)
-        return Snapshot(figures, state, time.time(), time.monotonic(), processor)
-
-    def add_snapshot(self, snapshot: Snapshot) -> bool:
-        """Add a look at it, and return whether it has another last update: a later one; an earlier
-        one, where the host's clock was set back; or none, where a reset has cleared it."""
-        report, self._newest = self.report, snapshot
-        if snapshot.figures.last_update in {None, report.last_update or 0}:
+    def add_look(self, report: DomainReport) -> bool:
+        """Add a later reading, and return whether it has another last update: a later one; an
+        earlier one, where the host's clock was set back; or none, where a reset has cleared it."""
+        last_update = report.figures.last_update
+        if last_update is not None:
+            self._last_look = time.monotonic()
+        if last_update in {None, self.report.last_update or 0}:
             return False
-        self._has_new_update = True
-        sizes = {f.name: getattr(report.figures, f.name) for f in fields(Figures)}
-        newer = {"stats": snapshot.figures.stats, "last_update": snapshot.figures.last_update}
-        self.report = DomainReport.of(
-            name=report.name,
-            uuid=report.uuid,
-            id=report.id,
-            state=snapshot.state,
-            machine=report.machine,
-            balloon=report.balloon,
-            interval=report.interval,
-            source=report.source,
-            figures=Figures(**sizes | newer),
-            host=self.uri,
-            now=snapshot.read_at,
-        )
-        if snapshot.figures.last_update:
+        self.report = report
+        if last_update:
             self.signs[Sign.UPDATED] = True
         else:
             for sign in _UNTIL_RESET:
@@ -307,21 +231,21 @@ class DomainExamination:
 
     def end_watch(self) -> None:
         """Add what watching it has shown."""
-        asked, source, newest = "statistics, watched", self.report.source, self._newest
-        if newest is None:
-            text = "no answer in time"
-            self.evidence.append(Evidence(asked=asked, by=source, answer=text))
-            return
-        elapsed = newest.at - self.begun
-        interval = self.report.interval.in_force
-        is_overdue = interval != 0 and elapsed >= (interval or 0) + _LATE_SECONDS
-        if is_overdue and not self._has_new_update:
-            self.signs[Sign.OVERDUE] = True
-        text = update_text(self.report) if self._has_new_update else "no new update"
-        asked += f" for {elapsed:.1f} s"
-        self.evidence.append(Evidence(asked=asked, by=source, answer=text))
-        if self._processor is not None and newest.processor is not None:
-            evidence, signs = processor_use(self._processor, newest.processor)
+        text, asked = "no answer in time", "statistics, watched"
+        if self._last_look is not None:
+            elapsed = self._last_look - self.begun
+            asked += f" for {elapsed:.1f} s"
+            is_updated = self.report is not self.first
+            text = update_text(self.report) if is_updated else "no new update"
+            interval = self.report.interval.in_force
+            if not is_updated and interval and elapsed >= interval + _LATE_SECONDS:
+                self.signs[Sign.OVERDUE] = True
+        self.evidence.append(Evidence(asked=asked, by=self.report.source, answer=text))
+
+    def add_processor_time(self, now: ProcessorTime) -> None:
+        """Add the processor time of its QEMU after it was watched."""
+        if self._processor is not None:
+            evidence, signs = processor_use(self._processor, now)
             self.evidence.append(evidence)
             self.signs |= signs
 
@@ -343,7 +267,7 @@ class DomainExamination:
             self.evidence,
             uri=self.uri,
             prefixes=prefixes,
-            qemu_version=self.qemu_version,
+            qemu_version=self._qemu_version,
         )
         if self._clock is None or diagnosis.cause not in {Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD}:
             return diagnosis
@@ -351,107 +275,107 @@ class DomainExamination:
 
 
 class HostExamination:
-    """Examines the domains of one host that have been read.
+    """Examines domains of one host.
 
-    :param reports: the domains as they were read
-    :param domains: the domains that exist
-    :param deadline: when to end, by ``time.monotonic()``
+    :param session: connected before :meth:`examine`
     :ivar clock: the offset of the host's clock, once it has been estimated
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        reports: Iterable[DomainReport],
-        domains: Iterable[Domain],
-        *,
-        via: Source,
-        deadline: float,
-    ) -> None:
-        existing = {domain.uuid: domain for domain in domains}
-        self._scheduler = scheduler
+    def __init__(self, session: HostSession, *, via: Source) -> None:
+        self._session = session
         self._via = via
-        self._deadline = deadline
-        self._begun = time.monotonic()
+        self._examined: dict[str, DomainExamination] = {}
         self.clock: ClockOffset | None = None
-        self._examined = [
-            DomainExamination(r, existing.get(r.uuid), uri=scheduler.connection.uri)
-            for r in reports
-        ]
 
-    def examine(self) -> None:
-        """Ask the questions, and watch the domains that may be updated."""
-        everyone = [examined for examined in self._examined if examined.domain is not None]
-        # The other half is for watching.
-        half = (self._begun + self._deadline) / 2
+    def examine(self, domains: dict[str, Domain]) -> None:
+        """Read these domains, ask the questions, and watch those that may be updated.
+
+        :param domains: by UUID
+        :raise ConnectionLost: when the connection breaks for good
+        """
+        deadline = self._session.deadline
+        begun, end = time.monotonic(), deadline.at
+        deadline.at = begun + (end - begun) * _READING_SHARE
+        for report in read_domains(self._session, domains, via=self._via):
+            self._examined[report.uuid] = DomainExamination(report, uri=self._session.uri)
+        # Half of what is left is for watching.
+        deadline.at = (time.monotonic() + end) / 2
         for waits in (False, True):
-            probes = [
-                probe
-                for probe in PROBES
-                if probe.waits is waits and probe.source in {Source.LIBVIRT, self._via}
-            ]
-            tasks = {
-                examined: partial(ask, domain, examined.report, probes)
-                for examined in everyone
-                if (domain := examined.domain)
-                and any(probe.applies(examined.report, domain) for probe in probes)
-            }
-            for examined, outcome in self._run(tasks, half).items():
-                if isinstance(outcome, list):
-                    examined.add(outcome)
-                else:
-                    examined.add_missing(outcome, self._via)
-        self._watch([examined for examined in everyone if examined.may_be_updated])
+            self._ask([probe for probe in PROBES if probe.waits is waits])
+        deadline.at = end
+        self._watch()
         self._add_clock()
 
-    def diagnoses(self, prefixes: CommandPrefixes) -> list[Diagnosis]:
-        """A diagnosis for each report."""
-        return [examined.diagnosis(prefixes) for examined in self._examined]
+    def diagnoses(self, prefixes: PrefixesByHost) -> list[Diagnosis]:
+        """A diagnosis for each domain that was read."""
+        beginnings = prefixes(self._session.uri)
+        return [examined.diagnosis(beginnings) for examined in self._examined.values()]
 
-    def _run(
-        self, tasks: Mapping[DomainExamination, Callable[[], object]], until: float
-    ) -> dict[DomainExamination, object]:
-        """Run a task for each of these, until this time and no longer than the deadline."""
-        examined = {each.domain: each for each in tasks if each.domain is not None}
-        by_domain = {domain: tasks[each] for domain, each in examined.items()}
-        end = Deadline(min(until, self._deadline))
-        outcomes = {}
-        for domain, outcome in run_per_domain(self._scheduler, by_domain, end):
+    def _ask(self, probes: Sequence[Probe]) -> None:
+        allowed = [probe for probe in probes if probe.source in {Source.LIBVIRT, self._via}]
+        tasks: dict[str, Callable[[], object]] = {}
+        for uuid, examined in self._examined.items():
+            domain = self._session.domains.get(uuid)
+            if domain is not None and any(p.applies(examined.report, domain) for p in allowed):
+                tasks[uuid] = partial(ask, domain, examined.report, allowed)
+        for uuid, outcome in self._run(tasks).items():
+            if isinstance(outcome, list):
+                self._examined[uuid].add(outcome)
+            else:
+                self._examined[uuid].add_missing(outcome, self._via)
+
+    def _run(self, tasks: Mapping[str, Callable[[], object]]) -> dict[str, object]:
+        """Run a task for each of these domains, by UUID, and return what each gave or raised."""
+        outcomes: dict[str, object] = {}
+        by_domain = {self._session.domains[uuid]: task for uuid, task in tasks.items()}
+        session = self._session
+        for domain, outcome in run_per_domain(session.scheduler, by_domain, session.deadline):
             if isinstance(outcome, ConnectionLost):
                 raise outcome
-            outcomes[examined[domain]] = outcome
+            outcomes[domain.uuid] = outcome
         return outcomes
 
     def _add_clock(self) -> None:
         """Estimate the offset of the host's clock, by what was read and what moved since."""
-        before = {e.first.uuid: e.first.look for e in self._examined}
-        after = {e.report.uuid: e.report.look for e in self._examined}
-        is_far = is_remote(self._scheduler.connection.uri)
+        before = {uuid: examined.first.look for uuid, examined in self._examined.items()}
+        after = {uuid: examined.report.look for uuid, examined in self._examined.items()}
+        is_far = is_remote(self._session.uri)
         clock = offset_by_movement(before, after)
         self.clock = clock or offset_by_lateness(before.values(), is_remote=is_far)
         if self.clock is not None and abs(self.clock.seconds) > CLOCK_SKEW_SECONDS:
-            for examined in self._examined:
+            for examined in self._examined.values():
                 examined.add_clock(self.clock)
 
-    def _watch(self, examined: Sequence[DomainExamination]) -> None:
-        """Look at these again until each was updated or was watched for long enough."""
-        waiting = [each for each in examined if self._end_of(each) <= self._deadline]
+    def _watch(self) -> None:
+        """Read again those that may be updated, until each was or was watched for long enough."""
+        waiting = {
+            uuid: examined
+            for uuid, examined in self._examined.items()
+            if examined.may_be_updated and self._end_of(examined) <= self._session.deadline.at
+        }
+        watched = list(waiting)
         while waiting:
             now = time.monotonic()
-            soonest = min(now + _LOOK_SECONDS, *(self._end_of(each) for each in waiting))
+            soonest = min(now + _LOOK_SECONDS, *map(self._end_of, waiting.values()))
             time.sleep(max(0.0, soonest - now))
-            # A domain that hangs by now must not delay the last look at the others.
-            until = time.monotonic() + 2 * _LOOK_SECONDS
-            for each, snapshot in self._run({e: e.look for e in waiting}, until).items():
-                is_done = True
-                if isinstance(snapshot, Snapshot):
-                    has_new_update = each.add_snapshot(snapshot)
-                    is_done = has_new_update or snapshot.at >= self._end_of(each)
-                if is_done or time.monotonic() >= self._deadline:
-                    waiting.remove(each)
-                    each.end_watch()
+            existing = self._session.domains
+            domains = {uuid: existing[uuid] for uuid in waiting if uuid in existing}
+            for report in read_domains(self._session, domains, via=self._via):
+                examined = waiting[report.uuid]
+                is_over = time.monotonic() >= self._end_of(examined)
+                if examined.add_look(report) or is_over:
+                    del waiting[report.uuid]
+                    examined.end_watch()
+            for uuid in waiting.keys() - domains.keys():
+                # It vanished.
+                del waiting[uuid]
+        existing = self._session.domains
+        tasks = {u: partial(ProcessorTime.of, existing[u]) for u in watched if u in existing}
+        for uuid, outcome in self._run(tasks).items():
+            if isinstance(outcome, ProcessorTime):
+                self._examined[uuid].add_processor_time(outcome)
 
     def _end_of(self, examined: DomainExamination) -> float:
         # Where the time does not suffice for what would decide, a short look must do.
         end = examined.begun + examined.watch_seconds
-        return end if end < self._deadline else examined.begun + _LOOK_SECONDS
+        return end if end < self._session.deadline.at else examined.begun + _LOOK_SECONDS
