@@ -488,8 +488,10 @@ def test_clock_that_is_behind(seconds: int) -> None:
     assert not found.is_well
 
 
-def test_clock_that_is_ahead() -> None:
+@pytest.mark.parametrize("is_updated", [False, True])
+def test_clock_that_is_ahead(is_updated: bool) -> None:
     domain = examined(last_update=NOW + 60)
+    domain.signs[Sign.UPDATED] = is_updated
     domain.add_clock(ClockOffset(61, 63))
     found = domain.diagnosis(PREFIXES)
     assert (found.cause, found.verdict, found.age_seconds) == (Cause.CLOCK_AHEAD, Verdict.FRESH, 2)

@@ -142,7 +142,7 @@ class Cause(StrEnum):
         check="compare `date` on both; every polled domain of the host is late by the same time",
         rows=(
             # A new update is new by any clock.
-            Row(_V.STALE, seen=(_S.UPDATED,)),
+            Row(_V.STALE, lacks=(_S.FUTURE,), seen=(_S.UPDATED,)),
             Row(_V.STALE, lacks=(_S.OVERDUE,), seen=(_S.CLOCK_BEHIND,)),
         ),
     )
