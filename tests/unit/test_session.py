@@ -27,6 +27,7 @@ from virtballoon import (
     set_intervals,
 )
 from virtballoon.engine.session import HostSession, KeptConnection
+from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor.connection import Connection
 from virtballoon.operations.reading import read_session
 
@@ -171,6 +172,26 @@ def test_a_kept_connection_is_used_again(opener: Opener, host: FakeHost) -> None
     assert len(opener.opened) == 1
     kept.close()
     wait_until_closed(opener)
+
+
+def test_xml_that_is_as_it_was_is_parsed_once(
+    opener: Opener, host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = domainxml.parse
+
+    def counted(text: str) -> domainxml.DomainXML:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(domainxml, "parse", counted)
+    kept = KeptConnection()
+    read(kept)
+    # The live and the inactive XML of each.
+    assert len(parsed) == 40
+    host.domains[5].live = 7
+    (row,) = [row for row in read(kept).domains if row.name == host.domains[5].name()]
+    assert (len(parsed), row.interval.live) == (41, 7)
 
 
 def test_a_kept_connection_that_broke_in_between(opener: Opener, host: FakeHost) -> None:

@@ -200,6 +200,8 @@ class Connection:
         self._raw = raw
         self._owned = owned
         self._domains: WeakSet[Domain] = WeakSet()
+        self._parsed: dict[tuple[int, int], domainxml.DomainXML] = {}
+        self._parsed_before = self._parsed
         # A name for errors until libvirt has told the real one.
         self.uri = uri or transport.default_uri()
         if uri is None:
@@ -344,11 +346,24 @@ class Connection:
 
     def domains_of(self, everyone: Iterable[Any], transient: Iterable[Any]) -> list[Domain]:
         """The domains, by what :meth:`list_all` gave of all and of the transient ones."""
+        # What was not read since the domains were listed last is forgotten.
+        self._parsed_before, self._parsed = self._parsed, {}
         uuids = {raw.UUIDString() for raw in transient}
         domains = [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
         if self._owned:
             self._domains.update(domains)
         return domains
+
+    def parsed(self, xml: str) -> domainxml.DomainXML:
+        """A domain's XML, parsed again only if it is another than when the connection was used
+        last.
+
+        :raise DomainXMLError: when it is not a domain's XML
+        """
+        key = hash(xml), len(xml)
+        found = self._parsed.get(key) or self._parsed_before.get(key) or domainxml.parse(xml)
+        self._parsed[key] = found
+        return found
 
     def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
         """State and memory figures of these domains, by UUID, in one call.
@@ -519,7 +534,7 @@ class Domain:
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
             text = self.raw.XMLDesc(flags)
         with self._naming_this():
-            return domainxml.parse(text)
+            return self.connection.parsed(text)
 
     def saved_xml(self) -> domainxml.DomainXML | None:
         """The XML in the saved image from which the domain would start (``virsh managedsave``);
