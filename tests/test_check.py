@@ -56,7 +56,7 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     fresh(guest, most=59)
     status, said, figures, others = check(guest, *words)
     assert status == 0
-    assert said.startswith("MEMORY OK - 1 guest, at most ")
+    assert said.startswith("MEMORY OK - 1 domain, at most ")
     value, unit, warning, critical, *_ = figures[f"{LABEL} used"]
     assert (float(value) < 60, unit, warning, critical) == (True, "%", "60", "80")
     # The figures are the guest's own.
@@ -83,7 +83,7 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     guest.domain.setMemoryStatsPeriod(0)
     status, said, figures, others = check(guest, *words)
     assert (status, f"{SHOWN}: polling-off" in said) == (3, True)
-    assert set(figures) == {"guests", "judged", f"{LABEL} age"}
+    assert set(figures) == {"domains", "judged", f"{LABEL} age"}
     assert check(guest, *words, "--verdict", "polling-off=warning")[0] == 1
     assert check(guest, *words, "--age-critical", "@0:")[0] == 2
     guest.unhog()

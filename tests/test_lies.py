@@ -21,8 +21,9 @@ from virtballoon import (
     Verdict,
     read_host,
 )
-from virtballoon.render.columns import RECORD, column
-from virtballoon.render.documents import document, domain_record, host_record, to_json
+from virtballoon.render.columns import column
+from virtballoon.render.documents import document, domain_columns, domain_record, host_record
+from virtballoon.render.formats import to_json
 
 MIB = 1024**2
 #: What the guest can have at most.
@@ -130,7 +131,7 @@ def test_a_guest_that_lies(liar: Guest, name: str) -> None:
         assert (row.usage, row.anomalies, row.error) == (lie.usage, lie.anomalies, None)
         record = domain_record(row)
         assert record["anomalies"] == list(lie.anomalies)
-        assert all(column(key).cell(row, exact=True).isprintable() for key in RECORD)
+        assert all(column(key).cell(row, exact=True).isprintable() for key in domain_columns())
     host = read_host(liar.hypervisor.uri, [liar.name])
     text = to_json(document([host_record(host)], generated_at=0))
     VALIDATOR.validate(json.loads(text, parse_constant=pytest.fail))

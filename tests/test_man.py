@@ -19,14 +19,14 @@ from docutils import nodes
 import virtballoon
 from man import build
 from virtballoon import configuration
-from virtballoon.cli import cli, hosts
+from virtballoon.cli import cli
 from virtballoon.model.memory import Anomaly, UsedFormula
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import HostStatus
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 from virtballoon.model.verdict import State, Verdict
-from virtballoon.render.columns import RECORD
+from virtballoon.render.documents import domain_columns, probe_columns
 from virtballoon.watch.view import BINDINGS
 
 if TYPE_CHECKING:
@@ -257,15 +257,15 @@ def test_readme_has_every_verdict() -> None:
 def test_main_page_has_every_field() -> None:
     page = sections("virtballoon")
     (columns,) = blocks(page["OUTPUT"])
-    assert columns.split() == ["uri", *RECORD]
+    assert columns.split() == ["uri", *domain_columns()]
     described = words(" ".join(tags(page["OUTPUT"])))
-    top = {key.partition(".")[0] for key in RECORD}
+    top = {key.partition(".")[0] for key in domain_columns()}
     assert described == top | {
         *("schema", "generated_at", "hosts"),
         *("uri", "hostname", "status", "error", "elapsed_seconds", "domains"),
         "clock_offset_seconds",
     }
-    nested = {key.rpartition(".")[2] for key in RECORD if not key.startswith("stats.")}
+    nested = {key.rpartition(".")[2] for key in domain_columns() if not key.startswith("stats.")}
     enums = {m.value for enum in (State, HostStatus, Source) for m in enum}
     assert nested | enums <= words(page["OUTPUT"].astext())
 
@@ -282,8 +282,8 @@ def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
 
 def test_hosts_page_has_every_field() -> None:
     described = words(sections("virtballoon-hosts")["DESCRIPTION"].astext())
-    assert {column.partition(".")[0] for column in hosts._COLUMNS} <= described
-    assert {column.rpartition(".")[2] for column in hosts._COLUMNS} <= described
+    assert {column.partition(".")[0] for column in probe_columns()} <= described
+    assert {column.rpartition(".")[2] for column in probe_columns()} <= described
 
 
 def test_watch_page_has_every_key() -> None:

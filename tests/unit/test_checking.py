@@ -148,7 +148,7 @@ def test_impossible_figures_are_unknown() -> None:
     assert (row.verdict, row.usage.ratio) == (Verdict.FRESH, None)
     result = check_hosts([host(row)])
     assert result.status is UNKNOWN
-    assert [datum.name for datum in result.perfdata()] == ["guests", "judged"]
+    assert [datum.name for datum in result.perfdata()] == ["domains", "judged"]
 
 
 def test_the_worst_wins_in_the_order_that_is_told() -> None:
@@ -343,7 +343,7 @@ def test_performance_data() -> None:
     result = check_hosts([host(row, unpolled)])
     few = [(d.name, d.value, d.unit, d.minimum, d.maximum) for d in result.perfdata()]
     assert few == [
-        ("guests", 2, "", 0, None),
+        ("domains", 2, "", 0, None),
         ("judged", 1, "", 0, 2),
         ("used", 87.0, "%", 0, 100),
     ]

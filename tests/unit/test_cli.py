@@ -196,15 +196,15 @@ MODULES = {
     "click": "python3-click, or click with pip",
 }
 COMMANDS = {
-    "list": ("libvirt", "lxml", "rich", "click"),
-    "stats test": ("libvirt", "lxml", "rich", "click"),
-    "set-interval 5 test": ("libvirt", "lxml", "rich", "click"),
+    "list": ("libvirt", "lxml", "click"),
+    "stats test": ("libvirt", "lxml", "click"),
+    "set-interval 5 test": ("libvirt", "lxml", "click"),
     "qom-path test": ("libvirt", "click"),
-    "hosts": ("libvirt", "rich", "click"),
+    "hosts": ("libvirt", "click"),
     "check": ("libvirt", "lxml", "click"),
     "export": ("libvirt", "lxml", "prometheus_client", "click"),
     "watch --once": ("libvirt", "lxml", "rich", "click"),
-    "doctor": ("libvirt", "lxml", "rich", "click"),
+    "doctor": ("libvirt", "lxml", "click"),
     "completion bash": ("click",),
 }
 

@@ -16,7 +16,7 @@ from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.operations import refreshing as freshness
-from virtballoon.render import columns, documents, phrases
+from virtballoon.render import documents, formats, text
 
 NOW = 1_700_000_000
 
@@ -80,16 +80,18 @@ def test_documents_with_refresh() -> None:
         "error": None,
     }
     assert found[3]["error"]["message"] == "no"
-    flat = documents.flattened(documents.domain_record(rows[3]))
-    assert [key for key in flat if key.startswith("refresh.")] == list(columns.REFRESH)
+    flat = formats.flattened(documents.domain_record(rows[3]))
+    assert [key for key in flat if key.startswith("refresh.")] == [
+        c for c in documents.domain_columns(refresh=True) if c.startswith("refresh.")
+    ]
     reasons = SCHEMA["$defs"]["refresh"]["properties"]["reason"]["enum"]
     assert set(reasons) == {*Unheard, None} - {Unheard.NOT_SET}
-    assert [phrases.refreshed(refresh) for refresh in REFRESHES] == [
+    assert [text.refreshed(refresh) for refresh in REFRESHES] == [
         "fresh enough",
         "asked, and answered after 0.3 s",
         "not fresh: no answer (10 s)",
         "asked, and answered after 1.0 s",
-        "not fresh: does not run",
+        "not fresh: not running",
     ]
     # Quiet about all but what is not as new as wanted, or was not put back.
     (shown,) = quiet.exceptions([replace(READ, domains=rows)])

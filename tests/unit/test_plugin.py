@@ -27,7 +27,7 @@ from virtballoon.check.judging import (
 from virtballoon.check.ranges import Range
 from virtballoon.model.memory import Anomaly
 from virtballoon.model.verdict import Verdict
-from virtballoon.render import documents
+from virtballoon.render import formats
 
 #: A figure of the guidelines: 'label'=value[UOM];[warn];[crit];[min];[max]
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -69,8 +69,8 @@ def printed(result: CheckResult, **options: Any) -> str:
 def test_all_is_well() -> None:
     result = check_hosts([host(guest(870), guest(100, name="db1"))])
     assert printed(result) == (
-        "MEMORY OK - 2 guests, at most 87.0% used by web1"
-        " | 'guests'=2;;;0 'judged'=2;;;0;2"
+        "MEMORY OK - 2 domains, at most 87.0% used by web1"
+        " | 'domains'=2;;;0 'judged'=2;;;0;2"
         " 'web1 used'=87%;90;95;0;100 'db1 used'=10%;90;95;0;100\n"
         "[OK] web1: 87.0% used, 870 B of 1000 B, figures 0 s old from libvirt\n"
         "[OK] db1: 10.0% used, 100 B of 1000 B, figures 0 s old from libvirt\n"
@@ -83,7 +83,7 @@ def test_the_worst_comes_first() -> None:
     unpolled = report(name="db1", **FULL[Verdict.POLLING_OFF])
     result = check_hosts([host(guest(100), guest(930, name="b"), guest(980, name="c"), unpolled)])
     said, _, others = parsed(printed(result))
-    assert said == "MEMORY CRITICAL - c: 98.0% used (4 guests; 2 more not OK)"
+    assert said == "MEMORY CRITICAL - c: 98.0% used (4 domains; 2 more not OK)"
     assert [line.split(":")[0] for line in others] == [
         *("[CRITICAL] c", "[WARNING] b", "[UNKNOWN] db1", "[OK] web1")
     ]
@@ -98,7 +98,7 @@ def test_every_verdict_says_why_and_no_number_without_its_age(verdict: Verdict) 
     assert said.startswith("MEMORY UNKNOWN - ")
     assert verdict.value in "".join(others)
     assert "99.9" not in "".join([said, *others])
-    assert set(figures) == {"guests", "judged"}
+    assert set(figures) == {"domains", "judged"}
 
 
 def test_hosts_are_told_apart() -> None:
@@ -107,7 +107,7 @@ def test_hosts_are_told_apart() -> None:
     result = check_hosts([host(guest(100)), again, third, DEAD])
     said, figures, others = parsed(printed(result, names={"qemu:///system": "local"}))
     # The host's name in the configuration, or its own.
-    assert said == "MEMORY WARNING - hv1/web1: 93.0% used (3 guests; 1 more not OK)"
+    assert said == "MEMORY WARNING - hv1/web1: 93.0% used (3 domains; 1 more not OK)"
     assert {"local/web1 used", "hv1/web1 used", "hv3/web1 used"} < set(figures)
     assert others[0] == "[UNKNOWN] on qemu+ssh://hv2/system: no route"
     # Two hosts of one name go by their URIs.
@@ -119,7 +119,7 @@ def test_a_host_that_is_not_reached() -> None:
     said, figures, _ = parsed(printed(check_hosts([DEAD])))
     assert said == "MEMORY UNKNOWN - on qemu+ssh://hv2/system: no route"
     assert figures == {
-        "guests": ("0", "", "", "", "0", None),
+        "domains": ("0", "", "", "", "0", None),
         "judged": ("0", "", "", "", "0", "0"),
     }
 
@@ -233,7 +233,7 @@ def test_names_that_differ_in_what_a_label_cannot_hold() -> None:
 
 def test_figures_that_cannot_be_so() -> None:
     said, figures, others = parsed(printed(check_hosts([host(guest(-5))])))
-    assert said == "MEMORY UNKNOWN - web1: what it uses is unknown"
+    assert said == "MEMORY UNKNOWN - web1: its used memory is unknown"
     assert Anomaly.AVAILABLE_ABOVE_TOTAL.text in others[0]
     assert "web1 used" not in figures
 
@@ -253,7 +253,8 @@ def test_the_document_holds_to_the_schema() -> None:
     states = Policy(thresholds={**Policy().thresholds, **SWAP.thresholds})
     result = check_hosts([host(*rows), DEAD], states)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    document = records.check_document(result, quiet=False, generated_at=UPDATE)
+    data = records.check_data(result, quiet=False, generated_at=UPDATE)
+    document = data.document()
     validator.validate(document)
     assert document["check"]["status"] == "critical"
     assert document["check"]["exit_status"] == 2
@@ -266,10 +267,10 @@ def test_the_document_holds_to_the_schema() -> None:
         "warning": "90",
         "critical": "95",
     }
-    quiet = records.check_document(result, quiet=True, generated_at=UPDATE)
+    quiet = records.check_data(result, quiet=True, generated_at=UPDATE).document()
     validator.validate(quiet)
     assert {d["check"]["status"] for d in quiet["hosts"][0]["domains"]} == {"critical", "unknown"}
-    header = documents.to_csv(records.rows(result, quiet=False), records.COLUMNS).split("\n")[0]
+    header = formats.to_csv(data.rows(), data.columns()).split("\n")[0]
     assert header.startswith("uri,check.status,name,")
 
 

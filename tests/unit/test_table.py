@@ -19,7 +19,7 @@ from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
-from virtballoon.render import columns
+from virtballoon.render import columns, documents
 from virtballoon.render.table import changes_table, list_table, stats_blocks
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def test_a_column_by_any_of_its_names() -> None:
 
 
 def test_every_column_has_a_title_and_is_found_by_its_key() -> None:
-    for key in (*columns.RECORD, *columns.DEFAULT, *columns.WIDE):
+    for key in (*documents.domain_columns(), *columns.DEFAULT, *columns.WIDE):
         column = columns.find(key)
         assert column is not None
         assert column.key == key

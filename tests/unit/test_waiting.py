@@ -17,7 +17,7 @@ from virtballoon.model.outcome import Waited
 from virtballoon.model.report import DomainReport, Interval, Unheard
 from virtballoon.model.verdict import State
 from virtballoon.operations import waiting
-from virtballoon.render import phrases
+from virtballoon.render import text
 
 WEB1 = cast("Domain", report())
 NOW = 1_700_000_000
@@ -110,7 +110,7 @@ def test_a_change_that_was_waited_for() -> None:
         {"answered": None, "seconds": None, "reason": "suspended"},
     ]
     assert "waited" not in document(CHANGES)["hosts"][0]["domains"][0]
-    assert [phrases.waiting(waited) for waited in waits] == [
+    assert [text.waiting(waited) for waited in waits] == [
         "after 0.4 s",
         "no answer (25 s)",
         "suspended",

@@ -8,7 +8,7 @@ figure that can be trusted: what a guest uses counts only where it is fresh.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Final, Self
@@ -16,7 +16,9 @@ from typing import Final, Self
 from virtballoon.check.ranges import BYTES, COUNT, PERCENT, SECONDS, Range, Units
 from virtballoon.model.rates import Sample
 from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
+from virtballoon.model.value import Value
 from virtballoon.model.verdict import Verdict
+from virtballoon.render import text
 
 
 class CheckStatus(IntEnum):
@@ -55,44 +57,74 @@ class Trouble(StrEnum):
 
 
 class Measure(StrEnum):
-    """What thresholds are for.
+    """What thresholds are for; each member is all that is known of it.
 
     ``used`` is in percent of the guest's memory, ``age`` in seconds, ``swap`` in bytes read from
-    and written to swap per second, ``faults`` in major faults per second, and ``oom`` the
-    processes that were killed for want of memory since the former reading.
+    and written to swap per second, ``faults`` in major faults per second, and ``oom`` the number of
+    processes killed for lack of memory since the former reading.
+
+    :ivar units: the units that a threshold may have
+    :ivar statistics: the statistics of which it is the difference to a former reading
+    :ivar datum: its name in performance data. A rate has no unit of its own there.
+    :ivar datum_unit: its unit in performance data
+    :ivar missing: the text where the guest does not give it
     """
 
-    USED = "used"
-    AGE = "age"
-    SWAP = "swap"
-    FAULTS = "faults"
-    OOM = "oom"
+    units: Units
+    statistics: tuple[str, ...]
+    datum: str
+    datum_unit: str
+    missing: str
 
-    @property
-    def units(self) -> Units:
-        """The units that a threshold of it may have."""
-        return _UNITS[self]
+    USED = "used", PERCENT, (), "used", "%", "its used memory is unknown"
+    AGE = "age", SECONDS, (), "age", "s", "the age of its figures is unknown"
+    SWAP = (
+        *("swap", BYTES, ("swap_in", "swap_out"), "swap_per_second", "B"),
+        "its swap activity is unknown",
+    )
+    FAULTS = (
+        *("faults", COUNT, ("major_faults",), "major_faults_per_second", ""),
+        "its major faults are unknown",
+    )
+    OOM = (
+        *("oom", COUNT, ("oom_kills",), "new_oom_kills", ""),
+        "its OOM kills are unknown (--via qom, QEMU 9.2, Linux 6.12)",
+    )
+
+    def __new__(  # noqa: PLR0917 - by position in the table above
+        cls,
+        value: str,
+        units: Units,
+        statistics: tuple[str, ...],
+        datum: str,
+        datum_unit: str,
+        missing: str,
+    ) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.units, member.statistics = units, statistics
+        member.datum, member.datum_unit, member.missing = datum, datum_unit, missing
+        return member
 
     @property
     def needs_former(self) -> bool:
         """Whether it is the difference to a former reading."""
-        return self not in {Measure.USED, Measure.AGE}
+        return bool(self.statistics)
 
+    def text(self, value: float) -> str:
+        """The figure for people."""
+        match self:
+            case Measure.USED:
+                return f"{value:.1f}% used"
+            case Measure.AGE:
+                return f"figures {text.duration(max(0.0, value))} old"
+            case Measure.SWAP:
+                return f"{text.size(round(value))}/s to and from swap"
+            case Measure.FAULTS:
+                return f"{value:.1f} major faults/s"
+            case Measure.OOM:
+                return text.counted(round(value), "OOM kill")
 
-_UNITS: Final[Mapping[Measure, Units]] = {
-    Measure.USED: PERCENT,
-    Measure.AGE: SECONDS,
-    Measure.SWAP: BYTES,
-    Measure.FAULTS: COUNT,
-    Measure.OOM: COUNT,
-}
-
-#: The statistics that a difference is one of.
-_STATISTICS: Final[Mapping[Measure, tuple[str, ...]]] = {
-    Measure.SWAP: ("swap_in", "swap_out"),
-    Measure.FAULTS: ("major_faults",),
-    Measure.OOM: ("oom_kills",),
-}
 
 #: The counters that performance data has.
 _COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
@@ -110,8 +142,7 @@ DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyTyp
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thresholds:
+class Thresholds(Value):
     """When a figure is a cause for a warning, and when it is critical."""
 
     warning: Range | None = None
@@ -137,8 +168,7 @@ DEFAULT_THRESHOLDS: Final[Mapping[Measure, Thresholds]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Value):
     """What is judged, and how.
 
     :ivar thresholds: the thresholds of each measure that is to be judged
@@ -146,10 +176,8 @@ class Policy:
         figures are judged by thresholds alone
     """
 
-    thresholds: Mapping[Measure, Thresholds] = field(default_factory=lambda: DEFAULT_THRESHOLDS)
-    states: Mapping[Verdict | Trouble, CheckStatus] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    thresholds: Mapping[Measure, Thresholds] = DEFAULT_THRESHOLDS
+    states: Mapping[Verdict | Trouble, CheckStatus] = MappingProxyType({})
 
     @property
     def needs_former(self) -> bool:
@@ -161,8 +189,7 @@ class Policy:
         return self.states.get(cause, DEFAULT_STATES[cause])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class Measurement(Value):
     """One figure that was judged.
 
     :ivar value: the figure, in the unit of its measure; None where it is not known
@@ -177,8 +204,7 @@ class Measurement:
     status: CheckStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedDomain:
+class CheckedDomain(Value):
     """One domain, and what it comes to.
 
     :ivar status: the worst of its verdict and its measurements
@@ -191,8 +217,7 @@ class CheckedDomain:
     measurements: tuple[Measurement, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckedHost:
+class CheckedHost(Value):
     """One host, and what it comes to.
 
     :ivar status: the worst of its domains and of what stood in the way
@@ -205,8 +230,7 @@ class CheckedHost:
     domains: tuple[CheckedDomain, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(Value):
     """Something that is wrong with no domain in particular.
 
     :ivar status: what it comes to
@@ -217,8 +241,7 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Perfdatum:
+class Perfdatum(Value):
     """One figure of a plugin's performance data.
 
     :ivar name: what it is a figure of
@@ -245,8 +268,7 @@ class Perfdatum:
 Samples = Mapping[str, Mapping[str, Sample]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
+class CheckResult(Value):
     """What a check came to.
 
     :ivar status: the worst of the domains' and the problems'; its number is the exit status
@@ -275,7 +297,7 @@ class CheckResult:
         """
         rows = [(host.report, row) for host in self.hosts for row in host.domains]
         judged = sum(row.report.verdict is Verdict.FRESH for _, row in rows)
-        every = [Perfdatum(name="guests", value=len(rows))]
+        every = [Perfdatum(name="domains", value=len(rows))]
         every.append(Perfdatum(name="judged", value=judged, maximum=len(rows)))
         for host, row in rows:
             every += _perfdata(host, row, everything=everything)
@@ -284,7 +306,7 @@ class CheckResult:
 
 def check_hosts(
     hosts: Sequence[HostReport],
-    policy: Policy = Policy(),
+    policy: Policy | None = None,
     *,
     domains: Sequence[str] = (),
     former: Samples | None = None,
@@ -297,7 +319,7 @@ def check_hosts(
         could be judged
     :param former: the samples that an earlier check gave
     """
-    former = former or {}
+    former, policy = former or {}, policy or Policy()
     if policy.needs_former:
         hosts = [_since(host, former.get(host.uri, {})) for host in hosts]
     checked = tuple(_check_host(host, policy) for host in hosts)
@@ -372,7 +394,7 @@ def _measured(row: DomainReport, measure: Measure) -> tuple[float | None, bool]:
         return row.usage.percent, row.usage.percent is not None
     if measure is Measure.AGE:
         return row.age_seconds, row.age_seconds is not None
-    names = _STATISTICS[measure]
+    names = measure.statistics
     is_given = all(getattr(row.stats, name) is not None for name in names)
     rates = row.rates
     gains = {**rates.per_second, "oom_kills": rates.oom_kills} if rates is not None else {}
@@ -410,60 +432,30 @@ def _problems(
 
 
 def _perfdata(host: HostReport, row: CheckedDomain, *, everything: bool) -> Iterator[Perfdatum]:
-    report = row.report
+    report, usage = row.report, row.report.usage
+    fresh = report.verdict is Verdict.FRESH
     judged = {measurement.measure: measurement for measurement in row.measurements}
-
-    def thresholds(measure: Measure) -> Thresholds:
-        return judged[measure].thresholds if measure in judged else Thresholds()
-
-    if report.verdict is Verdict.FRESH and (percent := report.usage.percent) is not None:
+    figures: dict[Measure | str, float | None] = {}
+    if fresh:
+        figures[Measure.USED] = usage.percent
+        figures |= {"used_bytes": usage.used_bytes} if everything else {}
+    if (everything or Measure.AGE in judged) and report.verdict.can_update:
+        figures[Measure.AGE] = report.age_seconds
+    figures |= {measure: m.value for measure, m in judged.items() if measure.needs_former}
+    if everything and fresh:
+        figures |= {name: getattr(report.stats, name) for name in _COUNTERS}
+    maxima = {Measure.USED: 100, "used_bytes": usage.total_bytes}
+    for figure, value in figures.items():
+        if value is None:
+            continue
+        measure = figure if isinstance(figure, Measure) else None
+        unit = "c" if figure in _COUNTERS else "B"
         yield Perfdatum(
-            name="used",
-            value=round(percent, 2),
-            unit="%",
-            maximum=100,
-            thresholds=thresholds(Measure.USED),
+            name=measure.datum if measure else figure,
+            value=max(0, round(value, 1 if measure is Measure.AGE else 2)),
+            unit=measure.datum_unit if measure else unit,
+            maximum=maxima.get(figure),
+            thresholds=judged[measure].thresholds if measure in judged else Thresholds(),
             host=host,
             domain=report,
         )
-        if everything:
-            yield Perfdatum(
-                name="used_bytes",
-                value=report.usage.used_bytes or 0,
-                unit="B",
-                maximum=report.usage.total_bytes,
-                host=host,
-                domain=report,
-            )
-    wants_age = Measure.AGE in judged or everything
-    if wants_age and report.verdict.can_update and report.age_seconds is not None:
-        yield Perfdatum(
-            name="age",
-            value=max(0.0, round(report.age_seconds, 1)),
-            unit="s",
-            thresholds=thresholds(Measure.AGE),
-            host=host,
-            domain=report,
-        )
-    for measure, name, unit in _DIFFERENCES:
-        if measure in judged and (value := judged[measure].value) is not None:
-            yield Perfdatum(
-                name=name,
-                value=round(value, 2),
-                unit=unit,
-                thresholds=thresholds(measure),
-                host=host,
-                domain=report,
-            )
-    for name in _COUNTERS if everything and report.verdict is Verdict.FRESH else ():
-        count = getattr(report.stats, name)
-        if count is not None:
-            yield Perfdatum(name=name, value=count, unit="c", host=host, domain=report)
-
-
-#: A rate has no unit of its own in performance data: its name says that it is one.
-_DIFFERENCES: Final = (
-    (Measure.SWAP, "swap_per_second", "B"),
-    (Measure.FAULTS, "major_faults_per_second", ""),
-    (Measure.OOM, "new_oom_kills", ""),
-)

@@ -1,5 +1,5 @@
 """A check as the monitoring plugins' guidelines want it: a status line, performance data, and a
-line for each thing that is wrong and for each guest."""
+line for each problem and for each domain."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from virtballoon.check.judging import (
 )
 from virtballoon.check.ranges import Range, number
 from virtballoon.model.report import DomainReport
-from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict
-from virtballoon.render import phrases, text
+from virtballoon.render import text
 
 #: What the service is called in the status line.
 SERVICE: Final = "MEMORY"
@@ -51,9 +50,9 @@ def output(
     """All that the plugin prints.
 
     :param names: what to call a host, by its URI, where not by its own name
-    :param everything: more performance data for each guest
+    :param everything: more performance data for each domain
     :param perfdata: whether there is any
-    :param quiet: without the guests that are well
+    :param quiet: without the domains that are well
     """
     labels = _labels(result, names)
     first = status_line(result.status, summary(result, labels))
@@ -83,7 +82,7 @@ def summary(result: CheckResult, labels: Mapping[str, str] | None = None) -> str
         name = _cut(labels.get(uri, "") + worst.report.name, _NAME_WIDTH)
         others = len(rows) - 1
         more = f"; {count - 1} more not OK" if count > 1 else ""
-        of = f" ({_guests(len(rows))}{more})" if others or more else ""
+        of = f" ({text.counted(len(rows), 'domain')}{more})" if others or more else ""
         return f"{name}: {_briefly(worst)}{of}"
     return _all_well(result, labels)
 
@@ -91,20 +90,16 @@ def summary(result: CheckResult, labels: Mapping[str, str] | None = None) -> str
 def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
     rows = [(host.report.uri, row.report) for host in result.hosts for row in host.domains]
     if not rows:
-        return "no guest runs"
-    guests = _guests(len(rows))
+        return "no domain is running"
+    domains = text.counted(len(rows), "domain")
     used = [(row.usage.percent or 0, uri, row) for uri, row in rows if row.verdict is Verdict.FRESH]
     if not used:
-        return f"{guests}, none with figures to judge"
+        return f"{domains}, none with figures to judge"
     most, uri, row = max(used, key=lambda one: one[0])
     name = _cut(labels.get(uri, "") + row.name, _NAME_WIDTH)
     unjudged = f", {len(rows) - len(used)} not judged" if len(used) < len(rows) else ""
     first = ", no rates yet" if result.is_first else ""
-    return f"{guests}, at most {most:.1f}% used by {name}{unjudged}{first}"
-
-
-def _guests(count: int) -> str:
-    return "1 guest" if count == 1 else f"{count} guests"
+    return f"{domains}, at most {most:.1f}% used by {name}{unjudged}{first}"
 
 
 def _worst_first(result: CheckResult) -> list[tuple[str, CheckedDomain]]:
@@ -143,9 +138,9 @@ def details(row: CheckedDomain) -> list[str]:
                 said.append(_measured(m))
     said += [anomaly.text for anomaly in report.anomalies]
     if report.rates is not None and report.verdict is Verdict.FRESH:
-        said.append(phrases.rated(report.rates))
+        said.append(text.rated(report.rates))
     if report.age_seconds is not None and report.verdict.was_read:
-        source = "libvirt" if report.source is Source.LIBVIRT else "QEMU"
+        source = text.source(report.source)
         said.append(f"figures {text.duration(max(0.0, report.age_seconds))} old from {source}")
     return said
 
@@ -162,31 +157,15 @@ def _briefly(row: CheckedDomain) -> str:
 
 
 def _measured(measurement: Measurement, *, with_range: bool = False) -> str:
-    measure, value = measurement.measure, measurement.value
-    if value is None:
-        return _NOT_GIVEN[measure]
-    said = {
-        Measure.USED: f"{value:.1f}% used",
-        Measure.AGE: f"figures {text.duration(max(0.0, value))} old",
-        Measure.SWAP: f"{text.size(round(value))}/s to and from swap",
-        Measure.FAULTS: f"{value:.1f} major faults/s",
-        Measure.OOM: f"{value:.0f} OOM kill{'' if value == 1 else 's'}",
-    }[measure]
+    if measurement.value is None:
+        return measurement.measure.missing
+    said = measurement.measure.text(measurement.value)
     thresholds = measurement.thresholds
     broken = {
         CheckStatus.WARNING: thresholds.warning,
         CheckStatus.CRITICAL: thresholds.critical,
     }.get(measurement.status)
     return f"{said} (range {broken})" if with_range and broken is not None else said
-
-
-_NOT_GIVEN: Final[Mapping[Measure, str]] = {
-    Measure.USED: "what it uses is unknown",
-    Measure.AGE: "the age of its figures is unknown",
-    Measure.SWAP: "its swap activity is unknown",
-    Measure.FAULTS: "its major faults are unknown",
-    Measure.OOM: "its OOM kills are unknown (--via qom, QEMU 9.2, Linux 6.12)",
-}
 
 
 def _labels(result: CheckResult, names: Mapping[str, str]) -> dict[str, str]:

@@ -1,24 +1,30 @@
-"""A check as JSON, JSON lines and CSV: a reading, and what it comes to beside it."""
+"""A check as JSON, JSON lines and CSV: a reading with its judgement."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from virtballoon.check.judging import CheckedDomain, CheckedHost, CheckResult, CheckStatus
 from virtballoon.check.plugin import summary
 from virtballoon.render import documents
-from virtballoon.render.columns import RATES, RECORD
-from virtballoon.render.documents import Record
-
-#: Every column of CSV.
-COLUMNS: Final = ("uri", "check.status", *RECORD, *RATES)
+from virtballoon.render.formats import Data, Record
 
 
-def check_document(result: CheckResult, *, quiet: bool, generated_at: float) -> Record:
-    """The whole document.
+def check_data(result: CheckResult, *, quiet: bool, generated_at: float) -> Data:
+    """A check in the formats for programs.
 
     :param quiet: without the domains that are well
     """
+    return Data(
+        lambda: _document(result, quiet=quiet, generated_at=generated_at),
+        lambda: (
+            {"uri": host.report.uri} | record
+            for host in result.hosts
+            for record in domain_records(host, quiet=quiet)
+        ),
+        lambda: ("uri", "check.status", *documents.domain_columns(rates=True)),
+    )
+
+
+def _document(result: CheckResult, *, quiet: bool, generated_at: float) -> Record:
     hosts = [
         documents.host_record(host.report) | {"domains": domain_records(host, quiet=quiet)}
         for host in result.hosts
@@ -33,15 +39,6 @@ def check_document(result: CheckResult, *, quiet: bool, generated_at: float) -> 
         ],
     }
     return documents.document(hosts, generated_at=generated_at) | {"check": check}
-
-
-def rows(result: CheckResult, *, quiet: bool) -> list[Record]:
-    """A record for each domain with its host's URI beside it."""
-    return [
-        {"uri": host.report.uri} | record
-        for host in result.hosts
-        for record in domain_records(host, quiet=quiet)
-    ]
 
 
 def domain_records(host: CheckedHost, *, quiet: bool) -> list[Record]:

@@ -86,7 +86,7 @@ def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -
 
     assert param.name is not None
     try:
-        return Range.parse(value, Measure(param.name.partition("_")[0]).units)
+        return Range.parse(value, Measure[param.name.partition("_")[0].upper()].units)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from error
 
@@ -267,14 +267,9 @@ def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_
             quiet=quiet,
         )
     else:
-        from virtballoon.check import records
-        from virtballoon.render import documents
+        from virtballoon.check.records import check_data
+        from virtballoon.render.formats import FORMATS
 
-        if settings.format == "json":
-            record = records.check_document(result, quiet=quiet, generated_at=generated_at)
-            text = documents.to_json(record)
-        elif settings.format == "jsonl":
-            text = documents.to_jsonl(records.rows(result, quiet=quiet))
-        else:
-            text = documents.to_csv(records.rows(result, quiet=quiet), records.COLUMNS)
+        data = check_data(result, quiet=quiet, generated_at=generated_at)
+        text = FORMATS[settings.format](data, True)  # noqa: FBT003
     click.echo(text, file=settings.stream, nl=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -22,11 +23,6 @@ from virtballoon.cli.options import (
 
 if TYPE_CHECKING:
     from virtballoon.doctor.results import CommandPrefixes
-
-#: The columns that CSV has besides those of a reading.
-COLUMNS = (
-    *("cause", "possible_causes", "evidence", "remedy", "findings", "signs.seen", "signs.absent"),
-)
 
 
 @click.command("doctor", short_help="Explain missing or stale statistics.")
@@ -66,9 +62,11 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             stream=settings.stream,
         )
     else:
-        from virtballoon.render.columns import RECORD
+        from virtballoon.doctor.results import Diagnosis
+        from virtballoon.render.documents import domain_columns
 
-        print_records(settings, shown, (*RECORD, *COLUMNS), generated_at=started)
+        columns = partial(domain_columns, kind=Diagnosis)
+        print_records(settings, shown, columns, generated_at=started)
     return finish_reading(settings, hosts, domains)
 
 

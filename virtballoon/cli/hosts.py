@@ -12,23 +12,9 @@ from virtballoon.cli.options import (
     PARTLY,
     Settings,
     complain_of_all,
+    print_data,
     progress,
     with_settings,
-)
-
-_COLUMNS = (
-    "uri",
-    "name",
-    "groups",
-    "hostname",
-    "status",
-    "elapsed_seconds",
-    "running",
-    "defined",
-    "error.code",
-    "error.message",
-    "error.reason",
-    "error.hint",
 )
 
 
@@ -41,7 +27,6 @@ def command(settings: Settings) -> int:
     Each is visited once, read-only, and no guest is asked, whatever --via says.
     """
     from virtballoon.operations.fleet import probe_hosts
-    from virtballoon.render import documents
 
     started = time.time()
     with progress(settings) as each:
@@ -63,14 +48,16 @@ def command(settings: Settings) -> int:
 
         hosts_table(rows, stream=settings.stream)
     else:
+        from virtballoon.render import documents
+        from virtballoon.render.formats import Data
+
         records = [documents.probe_record(host, probe) for host, probe in rows]
-        if settings.format == "json":
-            text = documents.to_json(documents.document(records, generated_at=started))
-        elif settings.format == "jsonl":
-            text = documents.to_jsonl(records)
-        else:
-            text = documents.to_csv(records, _COLUMNS)
-        click.echo(text, file=settings.stream, nl=False)
+        data = Data(
+            lambda: documents.document(records, generated_at=started),
+            lambda: records,
+            documents.probe_columns,
+        )
+        print_data(settings, data)
     complain_of_all(settings, probes, [])
     failed = [probe for probe in probes if probe.error is not None]
     if not failed:

@@ -91,8 +91,10 @@ def command(
                 stream=settings.stream,
             )
     else:
-        recorded = [column.key for column in named] or known.RECORD
-        print_records(settings, shown, recorded, generated_at=started)
+        from virtballoon.render.documents import domain_columns
+
+        chosen = [column.key for column in named]
+        print_records(settings, shown, lambda: chosen or domain_columns(), generated_at=started)
     status = finish_reading(settings, hosts, domains)
     if settings.format == "table" or (settings.is_quiet and settings.output is not None):
         for host in quiet.exceptions(hosts) if settings.is_quiet else hosts:
@@ -138,11 +140,12 @@ def _named_columns(words: str | None, settings: Settings) -> list[Column]:
 
 def _column(word: str, option: str) -> Column:
     from virtballoon.render import columns as known
+    from virtballoon.render.documents import domain_columns
 
     column = known.find(word)
     if column is None:
         raise click.UsageError(
-            f"{option}: no column {word!r}; there are: {', '.join(known.RECORD)}"
+            f"{option}: no column {word!r}; there are: {', '.join(domain_columns())}"
         )
     return column
 

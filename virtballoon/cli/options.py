@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 import click
 
 from virtballoon.errors import ConfigurationError
+from virtballoon.render.formats import CHOICES
 
 if TYPE_CHECKING:
     import logging
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges
     from virtballoon.model.report import HostReport, HostResult
     from virtballoon.model.source import Source
+    from virtballoon.render.formats import Data
     from virtballoon.render.progress import Done, Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -238,7 +240,7 @@ def shared_options(function: F) -> F:
         ),
         click.option(
             "--format",
-            type=click.Choice(("table", "json", "jsonl", "csv")),
+            type=click.Choice(CHOICES),
             help="How to print.  [default: table]",
         ),
         click.option(
@@ -518,26 +520,34 @@ def complain_of_session(settings: Settings, uri: str) -> None:
 def print_records(
     settings: Settings,
     hosts: Sequence[HostReport | HostChanges],
-    columns: Sequence[str],
+    columns: Callable[[], Sequence[str]],
     *,
     generated_at: float,
 ) -> None:
-    """Print hosts and domains for programs; ``columns`` are those of CSV, the host's URI apart."""
+    """Print hosts and domains for programs.
+
+    :param columns: gives those of CSV without the host's URI
+    """
     from virtballoon.render import documents
+    from virtballoon.render.formats import Data
 
     if settings.is_quiet and not hosts:
         return
-    if settings.format == "json":
-        records = [documents.host_record(host) for host in hosts]
-        text = documents.to_json(documents.document(records, generated_at=generated_at))
-    else:
-        rows = [
+    data = Data(
+        lambda: documents.document(map(documents.host_record, hosts), generated_at=generated_at),
+        lambda: (
             {"uri": host.uri} | record
             for host in hosts
             for record in documents.domain_records(host)
-        ]
-        if settings.format == "jsonl":
-            text = documents.to_jsonl(rows)
-        else:
-            text = documents.to_csv(rows, ["uri", *columns])
+        ),
+        lambda: ("uri", *columns()),
+    )
+    print_data(settings, data)
+
+
+def print_data(settings: Settings, data: Data) -> None:
+    """Print data in one of the formats for programs."""
+    from virtballoon.render.formats import FORMATS
+
+    text = FORMATS[settings.format](data, True)  # noqa: FBT003
     click.echo(text, file=settings.stream, nl=False)

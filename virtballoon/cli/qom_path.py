@@ -15,6 +15,7 @@ from virtballoon.cli.options import (
     complain_of_all,
     complain_of_session,
     domain_argument,
+    print_data,
     progress,
     with_settings,
 )
@@ -36,6 +37,7 @@ def command(settings: Settings, *, domain: str) -> int:
     from virtballoon.operations.fleet import find_qom_paths
     from virtballoon.operations.reading import QomPath
     from virtballoon.render import documents
+    from virtballoon.render.formats import TABLE, Data
 
     started = time.time()
     with progress(settings) as each:
@@ -62,10 +64,10 @@ def command(settings: Settings, *, domain: str) -> int:
     if len(found) != 1:
         return NOTHING
     (path,) = found
-    record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
-    if settings.format == "table":
-        text = f"{path.qom_path}\n"
-    elif settings.format == "json":
+    if settings.format == TABLE:
+        click.echo(path.qom_path, file=settings.stream)
+    else:
+        record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
         host = {
             "uri": path.uri,
             "hostname": path.hostname,
@@ -74,10 +76,9 @@ def command(settings: Settings, *, domain: str) -> int:
             "elapsed_seconds": round(time.time() - started, 3),
             "domains": [record],
         }
-        text = documents.to_json(documents.document([host], generated_at=started))
-    elif settings.format == "jsonl":
-        text = documents.to_jsonl([{"uri": path.uri} | record])
-    else:
-        text = documents.to_csv([{"uri": path.uri} | record], ["uri", *record])
-    click.echo(text, file=settings.stream, nl=False)
+        row = {"uri": path.uri} | record
+        data = Data(
+            lambda: documents.document([host], generated_at=started), lambda: [row], lambda: [*row]
+        )
+        print_data(settings, data)
     return PARTLY if failed else OK

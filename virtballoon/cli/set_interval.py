@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,24 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from virtballoon.model.outcome import HostChanges
-
-_COLUMNS = (
-    "name",
-    "uuid",
-    "outcome",
-    "changed",
-    "before.live",
-    "before.config",
-    "before.qemu",
-    "after.live",
-    "after.config",
-    "after.qemu",
-    "error.code",
-    "error.message",
-    "error.reason",
-    "error.hint",
-)
-_WAITED = ("waited.answered", "waited.seconds", "waited.reason")
 
 _NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
@@ -147,7 +130,9 @@ def command(
         raise click.UsageError(str(error)) from error
     shown = quiet.shown(settings, hosts)
     if settings.format != "table":
-        columns = _COLUMNS if wait is None else (*_COLUMNS, *_WAITED)
+        from virtballoon.render.documents import change_columns
+
+        columns = partial(change_columns, waited=wait is not None)
         print_records(settings, shown, columns, generated_at=started)
     elif any(host.domains for host in shown):
         from virtballoon.model.source import Source
@@ -193,10 +178,10 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
 
 
 def _complain_of_silence(hosts: Sequence[HostChanges]) -> None:
-    from virtballoon.render import phrases
+    from virtballoon.render import text
 
     for host in hosts:
         for change in host.domains:
             if change.waited is not None and change.waited.answered is False:
-                why = phrases.waiting(change.waited)
+                why = text.waiting(change.waited)
                 complain(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

@@ -98,12 +98,14 @@ def command(
         rows = [(host, row) for host in shown for row in host.domains]
         stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
     else:
-        from virtballoon.render.columns import RATES, RECORD, REFRESH
+        from virtballoon.render.documents import domain_columns
 
-        others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
-        at = RECORD.index("used_bytes")
-        columns = [*RECORD[:at], *others, *RECORD[at:]]
-        columns += [*(REFRESH if fresh is not None else ()), *(RATES if rates is not None else ())]
+        def columns() -> list[str]:
+            known = domain_columns(refresh=fresh is not None, rates=rates is not None)
+            others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
+            at = known.index("used_bytes")
+            return [*known[:at], *others, *known[at:]]
+
         print_records(settings, shown, columns, generated_at=started)
     status = finish_reading(settings, hosts, domains)
     if settings.format == "table" and not settings.is_quiet:
@@ -129,7 +131,7 @@ def _say_what_only_qemu_has(hosts: Sequence[HostReport]) -> None:
 
 
 def _complain_of_age(hosts: Sequence[HostReport]) -> None:
-    from virtballoon.render import phrases
+    from virtballoon.render import text
 
     for host in hosts:
         for row in host.domains:
@@ -137,5 +139,5 @@ def _complain_of_age(hosts: Sequence[HostReport]) -> None:
             was_read = row.error is None or (row.refresh and row.refresh.error)
             if row.refresh is None or row.refresh.is_well or not was_read:
                 continue
-            why = str(row.refresh.error or phrases.refreshed(row.refresh))
+            why = str(row.refresh.error or text.refreshed(row.refresh))
             complain(f"domain {row.name!r} on {host.uri}: {why}")

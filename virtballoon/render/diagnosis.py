@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, TextIO
 
-from rich.text import Text
-
 from virtballoon.doctor.results import Diagnosis, HostDiagnosis
-from virtballoon.model.source import Source
 from virtballoon.render import text
-from virtballoon.render.table import console, verdict_text
 
 _INDENT: Final = "  "
 _LABEL_WIDTH: Final = 8
@@ -24,18 +21,19 @@ def print_diagnoses(
     stream: TextIO,
 ) -> None:
     """Print a block for each domain, safe for a terminal."""
-    out = console(stream)
+    styled = partial(text.styled, coloured=text.is_coloured(stream))
     for host, diagnosis in diagnoses:
-        heading = Text.assemble((text.printable(diagnosis.name), "bold"), ": ")
-        heading.append_text(verdict_text(diagnosis.verdict.value))
+        verdict = diagnosis.verdict
+        heading = styled(text.printable(diagnosis.name), "bold")
+        heading += f": {styled(verdict.value, verdict.traits.style)}"
         if diagnosis.age_seconds is not None:
-            heading.append(f", {text.duration(diagnosis.age_seconds)} old")
+            heading += f", {text.duration(diagnosis.age_seconds)} old"
         if with_host:
-            heading.append(f", {text.printable(host.uri)}")
-        out.print(heading, soft_wrap=True)
+            heading += f", {text.printable(host.uri)}"
+        stream.write(f"{heading}\n")
         for label, value in diagnosis_facts(diagnosis, with_evidence=with_evidence):
-            line = Text.assemble(_INDENT, (label.ljust(_LABEL_WIDTH), "dim"), _INDENT)
-            out.print(line.append(text.printable(value)), soft_wrap=True)
+            shown = styled(label.ljust(_LABEL_WIDTH), "dim")
+            stream.write(f"{_INDENT}{shown}{_INDENT}{text.printable(value)}\n")
 
 
 def diagnosis_facts(
@@ -55,5 +53,5 @@ def diagnosis_facts(
         if finding.remedy is not None:
             yield "remedy", finding.remedy
     for number, evidence in enumerate(diagnosis.evidence if with_evidence else ()):
-        source = "QEMU" if evidence.by is Source.QOM else "libvirt"
+        source = text.source(evidence.by)
         yield "" if number else "evidence", f"{source}, {evidence.asked}: {evidence.answer}"

@@ -1,17 +1,23 @@
-"""Reports as JSON, JSON lines and CSV. ``schema.json`` in the package describes the JSON."""
+"""Reports as records, as they stand in JSON, JSON lines and CSV. ``schema.json`` in the package
+describes the JSON."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import Busy, VirtballoonError
-from virtballoon.model.report import DomainReport, HostReport, Interval
+from virtballoon.model.balloon import Balloon
+from virtballoon.model.memory import Figures
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import State
+from virtballoon.render.formats import Record, columns_of
 
 if TYPE_CHECKING:
+    from virtballoon.configuration import ConfiguredHost
     from virtballoon.doctor.results import Diagnosis, PossibleCause
     from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Waited
     from virtballoon.model.rates import Rates
@@ -19,46 +25,83 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 
-#: What is indented in a document: the document, its hosts, a host, its domains.
-_LEVELS: Final = 4
+#: An error to derive columns from.
+_SAMPLE: Final = VirtballoonError("")
 
-Record = dict[str, Any]
+
+def _balloon(balloon: Balloon | None) -> Record | None:
+    if balloon is None:
+        return None
+    return {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
+
+
+def _in_force(row: DomainReport) -> Record:
+    in_force = row.interval.in_force if row.balloon is not None else None
+    return _interval(row.interval) | {"in_force": in_force}
+
+
+#: The keys of a domain of a reading, and how to get the value of each; columns are derived from it.
+DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
+    "name": lambda row: row.name,
+    "uuid": lambda row: row.uuid,
+    "id": lambda row: row.id,
+    "state": lambda row: row.state.value,
+    "machine": lambda row: row.machine,
+    "balloon": lambda row: _balloon(row.balloon),
+    "interval": _in_force,
+    "verdict": lambda row: row.verdict.value,
+    "source": lambda row: row.source.value,
+    "last_update": lambda row: timestamp(row.last_update),
+    "age_seconds": lambda row: _rounded(row.age_seconds, 1),
+    "maximum_bytes": lambda row: row.figures.maximum_bytes,
+    "current_bytes": lambda row: row.figures.current_bytes,
+    "ballooned_bytes": lambda row: row.figures.ballooned_bytes,
+    "rss_bytes": lambda row: row.figures.rss_bytes,
+    "stats": lambda row: row.stats.as_dict(),
+    "used_bytes": lambda row: row.usage.used_bytes,
+    "used_ratio": lambda row: _rounded(row.usage.ratio, 4),
+    "used_formula": lambda row: _value(row.usage.formula),
+    "anomalies": lambda row: [anomaly.value for anomaly in row.anomalies],
+    "error": lambda row: error_record(row.error),
+}
 
 
 def domain_record(row: DomainReport) -> Record:
     """One domain of a reading, as it stands in a document."""
-    balloon = row.balloon
-    record: Record = {
-        "name": row.name,
-        "uuid": row.uuid,
-        "id": row.id,
-        "state": row.state.value,
-        "machine": row.machine,
-        "balloon": {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
-        if balloon is not None
-        else None,
-        "interval": _interval(row.interval)
-        | {"in_force": row.interval.in_force if balloon is not None else None},
-        "verdict": row.verdict.value,
-        "source": row.source.value,
-        "last_update": timestamp(row.last_update),
-        "age_seconds": _rounded(row.age_seconds, 1),
-        "maximum_bytes": row.figures.maximum_bytes,
-        "current_bytes": row.figures.current_bytes,
-        "ballooned_bytes": row.figures.ballooned_bytes,
-        "rss_bytes": row.figures.rss_bytes,
-        "stats": row.stats.as_dict(),
-        "used_bytes": row.usage.used_bytes,
-        "used_ratio": _rounded(row.usage.ratio, 4),
-        "used_formula": row.usage.formula.value if row.usage.formula is not None else None,
-        "anomalies": [anomaly.value for anomaly in row.anomalies],
-        "error": error_record(row.error),
-    }
+    record = {key: get(row) for key, get in DOMAIN.items()}
     if row.refresh is not None:
         record["refresh"] = refresh_record(row.refresh)
     if row.rates is not None:
         record["rates"] = rates_record(row.rates)
     return record if type(row) is DomainReport else record | _more(row)
+
+
+def domain_columns(
+    *, refresh: bool = False, rates: bool = False, kind: type[DomainReport] = DomainReport
+) -> tuple[str, ...]:
+    """The columns of a reading in CSV.
+
+    :param kind: what the domains are
+    """
+    from virtballoon.model.rates import Rates
+    from virtballoon.model.report import Refresh
+
+    row = kind.of(
+        name="",
+        uuid="",
+        id=None,
+        state=State.RUNNING,
+        balloon=Balloon(model=None),
+        interval=Interval(),
+        source=Source.LIBVIRT,
+        figures=Figures(),
+        host="",
+        now=0.0,
+        error=_SAMPLE,
+    )
+    more = refresh_record(Refresh(fresh=None, error=_SAMPLE))
+    record = domain_record(row) | ({"refresh": more} if refresh else {})
+    return columns_of(record | ({"rates": rates_record(Rates())} if rates else {}))
 
 
 def refresh_record(refresh: Refresh) -> Record:
@@ -67,7 +110,7 @@ def refresh_record(refresh: Refresh) -> Record:
         "fresh": refresh.fresh,
         "asked": refresh.asked,
         "seconds": _rounded(refresh.seconds, 1),
-        "reason": refresh.reason.value if refresh.reason is not None else None,
+        "reason": _value(refresh.reason),
         "restored": refresh.restored,
         "error": error_record(refresh.error),
     }
@@ -77,7 +120,7 @@ def rates_record(rates: Rates) -> Record:
     """What a guest did between two readings, as it stands in a document."""
     return {
         "elapsed_seconds": rates.elapsed_seconds,
-        "reason": rates.reason.value if rates.reason is not None else None,
+        "reason": _value(rates.reason),
         "per_second": {name: _rounded(rate, 3) for name, rate in rates.per_second.items()},
         "oom_kills": rates.oom_kills,
     }
@@ -93,7 +136,7 @@ def _more(row: DomainReport) -> Record:
 
 def _diagnosis_record(row: Diagnosis) -> Record:
     return {
-        "cause": row.cause.value if row.cause is not None else None,
+        "cause": _value(row.cause),
         "possible_causes": [_cause_record(each) for each in row.possible_causes],
         "evidence": [
             {"asked": each.asked, "by": each.by.value, "answer": each.answer}
@@ -133,12 +176,29 @@ def change_record(change: IntervalChange) -> Record:
     return record
 
 
+def change_columns(*, waited: bool = False) -> tuple[str, ...]:
+    """The columns of setting intervals in CSV."""
+    from virtballoon.model.outcome import IntervalChange, Outcome, Waited
+
+    change = IntervalChange(
+        name="",
+        uuid="",
+        outcome=Outcome.FAILED,
+        changed=False,
+        before=Interval(),
+        after=Interval(),
+        error=_SAMPLE,
+        waited=Waited(answered=None) if waited else None,
+    )
+    return columns_of(change_record(change))
+
+
 def waited_record(waited: Waited) -> Record:
     """Whether a guest has answered, as it stands in a document."""
     return {
         "answered": waited.answered,
         "seconds": _rounded(waited.seconds, 1),
-        "reason": waited.reason.value if waited.reason is not None else None,
+        "reason": _value(waited.reason),
     }
 
 
@@ -184,6 +244,22 @@ def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
     }
 
 
+def probe_columns() -> tuple[str, ...]:
+    """The columns of hosts in CSV."""
+    from virtballoon.model.outcome import HostProbe
+
+    probe = HostProbe(
+        uri="",
+        hostname=None,
+        status=HostStatus.UNREACHABLE,
+        error=_SAMPLE,
+        elapsed_seconds=0.0,
+        running=None,
+        defined=None,
+    )
+    return columns_of(probe_record(None, probe))
+
+
 def domain_records(host: HostReport | HostChanges) -> list[Record]:
     """The domains of one host, as they stand in a document."""
     if isinstance(host, HostReport):
@@ -194,57 +270,6 @@ def domain_records(host: HostReport | HostChanges) -> list[Record]:
 def document(hosts: Iterable[Record], *, generated_at: float) -> Record:
     """A whole document."""
     return {"schema": SCHEMA, "generated_at": timestamp(int(generated_at)), "hosts": list(hosts)}
-
-
-def to_json(value: Record) -> str:
-    """A document as JSON, for people to read, too: indented, with a line for each domain."""
-    return _laid_out(value, _LEVELS) + "\n"
-
-
-def _laid_out(value: object, levels: int, indent: str = "") -> str:
-    # json.dumps would indent every level or none, and takes ten times as long over indenting.
-    inner = indent + "  "
-    if levels and value and isinstance(value, dict):
-        pairs = value.items()
-        lines = [f"{json.dumps(k)}: {_laid_out(v, levels - 1, inner)}" for k, v in pairs]
-        return f"{{\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}}}"
-    if levels and value and isinstance(value, list):
-        lines = [_laid_out(item, levels - 1, inner) for item in value]
-        return f"[\n{inner}" + f",\n{inner}".join(lines) + f"\n{indent}]"
-    return json.dumps(value)
-
-
-def to_jsonl(records: Iterable[Record]) -> str:
-    """Records as JSON lines."""
-    return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def to_csv(records: Iterable[Record], columns: Sequence[str]) -> str:
-    """Records as CSV with a header; nested keys are joined with a dot, null is an empty cell."""
-    flat = (flattened(record) for record in records)
-    rows = [columns, *([_cell(cells.get(column)) for column in columns] for cells in flat)]
-    return "".join(_csv_line(row) for row in rows)
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    import csv
-    import io
-
-    # The module quotes a lone carriage return only where that ends its lines.
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerow(cells)
-    return out.getvalue().removesuffix("\r\n") + "\n"
-
-
-def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record without nesting: keys joined with a dot."""
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def timestamp(seconds: int | None) -> str | None:
@@ -266,22 +291,9 @@ def _interval(interval: Interval) -> Record:
     }
 
 
+def _value(member: StrEnum | None) -> str | None:
+    return None if member is None else member.value
+
+
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _cell(value: object) -> object:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return ",".join(value) if all(isinstance(v, str) for v in value) else _listed(value)
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def _listed(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records in one cell, each by what it is about and what was said of it."""
-    told = (
-        record["cause"] if "cause" in record else f"{record['asked']}: {record['answer']}"
-        for record in records
-    )
-    return "\n".join(told)

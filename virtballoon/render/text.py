@@ -1,18 +1,29 @@
-"""Figures and names as a person reads them."""
+"""Text for people: figures, names, what became of waiting, and how a terminal shows it."""
 
 from __future__ import annotations
 
-from typing import Final
+import os
+from typing import TYPE_CHECKING, Final, TextIO
+
+from virtballoon.errors import MONITOR_HELD
+from virtballoon.model.source import Source
+
+if TYPE_CHECKING:
+    from virtballoon.model.outcome import Waited
+    from virtballoon.model.rates import Rates
+    from virtballoon.model.report import Refresh
 
 ABSENT: Final = "-"
 
 
 def printable(text: str) -> str:
-    """Somebody else's text without anything that acts on a terminal or reorders a line.
+    """Foreign text without anything that acts on a terminal or reorders a line.
 
     Control characters, bidirectional controls, line separators and the like become ``\\x1b``,
     ``\\u202e`` and so on.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -45,7 +56,7 @@ def seconds(interval: int | None) -> str:
 
 
 def duration(elapsed: float | None, *, units: int = 2) -> str:
-    """A span of time in so many of its largest units."""
+    """A time in its largest units, at most this many."""
     if elapsed is None:
         return ABSENT
     sign = "-" if elapsed <= -1 else ""
@@ -58,3 +69,119 @@ def duration(elapsed: float | None, *, units: int = 2) -> str:
         if amount or parts:
             parts.append(f"{amount} {unit}")
     return sign + " ".join(parts[:units])
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def source(source: Source) -> str:
+    """Who gave the figures."""
+    return "QEMU" if source is Source.QOM else "libvirt"
+
+
+# Results of waiting and of comparing readings.
+
+#: By the values of :class:`Unheard`.
+_NO_UPDATE: Final = {
+    "no-answer": "no answer",
+    "busy": MONITOR_HELD,
+    "failed": "it could not be read",
+    "restarted": "it was restarted",
+    "vanished": "it vanished",
+    "polling-off": "polling is off",
+    "suspended": "suspended",
+    "incoming": "being migrated to this host",
+    "shutoff": "not running",
+    "no-device": "no balloon",
+}
+
+#: By the values of :class:`NoRate`.
+_NO_RATE: Final = {
+    "no-figures": "no figures to compare",
+    "not-updated": "no update in between",
+    "restarted": "restarted in between",
+    "reset": "reset in between",
+    "backwards": "its counters went backwards",
+    "clock": "the host's clock went back",
+}
+
+
+def waiting(waited: Waited) -> str:
+    """The result of waiting for a guest's update."""
+    if waited.answered:
+        return f"after {waited.seconds:.1f} s"
+    reason = _NO_UPDATE.get(waited.reason or "", ABSENT)
+    return reason if waited.seconds is None else f"{reason} ({waited.seconds:.0f} s)"
+
+
+def rated(rates: Rates) -> str:
+    """Over what time there are rates, or why there are none."""
+    if rates.reason is not None:
+        return f"no rates: {_NO_RATE[rates.reason]}"
+    return f"rates over {rates.elapsed_seconds} s (+-1)"
+
+
+def refreshed(refresh: Refresh) -> str:
+    """Whether figures are as new as was wanted."""
+    from virtballoon.model.outcome import Waited
+
+    waited = Waited(answered=refresh.fresh, seconds=refresh.seconds, reason=refresh.reason)
+    if not refresh.fresh:
+        return f"not fresh: {waiting(waited)}"
+    if refresh.seconds is None:
+        return "fresh enough"
+    return f"{'asked' if refresh.asked else 'awaited'}, and answered {waiting(waited)}"
+
+
+# Terminals. Importing rich would cost more than all else that a list does.
+
+_CODES: Final = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "bold red": "1;31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Whether to print colours on this stream."""
+    is_dumb = os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
+    return stream.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+
+
+def styled(text: str, style: str, *, coloured: bool) -> str:
+    """The text with the codes of its style, if any."""
+    code = _CODES.get(style)
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured and code and text else text
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """The terminal's width, or the one that COLUMNS has; None if there is neither."""
+    try:
+        columns = os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns
+        return int(columns) or None
+    except (OSError, ValueError):
+        return None
+
+
+def width(text: str) -> int:
+    """How many cells of a terminal the text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, cells: int) -> str:
+    """The text, cut to this width if it is wider."""
+    if width(text) <= cells:
+        return text
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, cells - 1) + "…" if cells > 0 else ""

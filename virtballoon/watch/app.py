@@ -13,7 +13,8 @@ from virtballoon.doctor.results import HostDiagnosis
 from virtballoon.engine.calls import BackgroundCall
 from virtballoon.model.report import HostReport, unmatched_everywhere
 from virtballoon.model.source import Source
-from virtballoon.render.table import console, terminal_width
+from virtballoon.render.styled import console
+from virtballoon.render.text import terminal_width
 from virtballoon.watch import drawing
 from virtballoon.watch.poller import HostPoller
 from virtballoon.watch.screen import GONE, Terminal

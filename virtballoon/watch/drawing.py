@@ -20,7 +20,7 @@ from virtballoon.render import text
 from virtballoon.render.columns import column, is_size
 from virtballoon.render.diagnosis import diagnosis_facts
 from virtballoon.render.documents import timestamp
-from virtballoon.render.table import aligned, verdict_text
+from virtballoon.render.styled import aligned, verdict_text
 from virtballoon.watch.view import (
     BINDINGS,
     DomainLine,
