@@ -90,7 +90,9 @@ def read(uri: str) -> None:
 
 def read_anew(uri: str) -> None:
     """What reading new figures, and reading twice, gives."""
-    host = virtballoon.read_fresh(uri, max_age=5, note=lambda host, names: print(host, *names))
+    host = virtballoon.read_fresh(
+        uri, max_age=5, on_waiting=lambda host, names: print(host, *names)
+    )
     assert_type(host, HostReport)
     for domain in host.domains:
         assert_type(domain.refresh, Refresh | None)
@@ -111,11 +113,13 @@ def read_anew(uri: str) -> None:
 
 def change(uri: str) -> None:
     """What setting gives."""
-    changes = virtballoon.set_intervals(uri, 10, None, live=True, config=True, dry_run=True)
+    changes = virtballoon.set_intervals(
+        uri, virtballoon.IntervalRequest(10, live=True, config=True, dry_run=True), None
+    )
     assert_type(changes, HostChanges)
     assert_type(changes.domains, tuple[IntervalChange, ...])
     everywhere = virtballoon.set_intervals_on_hosts(
-        [uri], 10, ["web1"], wait=virtballoon.patience(10)
+        [uri], 10, ["web1"], wait=virtballoon.fresh_seconds(10)
     )
     assert_type(everywhere, tuple[HostChanges, ...])
     assert_type(changes.domains[0].waited, Waited | None)

@@ -403,7 +403,7 @@ def test_live_and_persistent_xml_differ(ward: dict[str, Guest]) -> None:
     guest = ward["well"]
     wait_for(guest, Verdict.FRESH)
     assert diagnosed(guest).findings == ()
-    virtballoon.set_interval(guest.domain, 3, live=True)
+    virtballoon.set_interval(guest.domain, virtballoon.IntervalRequest(3, live=True))
     found = diagnosed(guest)
     assert (found.cause, found.is_well) == (Cause.WELL, False)
     (finding,) = found.findings

@@ -14,6 +14,7 @@ from tests.test_command import run
 from tests.unit.test_documents import VALIDATOR
 from virtballoon import (
     DomainReport,
+    IntervalRequest,
     LibvirtFailure,
     NotSupported,
     Source,
@@ -209,7 +210,7 @@ def test_libvirt_does_not_find_the_balloon(guest_factory: GuestFactory) -> None:
     assert type(change.error) is LibvirtFailure
     assert "not running" not in str(change.error)
     assert "does not run" not in str(change.error)
-    set_intervals(guest.hypervisor.uri, 2, [guest.name], via=Source.QOM)
+    set_intervals(guest.hypervisor.uri, IntervalRequest(2, via=Source.QOM), [guest.name])
     wait_until(
         lambda: read(guest, Source.QOM).verdict is Verdict.FRESH, 60, "an answer through QOM"
     )

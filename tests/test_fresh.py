@@ -206,7 +206,7 @@ def test_all_is_put_back_when_a_library_caller_is_interrupted(kinds: dict[str, G
 
     targets = ["test:///default", guest.hypervisor.uri]
     with pytest.raises(KeyboardInterrupt):
-        read_hosts(targets, ["old-mute"], max_age=0, timeout=600, each=stop)
+        read_hosts(targets, ["old-mute"], max_age=0, timeout=600, on_result=stop)
     assert is_as_it_was(guest)
 
 
@@ -217,7 +217,7 @@ def test_what_somebody_else_sets_meanwhile_stays(kinds: dict[str, Guest]) -> Non
         if names:
             guest.domain.setMemoryStatsPeriod(7, 0)
 
-    row = fresh(kinds, "old-mute", max_age=0, timeout=2, note=set_it)["old-mute"]
+    row = fresh(kinds, "old-mute", max_age=0, timeout=2, on_waiting=set_it)["old-mute"]
     assert refresh(row).restored is True
     assert in_xml(guest) == 7
     guest.domain.setMemoryStatsPeriod(0, 0)
@@ -252,7 +252,7 @@ def test_what_cannot_be_put_back_is_said(alone: Hypervisor) -> None:
         if names:
             guests["hangs"].stop_process()
 
-    (row,) = read_fresh(alone.uri, ["hangs"], max_age=0, timeout=2, note=hang).domains  # type: ignore[arg-type]
+    (row,) = read_fresh(alone.uri, ["hangs"], max_age=0, timeout=2, on_waiting=hang).domains  # type: ignore[arg-type]
     assert (refresh(row).fresh, refresh(row).restored) == (False, False)
     assert refresh(row).reason is Unheard.BUSY
     error = str(refresh(row).error)
@@ -282,6 +282,6 @@ def test_what_cannot_be_put_back_is_said(alone: Hypervisor) -> None:
             begun.append(names)
             alone.restart_daemon()
 
-    (row,) = read_fresh(alone.uri, ["lost"], max_age=0, timeout=4, note=restart).domains
+    (row,) = read_fresh(alone.uri, ["lost"], max_age=0, timeout=4, on_waiting=restart).domains
     assert refresh(row).restored is True
     assert in_xml(guests["lost"]) == 0 == in_qemu(guests["lost"])

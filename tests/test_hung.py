@@ -23,6 +23,7 @@ from virtballoon import (
     Busy,
     BusyReason,
     Cause,
+    IntervalRequest,
     Outcome,
     Source,
     Verdict,
@@ -157,12 +158,12 @@ def test_setting_the_interval_of_all_but_a_hung_one(
 ) -> None:
     with hanging(alone, thirty[5]):
         for seconds in (7, 8):
-            host = set_intervals(alone.uri, seconds, None, via=via, timeout=LONG)
+            host = set_intervals(alone.uri, IntervalRequest(seconds, via=via), None, timeout=LONG)
             assert host.elapsed_seconds < LONG / 2
             outcomes = {change.name: change.outcome for change in host.domains}
             assert Counter(outcomes.values()) == {Outcome.CHANGED: 29, Outcome.FAILED: 1}
             assert outcomes[thirty[5]] is Outcome.FAILED
-    set_intervals(alone.uri, 5, None, via=via)
+    set_intervals(alone.uri, IntervalRequest(5, via=via), None)
     set_intervals(alone.uri, 5, None)
 
 

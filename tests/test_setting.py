@@ -15,6 +15,7 @@ from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from virtballoon import (
     Connection,
     Interval,
+    IntervalRequest,
     Outcome,
     Source,
     Verdict,
@@ -65,7 +66,7 @@ def updates(guest: Guest, count: int) -> None:
 
 
 def reset(guest: Guest) -> None:
-    set_interval(guest.domain, 0, live=True, config=True)
+    set_interval(guest.domain, IntervalRequest(0, live=True, config=True))
     assert (in_xml(guest), in_xml(guest, "--inactive"), in_qemu(guest)) == (0, 0, 0)
 
 
@@ -77,7 +78,7 @@ def test_polling_starts_changes_and_stops(polled: Guest, clock: Guest, via: Sour
     updates(clock, 3)
     assert last_update(polled) == before, "it is updated without being polled"
 
-    change = set_interval(polled.domain, 1, via=via)
+    change = set_interval(polled.domain, IntervalRequest(1, via=via))
     assert (change.outcome, change.changed, change.error) == (Outcome.CHANGED, True, None)
     assert in_qemu(polled) == 1
     assert in_xml(polled) == (1 if through_libvirt else 0)
@@ -85,7 +86,7 @@ def test_polling_starts_changes_and_stops(polled: Guest, clock: Guest, via: Sour
     updates(polled, 2)
     assert read_domain(polled.domain, via=via).verdict is Verdict.FRESH
 
-    change = set_interval(polled.domain, 2, via=via)
+    change = set_interval(polled.domain, IntervalRequest(2, via=via))
     if through_libvirt:
         assert change.before == Interval(live=1, config=0)
         assert change.after == Interval(live=2, config=0)
@@ -95,7 +96,7 @@ def test_polling_starts_changes_and_stops(polled: Guest, clock: Guest, via: Sour
     assert in_qemu(polled) == 2
     updates(polled, 1)
 
-    change = set_interval(polled.domain, 0, via=via)
+    change = set_interval(polled.domain, IntervalRequest(0, via=via))
     assert change.outcome is Outcome.CHANGED
     assert in_qemu(polled) == 0
     # What the guest was asked for before may still be on its way.
@@ -111,7 +112,7 @@ def test_polling_starts_changes_and_stops(polled: Guest, clock: Guest, via: Sour
 )
 def test_live_and_config(polled: Guest, live: bool, config: bool) -> None:
     reset(polled)
-    change = set_interval(polled.domain, 30, live=live, config=config)
+    change = set_interval(polled.domain, IntervalRequest(30, live=live, config=config))
     assert change.outcome is Outcome.CHANGED
     # Neither means live, since it runs.
     live = live or not config
@@ -119,9 +120,9 @@ def test_live_and_config(polled: Guest, live: bool, config: bool) -> None:
     assert (in_xml(polled), in_xml(polled, "--inactive")) == expected
     assert in_qemu(polled) == expected[0]
     assert (change.after.live, change.after.config) == expected
-    again = set_interval(polled.domain, 30, live=live, config=config)
+    again = set_interval(polled.domain, IntervalRequest(30, live=live, config=config))
     assert (again.outcome, again.changed) == (Outcome.UNCHANGED, False)
-    off = set_interval(polled.domain, 0, live=live, config=config)
+    off = set_interval(polled.domain, IntervalRequest(0, live=live, config=config))
     assert off.outcome is Outcome.CHANGED
     assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (0, 0, 0)
 
@@ -156,12 +157,14 @@ def test_drift_is_visible_and_repaired(polled: Guest) -> None:
 def test_a_dry_run_changes_nothing(polled: Guest) -> None:
     reset(polled)
     for via in Source:
-        change = set_interval(polled.domain, 9, live=True, config=True, via=via, dry_run=True)
+        change = set_interval(
+            polled.domain, IntervalRequest(9, live=True, config=True, via=via, dry_run=True)
+        )
         assert change.outcome is Outcome.CHANGED
         assert change.after.config == 9
         assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (0, 0, 0)
     with Connection.open(polled.hypervisor.uri, readonly=True) as connection:
-        host = set_intervals(connection, 9, [polled.name], dry_run=True)
+        host = set_intervals(connection, IntervalRequest(9, dry_run=True), [polled.name])
     assert [c.outcome for c in host.domains] == [Outcome.CHANGED]
 
 
@@ -172,14 +175,14 @@ def test_a_balloon_that_libvirt_does_not_know_is_set_through_qom(
     (failed,) = set_intervals(hypervisor.uri, 1, [name]).domains
     assert failed.outcome is Outcome.FAILED
     assert isinstance(failed.error, virtballoon.NoBalloon)
-    (change,) = set_intervals(hypervisor.uri, 1, [name], via=Source.QOM).domains
+    (change,) = set_intervals(hypervisor.uri, IntervalRequest(1, via=Source.QOM), [name]).domains
     assert (change.outcome, change.before.qemu, change.after.qemu) == (Outcome.CHANGED, 0, 1)
 
     def verdict() -> Verdict:
         return read_domain(guests[name].domain, via=Source.QOM).verdict
 
     wait_until(lambda: verdict() is Verdict.FRESH, 30, "an answer")
-    (change,) = set_intervals(hypervisor.uri, 0, [name], via=Source.QOM).domains
+    (change,) = set_intervals(hypervisor.uri, IntervalRequest(0, via=Source.QOM), [name]).domains
     assert change.after.qemu == 0
     assert verdict() is Verdict.POLLING_OFF
 
@@ -190,7 +193,9 @@ def test_all_means_running_and_with_config_persistent(
     guest_factory(GuestSpec("passing", persistent=False, paused=True))
 
     def planned(*, live: bool = False, config: bool = False) -> dict[str, Outcome]:
-        host = set_intervals(hypervisor.uri, 600, None, dry_run=True, live=live, config=config)
+        host = set_intervals(
+            hypervisor.uri, IntervalRequest(600, dry_run=True, live=live, config=config), None
+        )
         return {change.name: change.outcome for change in host.domains}
 
     changed, skipped = Outcome.CHANGED, Outcome.SKIPPED
@@ -219,14 +224,16 @@ def test_what_cannot_be_set_of_a_domain_that_was_named(
         ("passing", True, True, virtballoon.TransientDomain),
     ]
     for name, live, config, error in cases:
-        host = set_intervals(hypervisor.uri, 600, [name], live=live, config=config)
+        host = set_intervals(hypervisor.uri, IntervalRequest(600, live=live, config=config), [name])
         (change,) = host.domains
         assert (change.outcome, type(change.error)) == (Outcome.FAILED, error), name
         assert not change.changed
         assert change.before == change.after
         # By a pattern the same domain is passed over, or gets what it can have.
         pattern = f"{name[:-1]}[{name[-1]}]"
-        host = set_intervals(hypervisor.uri, 600, [pattern], live=live, config=config, dry_run=True)
+        host = set_intervals(
+            hypervisor.uri, IntervalRequest(600, live=live, config=config, dry_run=True), [pattern]
+        )
         assert host.domains[0].outcome in {Outcome.SKIPPED, Outcome.CHANGED}
     assert in_xml(guests["off"], "--inactive") == 5
 
@@ -253,7 +260,7 @@ def test_an_unknown_domain_keeps_everything_as_it_is(hypervisor: Hypervisor, pol
 def test_an_interval_that_qemu_does_not_take(polled: Guest, seconds: int, via: Source) -> None:
     reset(polled)
     with pytest.raises(virtballoon.InvalidInterval):
-        set_interval(polled.domain, seconds, via=via)
+        set_interval(polled.domain, IntervalRequest(seconds, via=via))
     assert in_qemu(polled) == 0
 
 
@@ -261,7 +268,10 @@ def test_the_longest_intervals(polled: Guest) -> None:
     reset(polled)
     assert set_interval(polled.domain, 2**31 - 1).outcome is Outcome.CHANGED
     assert in_qemu(polled) == in_xml(polled) == 2**31 - 1
-    assert set_interval(polled.domain, 2**32 - 1, via=Source.QOM).outcome is Outcome.CHANGED
+    assert (
+        set_interval(polled.domain, IntervalRequest(2**32 - 1, via=Source.QOM)).outcome
+        is Outcome.CHANGED
+    )
     assert in_qemu(polled) == 2**32 - 1
     reset(polled)
 
@@ -280,7 +290,9 @@ def test_a_read_only_connection_writes_nothing(polled: Guest) -> None:
     reset(polled)
     with Connection.open(polled.hypervisor.uri, readonly=True) as connection:
         for via in Source:
-            (change,) = set_intervals(connection, 30, [polled.name], via=via).domains
+            (change,) = set_intervals(
+                connection, IntervalRequest(30, via=via), [polled.name]
+            ).domains
             assert (change.outcome, change.changed) == (Outcome.FAILED, False)
             assert isinstance(change.error, virtballoon.ReadOnly)
             assert change.error.code == 29
@@ -306,7 +318,7 @@ def test_half_done_is_reported_as_what_it_is(polled: Guest) -> None:
     reset(polled)
     file = saved_configuration(polled)
     with unwritable(file.parent):
-        change = set_interval(polled.domain, 30, live=True, config=True)
+        change = set_interval(polled.domain, IntervalRequest(30, live=True, config=True))
     assert (change.outcome, change.changed) == (Outcome.FAILED, True)
     assert isinstance(change.error, virtballoon.LibvirtFailure)
     assert change.before == Interval(live=0, config=0)
@@ -314,7 +326,7 @@ def test_half_done_is_reported_as_what_it_is(polled: Guest) -> None:
     assert change.after == Interval(live=30, config=30)
     assert in_qemu(polled) == 30
     assert "period='30'" not in file.read_text()
-    again = set_interval(polled.domain, 30, live=True, config=True)
+    again = set_interval(polled.domain, IntervalRequest(30, live=True, config=True))
     assert (again.outcome, again.changed) == (Outcome.UNCHANGED, False)
     assert "period='30'" in file.read_text()
     reset(polled)
@@ -322,11 +334,13 @@ def test_half_done_is_reported_as_what_it_is(polled: Guest) -> None:
 
 def test_where_off_leaves_others_alone(polled: Guest) -> None:
     reset(polled)
-    set_interval(polled.domain, 3, live=True)
-    change = set_interval(polled.domain, 30, live=True, config=True, where_off=True)
+    set_interval(polled.domain, IntervalRequest(3, live=True))
+    change = set_interval(
+        polled.domain, IntervalRequest(30, live=True, config=True, where_off=True)
+    )
     assert (change.outcome, change.after) == (Outcome.CHANGED, Interval(live=3, config=30))
     assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (3, 30, 3)
-    change = set_interval(polled.domain, 9, live=True, config=True, where_off=True)
+    change = set_interval(polled.domain, IntervalRequest(9, live=True, config=True, where_off=True))
     assert (change.outcome, change.changed) == (Outcome.UNCHANGED, False)
     assert (in_xml(polled), in_xml(polled, "--inactive"), in_qemu(polled)) == (3, 30, 3)
     reset(polled)

@@ -14,6 +14,7 @@ from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.test_command import COMMAND, on_a_terminal, run
 from virtballoon import (
+    IntervalRequest,
     Source,
     Unheard,
     set_intervals,
@@ -49,7 +50,9 @@ def test_an_answer_is_one_that_came_after(willing: Guest, via: Source) -> None:
     uri = willing.hypervisor.uri
 
     def wait(seconds: int) -> bool | None:
-        (change,) = set_intervals(uri, seconds, ["willing"], via=via, wait=LONG).domains
+        (change,) = set_intervals(
+            uri, IntervalRequest(seconds, via=via), ["willing"], wait=LONG
+        ).domains
         assert change.waited is not None
         assert (change.waited.reason is None) == (change.waited.answered is True)
         return change.waited.answered
@@ -137,7 +140,9 @@ def test_a_guest_that_is_started_anew_has_not_answered(guest_factory: GuestFacto
             guest.domain.create()
         awaited.append(names)
 
-    (change,) = set_intervals(guest.hypervisor.uri, 1, ["anew"], wait=LONG, note=start_anew).domains
+    (change,) = set_intervals(
+        guest.hypervisor.uri, 1, ["anew"], wait=LONG, on_waiting=start_anew
+    ).domains
     assert change.waited is not None
     assert (change.waited.answered, change.waited.reason) == (False, Unheard.RESTARTED)
     assert (awaited[0], awaited[-1]) == (["anew"], [])
@@ -177,7 +182,7 @@ def test_a_guest_that_begins_to_hang_is_waited_for_no_longer(alone: Hypervisor) 
             # Only now, long after the other one is known to hang.
             loading.start()
 
-    host = set_intervals(alone.uri, 1, None, wait=LONG, timeout=3, note=hang)
+    host = set_intervals(alone.uri, 1, None, wait=LONG, timeout=3, on_waiting=hang)
     loading.join()
     waited = {change.name: change.waited for change in host.domains}
     assert waited["hangs"] is not None

@@ -107,7 +107,7 @@ if TYPE_CHECKING:
         Statistic,
         Unit,
     )
-    from virtballoon.model.verdict import State, Verdict, judge
+    from virtballoon.model.verdict import State, Verdict, fresh_seconds, judge
     from virtballoon.operations.fleet import (
         find_qom_paths,
         iter_hosts,
@@ -125,8 +125,13 @@ if TYPE_CHECKING:
         read_host,
     )
     from virtballoon.operations.refreshing import read_fresh
-    from virtballoon.operations.setting import check_interval, set_interval, set_intervals
-    from virtballoon.operations.waiting import patience, wait_for_update
+    from virtballoon.operations.setting import (
+        IntervalRequest,
+        check_interval,
+        set_interval,
+        set_intervals,
+    )
+    from virtballoon.operations.waiting import wait_for_update
     from virtballoon.watch.poller import HostPoller, Reading
 
 __version__ = "0.1.0"
@@ -226,7 +231,12 @@ _HOMES = {
     "model.report": ("DomainReport", "HostReport", "HostStatus", "Interval", "Refresh", "Unheard"),
     "exporter.ensuring": ("IntervalEnsurer",),
     "exporter.snapshots": ("SharedReader", "Snapshot"),
-    "operations.setting": ("check_interval", "set_interval", "set_intervals"),
+    "operations.setting": (
+        "IntervalRequest",
+        "check_interval",
+        "set_interval",
+        "set_intervals",
+    ),
     "model.source": ("Source",),
     "model.statistics": (
         "COUNTERS",
@@ -238,8 +248,8 @@ _HOMES = {
         "Unit",
     ),
     "check.ranges": ("Range",),
-    "model.verdict": ("State", "Verdict", "judge"),
-    "operations.waiting": ("patience", "wait_for_update"),
+    "model.verdict": ("State", "Verdict", "fresh_seconds", "judge"),
+    "operations.waiting": ("wait_for_update",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -293,6 +303,7 @@ __all__ = [
     "Interval",
     "IntervalChange",
     "IntervalEnsurer",
+    "IntervalRequest",
     "InvalidInterval",
     "Kind",
     "LibvirtFailure",
@@ -344,11 +355,11 @@ __all__ = [
     "diagnose_hosts",
     "find_qom_path",
     "find_qom_paths",
+    "fresh_seconds",
     "iter_domains",
     "iter_hosts",
     "judge",
     "load_configuration",
-    "patience",
     "probe_hosts",
     "qom_path",
     "read_domain",

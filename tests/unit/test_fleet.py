@@ -11,6 +11,7 @@ import pytest
 import virtballoon
 from tests.unit.silence import SilentHost
 from virtballoon import HostStatus
+from virtballoon.engine.fleet import on_hosts
 from virtballoon.hypervisor.connection import keep_stderr_quiet
 from virtballoon.operations import fleet
 
@@ -50,7 +51,7 @@ def test_each_host_is_told_of_as_it_ends(silent: SilentHost) -> None:
         if len(told) == 2:
             silent.close()
 
-    hosts = virtballoon.read_hosts(targets, timeout=LONG, each=each)
+    hosts = virtballoon.read_hosts(targets, timeout=LONG, on_result=each)
 
     assert [host.uri for host in hosts] == targets
     assert {id(host) for host in told} == {id(host) for host in hosts}
@@ -73,7 +74,7 @@ def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
     expected = [HostStatus.UNREACHABLE, HostStatus.UNREACHABLE, HostStatus.OK]
 
     changed = virtballoon.set_intervals_on_hosts(
-        targets, 9, ["test"], timeout=0.6, jobs=1, dry_run=True
+        targets, virtballoon.IntervalRequest(9, dry_run=True), ["test"], timeout=0.6, jobs=1
     )
     assert [host.status for host in changed] == expected
     assert [change.name for change in changed[-1].domains] == ["test"]
@@ -95,8 +96,7 @@ def test_no_more_hosts_than_jobs_at_a_time() -> None:
             running -= 1
         return number
 
-    visits = [lambda number=number: visit(number) for number in range(12)]
-    assert fleet._visit_all(visits, 3) == tuple(range(12))
+    assert on_hosts(range(12), visit, jobs=3) == tuple(range(12))
     assert most == 3
 
 
@@ -110,7 +110,9 @@ def test_no_jobs(jobs: int) -> None:
 def test_setting_tells_of_each_host_once(words: list[str] | None) -> None:
     targets = [NOBODY_LISTENS, OTHER, TEST]
     told: list[virtballoon.HostChanges] = []
-    hosts = virtballoon.set_intervals_on_hosts(targets, 9, words, dry_run=True, each=told.append)
+    hosts = virtballoon.set_intervals_on_hosts(
+        targets, virtballoon.IntervalRequest(9, dry_run=True), words, on_result=told.append
+    )
 
     assert len(told) == len(hosts) == len(targets)
     assert {id(host) for host in told} == {id(host) for host in hosts}
@@ -119,7 +121,7 @@ def test_setting_tells_of_each_host_once(words: list[str] | None) -> None:
 
 def test_looking_for_a_domain_tells_of_each_host() -> None:
     told: list[object] = []
-    answers = virtballoon.find_qom_paths([TEST, NOBODY_LISTENS], "test", each=told.append)
+    answers = virtballoon.find_qom_paths([TEST, NOBODY_LISTENS], "test", on_result=told.append)
 
     assert {id(answer) for answer in told} == {id(answer) for answer in answers}
     assert [type(answer) for answer in answers] == [

@@ -19,6 +19,7 @@ from virtballoon import (
     HostReport,
     HostStatus,
     Incoming,
+    IntervalRequest,
     Outcome,
     Source,
     Verdict,
@@ -291,7 +292,7 @@ def test_a_domain_that_migrates_here_is_left_alone(host: FakeHost) -> None:
 
 def test_a_change_that_is_half_done(host: FakeHost) -> None:
     host.domains[5].refuses_config = True
-    changes = set_intervals(URI, 7, None, live=True, config=True).domains
+    changes = set_intervals(URI, IntervalRequest(7, live=True, config=True), None).domains
     half, *_ = [change for change in changes if change.outcome is Outcome.FAILED]
     assert (half.name, half.changed) == (host.domains[5].name(), True)
     assert (half.after.live, half.after.config) == (7, 10)

@@ -16,7 +16,7 @@ from virtballoon.model.memory import Figures
 from virtballoon.model.outcome import Waited
 from virtballoon.model.report import DomainReport, Interval, Unheard
 from virtballoon.model.verdict import State
-from virtballoon.operations import waiting
+from virtballoon.operations.waiting import Watched
 from virtballoon.render import text
 
 WEB1 = cast("Domain", report())
@@ -28,9 +28,8 @@ def row(last_update: int | None, **facts: Any) -> DomainReport:
 
 
 def judged(before: int | None, now: DomainReport, *, is_over: bool = False) -> Waited | None:
-    one = waiting.Awaited(domain=WEB1, id=7, last_update=before, since=time.monotonic())
-    answer = waiting._judged(one, now, is_over=is_over)
-    return answer.waited if answer is not None else None
+    watched = Watched(domain=WEB1, id=7, last_update=before, since=time.monotonic())
+    return watched.result(now, is_over=is_over, even_unpolled=False)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_the_same_or_none_is_not(before: int | None, now: int) -> None:
     waited = judged(before, row(now), is_over=True)
     assert waited is not None
     assert (waited.answered, waited.reason) == (False, Unheard.NO_ANSWER)
-    first = waiting.Awaited(domain=WEB1, since=0.0).seen(row(now))
+    first = Watched(domain=WEB1, since=0.0).seen(row(now))
     assert (first.id, first.last_update) == (7, now)
 
 
@@ -122,7 +121,3 @@ def test_a_change_that_was_waited_for() -> None:
 def test_the_schema_knows_every_reason() -> None:
     enum = SCHEMA["$defs"]["waited"]["properties"]["reason"]["enum"]
     assert enum == [*Unheard, None]
-
-
-def test_patience_is_what_may_be_stale() -> None:
-    assert waiting.patience(10) == 25

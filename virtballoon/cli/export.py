@@ -123,7 +123,7 @@ def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exp
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            each=each,
+            on_result=each,
         )
     from virtballoon.exporter.snapshots import Snapshot
 

@@ -31,7 +31,7 @@ def command(settings: Settings) -> int:
     started = time.time()
     with progress(settings) as each:
         probes = probe_hosts(
-            settings.targets, timeout=settings.timeout, jobs=settings.jobs, each=each
+            settings.targets, timeout=settings.timeout, jobs=settings.jobs, on_result=each
         )
     # A host that has two names was visited once and is shown twice.
     rows = [

@@ -121,7 +121,7 @@ class Settings:
     @property
     def jobs(self) -> int:
         """How many hosts are visited at a time."""
-        from virtballoon.operations.fleet import DEFAULT_JOBS
+        from virtballoon.engine.fleet import DEFAULT_JOBS
 
         return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
 
@@ -392,7 +392,7 @@ def read_meant(
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            each=each,
+            on_result=each,
         )
 
 

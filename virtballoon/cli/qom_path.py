@@ -47,7 +47,7 @@ def command(settings: Settings, *, domain: str) -> int:
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            each=each,
+            on_result=each,
         )
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [

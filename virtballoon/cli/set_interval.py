@@ -101,8 +101,9 @@ def command(
     """
     from virtballoon.cli import quiet
     from virtballoon.errors import InvalidInterval
+    from virtballoon.model.verdict import fresh_seconds
     from virtballoon.operations.fleet import set_intervals_on_hosts
-    from virtballoon.operations.waiting import patience
+    from virtballoon.operations.setting import IntervalRequest
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
@@ -113,18 +114,20 @@ def command(
         with progress_line(settings, guests=wait is not None) as line:
             hosts = set_intervals_on_hosts(
                 settings.targets,
-                seconds,
+                IntervalRequest(
+                    seconds,
+                    live=live,
+                    config=config,
+                    where_off=where_off,
+                    via=settings.via,
+                    dry_run=dry_run,
+                ),
                 None if every else domains,
-                live=live,
-                config=config,
-                where_off=where_off,
-                via=settings.via,
-                dry_run=dry_run,
-                wait=patience(seconds) if isinstance(wait, str) else wait,
+                wait=fresh_seconds(seconds) if isinstance(wait, str) else wait,
                 timeout=settings.timeout,
                 jobs=settings.jobs,
-                each=line.done if line is not None else None,
-                note=line.note if line is not None else None,
+                on_result=line.done if line is not None else None,
+                on_waiting=line.note if line is not None else None,
             )
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error

@@ -88,8 +88,8 @@ def command(
             timeout=settings.timeout,
             jobs=settings.jobs,
             max_age=_FRESH_SECONDS if isinstance(fresh, str) else fresh,
-            each=line.done if line is not None else None,
-            note=line.note if line is not None else None,
+            on_result=line.done if line is not None else None,
+            on_waiting=line.note if line is not None else None,
         )
     shown = quiet.shown(settings, hosts)
     if settings.format == "table":

@@ -32,6 +32,7 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
+from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import NoAnswer, run_per_domain
 from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
@@ -42,7 +43,6 @@ from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_m
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
-from virtballoon.operations.fleet import DEFAULT_JOBS, _visit_all
 from virtballoon.operations.reading import chosen_domains, read_domains
 
 #: The share of the time that reading may take; the rest is for questions and watching.
@@ -111,14 +111,15 @@ def diagnose_hosts(
     :param on_result: called in this thread with each host as soon as it is done
     :return: the diagnoses of each target, in their order
     """
-    words = None if domains is None else tuple(domains)
-
-    def diagnose(target: Target) -> HostDiagnosis:
-        return diagnose_host(
-            target, words, inactive=inactive, via=via, timeout=timeout, prefixes=prefixes
-        )
-
-    return _visit_all([partial(diagnose, target) for target in targets], jobs, on_result)
+    diagnose = partial(
+        diagnose_host,
+        domains=None if domains is None else tuple(domains),
+        inactive=inactive,
+        via=via,
+        timeout=timeout,
+        prefixes=prefixes,
+    )
+    return on_hosts(targets, diagnose, jobs=jobs, on_result=on_result)
 
 
 def diagnose_domain(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.model.verdict import Verdict
-from virtballoon.operations.setting import check_interval, set_intervals
+from virtballoon.operations.setting import IntervalRequest, check_interval, set_intervals
 
 if TYPE_CHECKING:
     from virtballoon.hypervisor.connection import Target
@@ -90,9 +90,8 @@ class IntervalEnsurer:
         names = {domain.name for domain in report.domains}
         uuids = [uuid for _, uuid, _ in sorted(wanted, key=str) if uuid not in names]
         while uuids:
-            host = set_intervals(
-                target, self._seconds, uuids, live=True, where_off=True, timeout=self._timeout
-            )
+            request = IntervalRequest(self._seconds, live=True, where_off=True)
+            host = set_intervals(target, request, uuids, timeout=self._timeout)
             if host.error is not None and not host.domains:
                 self._tried -= {run for run in wanted if run[1] in uuids}
                 self._paused_until[name] = time.monotonic() + self._pause

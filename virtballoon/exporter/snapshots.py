@@ -11,13 +11,13 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from virtballoon.engine.fleet import DEFAULT_JOBS, as_they_end
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.uri import default_uri
 from virtballoon.log import log_host
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
-from virtballoon.operations.fleet import DEFAULT_JOBS, as_they_end
 from virtballoon.operations.reading import unread
 from virtballoon.operations.rereading import HostReader
 
@@ -174,8 +174,10 @@ class SharedReader:
     def _run(self, pending: _Pending, readers: Mapping[str, HostReader]) -> None:
         try:
             names = list(pending.targets)
-            tasks = [partial(_read, readers[name], pending) for name in names]
-            for index, report in as_they_end(tasks, self._jobs):
+            read = partial(_read, pending)
+            for index, report in as_they_end(
+                [readers[name] for name in names], read, jobs=self._jobs
+            ):
                 pending.reports[names[index]] = report
         except Exception:
             # Nothing waits for this thread; hosts that are missing are reported as unread.
@@ -186,7 +188,7 @@ class SharedReader:
             self._on_read(pending.targets, pending.reports)
 
 
-def _read(reader: HostReader, pending: _Pending) -> HostReport:
+def _read(pending: _Pending, reader: HostReader) -> HostReport:
     begun = time.monotonic()
     if (seconds := pending.deadline - begun) > 0:
         return reader.read(seconds, wait=True)

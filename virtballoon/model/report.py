@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from virtballoon.errors import Busy, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
@@ -19,7 +19,6 @@ from virtballoon.model.verdict import (
     STOPPED_STATES,
     State,
     Verdict,
-    fresh_seconds,
     is_in_future,
     judge,
 )
@@ -268,17 +267,26 @@ class DomainReport(Value):
         if age == self.age_seconds:
             return self
         is_early = is_in_future(age)
-        verdict = self.verdict
-        if verdict in {Verdict.FRESH, Verdict.STALE}:
-            is_fresh = not is_early and age <= fresh_seconds(self.interval.in_force or 0)
-            verdict = Verdict.FRESH if is_fresh else Verdict.STALE
         others = tuple(a for a in self.anomalies if a is not Anomaly.UPDATE_IN_FUTURE)
-        return replace(
-            self,
+        return self.rejudged(
             age_seconds=None if is_early else age,
-            verdict=verdict,
             anomalies=(*others, *[Anomaly.UPDATE_IN_FUTURE] * is_early),
         )
+
+    def rejudged(self, **changes: Any) -> Self:
+        """The same with these fields changed, and with the verdict that follows."""
+        row = replace(self, **changes)
+        if not row.verdict.can_update:
+            return row
+        verdict = judge(
+            state=row.state,
+            has_balloon=row.balloon is not None,
+            interval=row.interval.in_force,
+            last_update=row.figures.last_update,
+            age_seconds=row.age_seconds,
+            is_empty=row.stats.is_empty,
+        )
+        return replace(row, verdict=verdict)
 
     @property
     def is_well(self) -> bool:

@@ -1,35 +1,31 @@
-"""Many hosts at a time, each under its own deadline.
+"""What a caller asks for, on many hosts at a time.
 
-What is done on a host is imported while it is being connected to.
+Changing and refreshing are imported where they are used: a reading starts faster without them.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING
 
-from virtballoon.engine.calls import Calls
+from virtballoon.engine.fleet import DEFAULT_JOBS, as_they_end, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.hypervisor.connection import Target
+from virtballoon.log import log_host
+from virtballoon.model.report import HostReport, HostResult, HostStatus
 from virtballoon.model.source import Source
+from virtballoon.operations.reading import QomPath, find_qom_path, probe_host, read_host
 from virtballoon.system import cleanup
 
 if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges, HostProbe
-    from virtballoon.model.report import HostReport
-    from virtballoon.operations.reading import QomPath
-    from virtballoon.operations.waiting import Onlooker
-
-#: So many hosts are visited at a time. Each has its own time, which begins with its visit.
-DEFAULT_JOBS: Final = 32
-
-T = TypeVar("T")
+    from virtballoon.operations.setting import IntervalRequest
+    from virtballoon.operations.waiting import WaitCallback
 
 
 def read_hosts(
@@ -41,51 +37,45 @@ def read_hosts(
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     max_age: float | None = None,
-    each: Callable[[HostReport], object] | None = None,
-    note: Onlooker | None = None,
+    on_result: Callable[[HostReport], object] | None = None,
+    on_waiting: WaitCallback | None = None,
 ) -> tuple[HostReport, ...]:
     """Read several hosts as :func:`read_host` does, many at a time.
 
-    :param jobs: how many hosts are visited at a time
-    :param max_age: the greatest age of figures, in seconds; where they are older, guests are asked
-        as :func:`read_fresh` does. None for not asking.
-    :param each: called in this thread with each report as soon as it is there
-    :param note: called in other threads with a host's URI and the names of its domains that are
-        awaited
+    :param jobs: the number of hosts at a time
+    :param max_age: the greatest age of figures, in seconds; older ones are refreshed as
+        :func:`read_fresh` does. None for not refreshing.
+    :param on_result: called in this thread with each report as soon as it is there
+    :param on_waiting: called in other threads with a host's URI and the names of its domains that
+        are waited for
     :return: a report for each target, in their order
     """
-    if max_age is None:
-        visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
-        return _visit_all(visits, jobs, each)
     words = None if domains is None else tuple(domains)
-    debts: set[cleanup.Cleanup] = set()
-    abandoned = threading.Event()
-    options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout}
-    options |= {"max_age": max_age, "note": note, "debts": debts, "abandoned": abandoned}
+    if max_age is None:
+        read = partial(read_host, domains=words, inactive=inactive, via=via, timeout=timeout)
+        return on_hosts(targets, read, jobs=jobs, on_result=on_result)
+    from virtballoon.log import log_pleas
+    from virtballoon.operations.refreshing import read_fresh
+
+    cancelled = threading.Event()
+    refresh = partial(
+        read_fresh,
+        domains=words,
+        max_age=max_age,
+        inactive=inactive,
+        via=via,
+        timeout=timeout,
+        on_waiting=on_waiting,
+        cancelled=cancelled,
+    )
     try:
-        visits = [partial(_read_fresh, target, words, **options) for target in targets]
-        return _visit_all(visits, jobs, each)
+        return on_hosts(targets, refresh, jobs=jobs, on_result=on_result)
     except BaseException:
-        # The visits are in threads that end with the process, which may be about to.
-        abandoned.set()
-        from virtballoon.log import log_pleas
-
-        log_pleas(cleanup.undo_all(debts, cleanup.UNDO_SECONDS))
+        # The visits are in threads that end with the process, which may be about to end.
+        cancelled.set()
+        slow = [each for each in cleanup.pending if each.remaining is not None]
+        log_pleas(cleanup.undo_all(slow, cleanup.UNDO_SECONDS))
         raise
-
-
-def _read_fresh(
-    target: Target,
-    words: Sequence[str] | None,
-    *,
-    via: Source,
-    timeout: float,
-    **options: Any,
-) -> HostReport:
-    session = HostSession(target, words, via=via, readonly=False, timeout=timeout).start()
-    from virtballoon.operations.refreshing import read_session_fresh
-
-    return read_session_fresh(session, via=via, timeout=timeout, **options)
 
 
 def read_rates(
@@ -98,28 +88,34 @@ def read_rates(
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     max_age: float | None = None,
-    each: Callable[[HostReport], object] | None = None,
-    note: Onlooker | None = None,
+    on_result: Callable[[HostReport], object] | None = None,
+    on_waiting: WaitCallback | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read several hosts twice as :func:`read_hosts` does, so that each domain's report has what
-    the guest did in between.
+    """Read several hosts twice as :func:`read_hosts` does, for the rates in between.
 
-    :param seconds: from the beginning of the first reading to that of the second, which waits for
-        the end of the first. Guests that are polled less often have no rates.
-    :param max_age: as for :func:`read_hosts`, and for the second reading less than ``seconds``, so
-        that it is of other figures
-    :param each: called in this thread with each report of the second reading
+    :param seconds: from the start of the first reading to that of the second, which waits for the
+        end of the first. Domains that are polled less often have no rates.
+    :param max_age: as for :func:`read_hosts`; for the second reading always less than ``seconds``
+    :param on_result: called in this thread with each report of the second reading
     :return: the second reading of each target, in their order
     """
-    words = None if domains is None else tuple(domains)
-    options: dict[str, Any] = {"inactive": inactive, "via": via, "timeout": timeout, "jobs": jobs}
+    read = partial(
+        read_hosts,
+        targets,
+        None if domains is None else tuple(domains),
+        inactive=inactive,
+        via=via,
+        timeout=timeout,
+        jobs=jobs,
+        on_waiting=on_waiting,
+    )
     began = time.monotonic()
-    earlier = read_hosts(targets, words, **options, max_age=max_age, note=note)
+    earlier = read(max_age=max_age)
     time.sleep(max(0.0, began + seconds - time.monotonic()))
     if max_age is not None:
-        # Of the two moments that lie between, each may seem up to a second older than it is.
+        # Each of the two moments in between may seem up to a second older than it is.
         max_age = min(max_age, max(0.0, seconds - 1))
-    later = read_hosts(targets, words, **options, max_age=max_age, each=each, note=note)
+    later = read(max_age=max_age, on_result=on_result)
     return tuple(host.since(before) for before, host in zip(earlier, later, strict=True))
 
 
@@ -132,36 +128,12 @@ def iter_hosts(
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
 ) -> Iterator[HostReport]:
-    """Read several hosts as :func:`read_hosts` does, and yield each as soon as it is read."""
-    visits = _readings(targets, domains, inactive=inactive, via=via, timeout=timeout)
-    for _, host in as_they_end(visits, jobs):
-        yield host
-
-
-def _readings(
-    targets: Sequence[Target],
-    domains: Iterable[str] | None,
-    *,
-    inactive: bool,
-    via: Source,
-    timeout: float,
-) -> list[Callable[[], HostReport]]:
+    """Read several hosts as :func:`read_hosts` does, and yield each report as soon as it is
+    there."""
     words = None if domains is None else tuple(domains)
-    return [
-        partial(_read, target, words, inactive=inactive, via=via, timeout=timeout)
-        for target in targets
-    ]
-
-
-def _read(
-    target: Target, words: Sequence[str] | None, *, inactive: bool, via: Source, timeout: float
-) -> HostReport:
-    readonly = via is Source.LIBVIRT
-    session = HostSession(target, words, via=via, readonly=readonly, timeout=timeout).start()
-    # While it connects.
-    from virtballoon.operations.reading import read_session
-
-    return read_session(session, inactive=inactive, via=via)
+    read = partial(read_host, domains=words, inactive=inactive, via=via, timeout=timeout)
+    for _, host in as_they_end(targets, read, jobs=jobs):
+        yield host
 
 
 def probe_hosts(
@@ -169,38 +141,28 @@ def probe_hosts(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
-    each: Callable[[HostProbe], object] | None = None,
+    on_result: Callable[[HostProbe], object] | None = None,
 ) -> tuple[HostProbe, ...]:
-    """See which hosts answer: one read-only visit each, which asks no guest.
+    """Check which hosts answer, without reading their domains: one read-only connection each.
 
-    :param timeout: seconds for each host
-    :param jobs: how many hosts are visited at a time
-    :param each: called in this thread with each result as soon as it is there
-    :return: what each target said, in their order
+    :return: the result for each target, in their order
     """
-    return _visit_all([partial(_probe, target, timeout) for target in targets], jobs, each)
+    return on_hosts(targets, partial(probe_host, timeout=timeout), jobs=jobs, on_result=on_result)
 
 
 def domain_names(
-    targets: Sequence[Target],
-    *,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
+    targets: Sequence[Target], *, timeout: float = DEFAULT_TIMEOUT, jobs: int = DEFAULT_JOBS
 ) -> frozenset[str]:
-    """The names of all domains, running or not, of those hosts that answer: one read-only visit
-    each, which asks no guest.
+    """The names of all domains, running or not, of the hosts that answer: one read-only connection
+    each."""
 
-    :param timeout: seconds for each host
-    :param jobs: how many hosts are visited at a time
-    """
-
-    def visit(target: Target) -> set[str]:
+    def names(target: Target) -> set[str]:
         session = HostSession(target, None, readonly=True, timeout=timeout)
         with session, session.errors_kept():
             session.connect()
         return {selected.domain.name for selected in session.selection.domains}
 
-    return frozenset().union(*_visit_all([partial(visit, target) for target in targets], jobs))
+    return frozenset().union(*on_hosts(targets, names, jobs=jobs))
 
 
 def find_qom_paths(
@@ -210,211 +172,97 @@ def find_qom_paths(
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
-    each: Callable[[QomPath | VirtballoonError], object] | None = None,
+    on_result: Callable[[QomPath | VirtballoonError], object] | None = None,
 ) -> tuple[QomPath | VirtballoonError, ...]:
-    """Look for a domain on several hosts as :func:`find_qom_path` does, many at a time.
+    """Find a domain on several hosts as :func:`find_qom_path` does.
 
-    :param jobs: how many hosts are visited at a time
-    :param each: called in this thread with each answer as soon as it is there
-    :return: for each target, in their order, where QEMU has its balloon, or why that is not known
+    :return: for each target, in their order, where QEMU has its balloon, or the error
     """
-    from virtballoon.operations.reading import find_qom_path
 
-    def visit(target: Target) -> QomPath | VirtballoonError:
+    def find(target: Target) -> QomPath | VirtballoonError:
         started = time.monotonic()
-        answer: QomPath | VirtballoonError
         try:
-            answer = find_qom_path(target, domain, via=via, timeout=timeout)
+            path = find_qom_path(target, domain, via=via, timeout=timeout)
         except VirtballoonError as error:
-            answer = error
-        _log_search(answer, time.monotonic() - started)
-        return answer
+            # Another host may have the domain.
+            failure = None if isinstance(error, DomainNotFound) else error
+            _log_search(str(error.host), None, failure, time.monotonic() - started)
+            return error
+        _log_search(path.uri, path.hostname, None, time.monotonic() - started)
+        return path
 
-    return _visit_all([partial(visit, target) for target in targets], jobs, each)
+    return on_hosts(targets, find, jobs=jobs, on_result=on_result)
+
+
+def _log_search(
+    uri: str, hostname: str | None, error: VirtballoonError | None, elapsed_seconds: float
+) -> None:
+    status = HostStatus.OK if error is None else HostStatus.PARTIAL
+    if isinstance(error, HostError):
+        status = HostStatus.UNREACHABLE
+    result: HostResult[QomPath] = HostResult(
+        uri=uri, hostname=hostname, status=status, error=error, elapsed_seconds=elapsed_seconds
+    )
+    log_host(result, domains=int(hostname is not None))
 
 
 def set_intervals_on_hosts(
     targets: Sequence[Target],
-    seconds: int,
+    request: IntervalRequest | int,
     domains: Iterable[str] | None,
     *,
-    live: bool = False,
-    config: bool = False,
-    where_off: bool = False,
-    via: Source = Source.LIBVIRT,
-    dry_run: bool = False,
     wait: float | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
-    each: Callable[[HostChanges], object] | None = None,
-    note: Onlooker | None = None,
+    on_result: Callable[[HostChanges], object] | None = None,
+    on_waiting: WaitCallback | None = None,
 ) -> tuple[HostChanges, ...]:
     """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
 
-    A name, UUID or pattern may match on some hosts only. One that matches on none of those that
-    answered keeps everything as it is. Where several hosts are given and domains are named, each
-    host is visited twice within its time: to look for them, in half of it at most, and to change
-    them.
+    A name, UUID or pattern may match on some hosts only. If it matches on none of those that
+    answered, nothing is changed. So where domains are named, each of several hosts is visited twice
+    within its time: first to find them, in half of it at most.
 
-    :param jobs: how many hosts are visited at a time
-    :param each: called in this thread with the changes of each host as soon as they are made
-    :param note: called in other threads with a host's URI and the names of its domains that are
-        still awaited
+    :param on_result: called in this thread with each host's changes as soon as they are made
+    :param on_waiting: called in other threads with a host's URI and the names of its domains that
+        are still waited for
     :return: the changes of each target, in their order
-    :raise InvalidInterval: when QEMU takes no such interval; nothing was done
     """
-    from virtballoon.log import log_host
-    from virtballoon.model.report import HostStatus
-    from virtballoon.operations.setting import check_interval, set_intervals
+    from virtballoon.operations.setting import IntervalRequest, set_intervals
 
+    request = IntervalRequest.of(request)
     words = None if domains is None else tuple(domains)
-    check_interval(seconds, via=Source.LIBVIRT if config else via)
-
-    def visit(target: Target, meant: Sequence[str] | None, spent: float = 0) -> HostChanges:
-        host = set_intervals(
-            target,
-            seconds,
-            meant,
-            live=live,
-            config=config,
-            where_off=where_off,
-            via=via,
-            dry_run=dry_run,
-            wait=wait,
-            timeout=timeout - spent,
-            note=note,
-        )
-        host = replace(host, elapsed_seconds=host.elapsed_seconds + spent)
-        if spent and host.unmatched and host.error is None:
-            gone = DomainNotFound(
-                f"{', '.join(map(repr, host.unmatched))} went away; nothing was changed here",
-                host=host.uri,
-            )
-            host = replace(host, status=HostStatus.PARTIAL, error=gone)
-        return host
-
+    change = partial(set_intervals, request=request, wait=wait, on_waiting=on_waiting)
     if words is None or len(targets) == 1:
-        return _visit_all([partial(visit, target, words) for target in targets], jobs, each)
+        visit = partial(change, domains=words, timeout=timeout)
+        return on_hosts(targets, visit, jobs=jobs, on_result=on_result)
+    found = on_hosts(targets, partial(_find, words=words, timeout=timeout / 2), jobs=jobs)
+    reached = [host for host in found if host.hostname is not None]
+    is_unknown = any(all(word in host.unmatched for host in reached) for word in words)
 
-    def missed(host: HostChanges) -> None:
-        if each is not None and host.hostname is None:
-            each(host)
+    def visit_again(index: int) -> HostChanges:
+        host = found[index]
+        there = [word for word in words if word not in host.unmatched]
+        if is_unknown or host.hostname is None or not there:
+            return log_host(host)
+        # The time that other hosts took does not count.
+        spent = host.elapsed_seconds
+        host = change(targets[index], domains=there, timeout=timeout - spent)
+        host = replace(host, elapsed_seconds=host.elapsed_seconds + spent)
+        if not host.unmatched or host.error is not None:
+            return host
+        names = ", ".join(map(repr, host.unmatched))
+        gone = DomainNotFound(f"{names} went away; nothing was changed here", host=host.uri)
+        return replace(host, status=HostStatus.PARTIAL, error=gone)
 
-    # A silent host must not use up the time in which the others are changed: each has what it
-    # has not spent itself.
-    looks = [partial(_look_for, target, words, timeout / 2) for target in targets]
-    found = _visit_all(looks, jobs, missed)
-    there = {index: host for index, host in enumerate(found) if host.hostname is not None}
-    if any(all(word in host.unmatched for host in there.values()) for word in words):
-        for host in there.values():
-            log_host(host)
-            if each is not None:
-                each(host)
-        return found
-    meant = {
-        index: [word for word in words if word not in host.unmatched]
-        for index, host in there.items()
-    }
-    for index, host in there.items():
-        if not meant[index]:
-            log_host(host)
-            if each is not None:
-                each(host)
-    changed = [index for index in there if meant[index]]
-    visits = [partial(visit, targets[i], meant[i], there[i].elapsed_seconds) for i in changed]
-    done = dict(zip(changed, _visit_all(visits, jobs, each), strict=True))
-    return tuple(done.get(index, host) for index, host in enumerate(found))
+    return on_hosts(range(len(targets)), visit_again, jobs=jobs, on_result=on_result)
 
 
-def _look_for(target: Target, words: Sequence[str], timeout: float) -> HostChanges:
-    """Only find out which of the domains a host has."""
-    from virtballoon.log import log_host
+def _find(target: Target, *, words: Sequence[str], timeout: float) -> HostChanges:
+    """Find out which of the domains a host has."""
     from virtballoon.model.outcome import HostChanges
 
     session = HostSession(target, words, readonly=True, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
-    host = session.result(HostChanges, complete=True)
-    # The others are visited again.
-    return log_host(host) if host.hostname is None else host
-
-
-def _log_search(answer: QomPath | VirtballoonError, elapsed_seconds: float) -> None:
-    from virtballoon.log import log_host
-    from virtballoon.model.report import HostResult, HostStatus
-    from virtballoon.operations.reading import QomPath
-
-    path = answer if isinstance(answer, QomPath) else None
-    error = answer if isinstance(answer, VirtballoonError) else None
-    uri = path.uri if path is not None else str(error and error.host)
-    if isinstance(error, DomainNotFound):
-        # Another host may have it.
-        error = None
-    unreachable = isinstance(error, HostError)
-    status = HostStatus.PARTIAL if error is not None else HostStatus.OK
-    log_host(
-        HostResult(
-            uri=uri,
-            hostname=path.hostname if path is not None else None,
-            status=HostStatus.UNREACHABLE if unreachable else status,
-            error=error,
-            elapsed_seconds=elapsed_seconds,
-        ),
-        domains=int(path is not None),
-    )
-
-
-def _probe(target: Target, timeout: float) -> HostProbe:
-    from virtballoon.log import log_host
-    from virtballoon.model.outcome import HostProbe
-
-    session = HostSession(target, None, readonly=True, timeout=timeout)
-    with session, session.errors_kept():
-        session.connect()
-    reached = session.hostname is not None
-    domains = [selected.domain for selected in session.selection.domains]
-    probe = session.result(
-        HostProbe,
-        complete=True,
-        running=sum(domain.active for domain in domains) if reached else None,
-        defined=sum(domain.persistent for domain in domains) if reached else None,
-    )
-    return log_host(probe, domains=len(domains))
-
-
-def _visit_all(
-    visits: Sequence[Callable[[], T]], jobs: int, each: Callable[[T], object] | None = None
-) -> tuple[T, ...]:
-    results: dict[int, T] = {}
-    for index, result in as_they_end(visits, jobs):
-        results[index] = result
-        if each is not None:
-            each(result)
-    return tuple(results[index] for index in range(len(visits)))
-
-
-def as_they_end(visits: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
-    """Make these visits, so many at a time, and yield the number and the outcome of each as soon
-    as it ends."""
-    if jobs < 1:
-        raise ValueError(f"at least 1 host is visited at a time, not {jobs}")
-    calls: Calls[int] = Calls()
-    waiting = list(enumerate(visits))[::-1]
-    results: dict[int, T] = {}
-
-    def keep(index: int, visit: Callable[[], T]) -> None:
-        results[index] = visit()
-
-    try:
-        while waiting or calls.in_flight:
-            while waiting and len(calls.in_flight) < jobs:
-                index, visit = waiting.pop()
-                calls.submit(index, partial(keep, index, visit))
-            answer = calls.wait(math.inf)
-            if answer is None:
-                continue
-            if answer.error is not None:
-                raise answer.error
-            yield answer.key, results.pop(answer.key)
-    finally:
-        calls.close()
+    return session.result(HostChanges, complete=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from virtballoon.engine.calls import BackgroundCall
 from virtballoon.engine.limits import Deadline
@@ -25,6 +26,9 @@ from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport, HostStatus
 from virtballoon.model.source import Source
+
+if TYPE_CHECKING:
+    from virtballoon.model.outcome import HostProbe
 
 
 def read_host(
@@ -223,6 +227,25 @@ def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
     if balloon.qom_path is None:
         raise NotSupported("its XML does not tell the QOM path", host=host, domain=domain.name)
     return balloon.qom_path
+
+
+def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe:
+    """Check whether a host answers, over a read-only connection and without reading its
+    domains."""
+    from virtballoon.model.outcome import HostProbe
+
+    session = HostSession(target, None, readonly=True, timeout=timeout)
+    with session, session.errors_kept():
+        session.connect()
+    reached = session.hostname is not None
+    domains = [selected.domain for selected in session.selection.domains]
+    probe = session.result(
+        HostProbe,
+        complete=True,
+        running=sum(domain.active for domain in domains) if reached else None,
+        defined=sum(domain.persistent for domain in domains) if reached else None,
+    )
+    return log_host(probe, domains=len(domains))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

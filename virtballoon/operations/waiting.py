@@ -1,13 +1,14 @@
-"""Waits for guests to give new figures.
+"""Waits for the next update of domains.
 
-Whether a guest has answered is told by its last-update alone: it has another one than before. That
-is the host's clock in whole seconds, so neither this machine's clock nor an age has any part in
-it, and an answer within the same second as the one before goes unnoticed until the next comes.
+A domain was updated when its last update differs from the one before. Neither this machine's clock
+nor an age matters for that. Since a last update has whole seconds, an update in the same second as
+the one before is not seen before the next one.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,40 +19,34 @@ from typing import Final, TypeAlias
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import VirtballoonError
 from virtballoon.hypervisor.connection import Domain, Target
+from virtballoon.hypervisor.device import BalloonDevice
 from virtballoon.log import log_host
 from virtballoon.model.outcome import DomainWait, HostWait, Waited
 from virtballoon.model.report import DomainReport, Unheard
 from virtballoon.model.source import Source
-from virtballoon.model.verdict import GRACE_SECONDS, Verdict
+from virtballoon.model.verdict import Verdict, fresh_seconds
 from virtballoon.operations.reading import chosen_domains, read_domains
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 #: The pause is this share of the time waited so far, and the last reading takes at most this share
-#: of the pause, so that neither many guests nor a long wait keep the daemon busy.
+#: of the pause: the daemon must not be kept busy by many domains or by a long wait.
 _SHARE: Final = 1 / 8
-#: A reading gets this time even where that is more than is left.
+#: A reading gets this time even where less is left.
 _LEAST_SECONDS: Final = 2.0
 
-#: What is told who is awaited: a host's URI and the names of its domains. It may be called in any
-#: thread.
-Onlooker: TypeAlias = Callable[[str, Sequence[str]], object]
-
-
-def patience(interval: int) -> float:
-    """How long an answer can take to come from a guest that is polled at this interval, in seconds:
-    as long as its figures could be old without being stale."""
-    return 2.0 * interval + GRACE_SECONDS
+#: Called with a host's URI and the names of its domains that are waited for; in any thread.
+WaitCallback: TypeAlias = Callable[[str, Sequence[str]], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Awaited:
-    """A guest that is to answer.
+class Watched:
+    """A domain whose next update is waited for.
 
     :ivar domain: the domain
-    :ivar id: libvirt's number of the running domain, or None where that is not known
-    :ivar last_update: the one that does not count; None for the first that is read
-    :ivar since: from when on it is waited for, by ``time.monotonic()``
+    :ivar id: libvirt's ID of the running domain; None for that of the first reading
+    :ivar last_update: the update that does not count; None for that of the first reading
+    :ivar since: since when it is waited for, by ``time.monotonic()``
     """
 
     domain: Domain
@@ -59,25 +54,37 @@ class Awaited:
     last_update: int | None = None
     since: float
 
-    def seen(self, row: DomainReport) -> Awaited:
-        """The same with what its first row tells."""
-        last_update = row.last_update or 0 if self.last_update is None else self.last_update
-        return replace(self, last_update=last_update, id=row.id if self.id is None else self.id)
+    @classmethod
+    def since_report(cls, domain: Domain, report: DomainReport) -> Watched:
+        """From now on, a domain that has been read."""
+        update = report.last_update or 0
+        return cls(domain=domain, id=report.id, last_update=update, since=time.monotonic())
 
+    def seen(self, report: DomainReport) -> Watched:
+        """The same with what its first reading shows."""
+        update = report.last_update or 0 if self.last_update is None else self.last_update
+        return replace(self, last_update=update, id=report.id if self.id is None else self.id)
 
-def read_last_update(domain: Domain, qom_path: str | None = None) -> int | None:
-    """When a guest last gave figures; 0 for never, None where that cannot be told. May wait for
-    the guest's QEMU.
+    def result(self, report: DomainReport, *, is_over: bool, even_unpolled: bool) -> Waited | None:
+        """The result by the newest reading; None while it is still waited for."""
+        if self.id is not None and report.id is not None and self.id != report.id:
+            # Another QEMU: what was set in the one before does not apply to it.
+            return self.missed(Unheard.RESTARTED)
+        if self.last_update is not None and report.last_update not in {None, self.last_update}:
+            return Waited(answered=True, seconds=time.monotonic() - self.since)
+        # No update is to be expected of these, which is not a failure.
+        is_quiet = report.verdict.was_read and not report.verdict.can_update
+        if is_quiet or (report.verdict is Verdict.POLLING_OFF and not even_unpolled):
+            return Waited(answered=None, reason=Unheard(report.verdict.value))
+        if report.verdict is Verdict.BUSY:
+            return self.missed(Unheard.BUSY)
+        if report.verdict is Verdict.FAILED and report.last_update is None:
+            return self.missed(Unheard.FAILED)
+        return self.missed(Unheard.NO_ANSWER) if is_over else None
 
-    :param qom_path: where to ask QEMU, in place of libvirt
-    """
-    with suppress(VirtballoonError):
-        if qom_path is not None:
-            return domain.monitor().guest_stats(qom_path).last_update
-        statistics = domain.connection.statistics([domain]).get(domain.uuid)
-        figures = statistics.figures if statistics is not None else None
-        return (figures or domain.figures()).last_update
-    return None
+    def missed(self, reason: Unheard) -> Waited:
+        """The result of a domain that was not updated."""
+        return Waited(answered=False, seconds=time.monotonic() - self.since, reason=reason)
 
 
 def wait_for_update(
@@ -88,35 +95,38 @@ def wait_for_update(
     seconds: float | None = None,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
-    note: Onlooker | None = None,
+    on_waiting: WaitCallback | None = None,
 ) -> HostWait:
-    """Wait until each of a host's domains has given other figures than it has now.
+    """Wait until each of a host's domains has other figures than now.
 
-    A domain from which nothing is to be expected is not waited for: one that is not polled, is
-    suspended, does not run or has no balloon. Nor is one any longer whose QEMU hangs.
+    Domains that cannot be updated are not waited for: those that are not polled, are suspended, do
+    not run or have no balloon, and those whose QEMU hangs.
 
     :param target: a connection, which stays open; or a URI, or None for libvirt's default, to
         connect to: read-only, unless ``via`` is QOM
     :param domains: names, UUIDs and shell patterns; None for every running domain
-    :param since: by UUID, the last update, in epoch seconds, that does not count: for those that
-        have been read before whatever they are to react to
-    :param seconds: how long to wait; None for each domain's :func:`patience`
+    :param since: by UUID, the last update, in epoch seconds, that does not count, where it was read
+        before
+    :param seconds: how long to wait; None for twice the interval and 5 seconds for each domain
     :param via: where the figures come from. QOM marks each running guest as tainted.
     :param timeout: seconds for connecting and finding the domains; and for each reading, after
         which a domain that does not answer counts as busy
-    :param note: called, in this thread, with the host's URI and the names of those still awaited
+    :param on_waiting: called, in this thread, with the host's URI and the names of the domains that
+        are still waited for
     """
     found: dict[str, DomainWait] = {}
     session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
         now = time.monotonic()
-        awaited = [
-            Awaited(domain=domain, last_update=(since or {}).get(uuid), since=now)
+        watched = [
+            Watched(domain=domain, last_update=(since or {}).get(uuid), since=now)
             for uuid, domain in chosen_domains(session, inactive=False).items()
         ]
-        heard = answers(session, awaited, seconds=seconds, via=via, timeout=timeout, note=note)
-        found.update((answer.uuid, answer) for answer in chain.from_iterable(heard))
+        batches = updates(
+            session, watched, seconds=seconds, via=via, timeout=timeout, on_waiting=on_waiting
+        )
+        found.update((wait.uuid, wait) for wait in chain.from_iterable(batches))
     report = session.result(
         HostWait,
         complete=all(wait.waited.answered is not False for wait in found.values()),
@@ -125,83 +135,73 @@ def wait_for_update(
     return log_host(report, domains=len(found))
 
 
-def answers(
+def last_update_of(balloon: BalloonDevice) -> int | None:
+    """When a guest was last updated; 0 for never, None where that cannot be read."""
+    with suppress(VirtballoonError):
+        return balloon.figures().last_update
+    return None
+
+
+def updates(
     session: HostSession,
-    awaited: Iterable[Awaited],
+    watched: Iterable[Watched],
     *,
     seconds: float | None,
     via: Source,
     timeout: float,
-    note: Onlooker | None = None,
+    on_waiting: WaitCallback | None = None,
+    cancelled: threading.Event | None = None,
+    even_unpolled: bool = False,
 ) -> Iterator[list[DomainWait]]:
-    """Read them again and again, and yield after each reading what has become known.
+    """Read these domains again and again, and yield after each reading those that were updated and
+    those that are waited for no longer.
 
-    :param seconds: how long to wait for each; None for its :func:`patience`
+    :param seconds: how long to wait for each; None for twice its interval and 5 seconds
     :param timeout: seconds for each reading
-    :raise ConnectionLost: when the connection breaks for good, after all have been yielded
+    :param cancelled: ends the wait when it is set
+    :param even_unpolled: whether domains whose interval is 0 by libvirt are waited for, too
+    :raise ConnectionLost: when the connection is lost for good, after all have been yielded
     """
-    left = {one.domain.uuid: one for one in awaited}
-    patient = seconds if seconds is not None else math.inf
-    until = {uuid: one.since + patient for uuid, one in left.items()}
-    meant = {uuid: one.domain for uuid, one in left.items()}
+    left = {one.domain.uuid: one for one in watched}
+    default = math.inf if seconds is None else seconds
+    until = {uuid: one.since + default for uuid, one in left.items()}
+    domains = {uuid: one.domain for uuid, one in left.items()}
+    cancelled = cancelled or threading.Event()
     began = time.monotonic()
-    while left:
-        if note is not None:
-            note(session.uri, sorted(one.domain.name for one in left.values()))
+    while left and not cancelled.is_set():
+        if on_waiting is not None:
+            on_waiting(session.uri, sorted(one.domain.name for one in left.values()))
         reading = time.monotonic()
-        session.deadline.at = reading + min(
-            timeout, max(max(until.values()) - reading, _LEAST_SECONDS)
-        )
+        rest = max(max(until.values()) - reading, _LEAST_SECONDS)
+        session.deadline.at = reading + min(timeout, rest)
         found: list[DomainWait] = []
         unseen = set(left)
         try:
-            for row in read_domains(session, meant, via=via):
-                unseen.discard(row.uuid)
-                one = left[row.uuid]
-                if until[row.uuid] == math.inf:
-                    until[row.uuid] = one.since + patience(row.interval.in_force or 0)
-                answer = _judged(one, row, is_over=reading >= until[row.uuid])
-                if answer is not None:
-                    found.append(answer)
-                else:
-                    left[row.uuid] = one.seen(row)
+            for report in read_domains(session, domains, via=via):
+                uuid = report.uuid
+                unseen.discard(uuid)
+                if until[uuid] == math.inf:
+                    until[uuid] = left[uuid].since + fresh_seconds(report.interval.in_force or 0)
+                waited = left[uuid].result(
+                    report, is_over=reading >= until[uuid], even_unpolled=even_unpolled
+                )
+                if waited is None:
+                    left[uuid] = left[uuid].seen(report)
+                    continue
+                found.append(DomainWait(name=report.name, uuid=uuid, waited=waited, report=report))
         except VirtballoonError:
             yield found
             raise
-        found += [_missed(left[uuid], Unheard.VANISHED, None) for uuid in unseen]
-        for answer in found:
-            del left[answer.uuid], until[answer.uuid]
-            meant.pop(answer.uuid, None)
+        for one in (left[uuid] for uuid in unseen):
+            waited, name = one.missed(Unheard.VANISHED), one.domain.name
+            found.append(DomainWait(name=name, uuid=one.domain.uuid, waited=waited, report=None))
+        for wait in found:
+            del left[wait.uuid], until[wait.uuid]
+            domains.pop(wait.uuid, None)
         yield found
         if left:
             now = time.monotonic()
             pause = max(_FIRST_PAUSE_SECONDS, (now - began) * _SHARE, (now - reading) / _SHARE)
-            rest = min(until.values()) - now
-            time.sleep(max(0.0, min(pause, _LONGEST_PAUSE_SECONDS, rest)))
-    if note is not None:
-        note(session.uri, [])
-
-
-def _judged(one: Awaited, row: DomainReport, *, is_over: bool) -> DomainWait | None:
-    """What became of a guest, by its newest row; None while it is still awaited."""
-    if one.id is not None and row.id is not None and one.id != row.id:
-        # Another QEMU: what was set in the one before is gone with it.
-        return _missed(one, Unheard.RESTARTED, row)
-    if one.last_update is not None and row.last_update not in {None, one.last_update}:
-        waited = Waited(answered=True, seconds=time.monotonic() - one.since)
-        return DomainWait(name=row.name, uuid=row.uuid, waited=waited, report=row)
-    is_quiet = row.verdict.was_read and not row.verdict.can_update
-    if is_quiet or row.verdict is Verdict.POLLING_OFF:
-        waited = Waited(answered=None, reason=Unheard(row.verdict.value))
-        return DomainWait(name=row.name, uuid=row.uuid, waited=waited, report=row)
-    if row.verdict is Verdict.BUSY:
-        return _missed(one, Unheard.BUSY, row)
-    if row.verdict is Verdict.FAILED and row.last_update is None:
-        return _missed(one, Unheard.FAILED, row)
-    return _missed(one, Unheard.NO_ANSWER, row) if is_over else None
-
-
-def _missed(one: Awaited, reason: Unheard, row: DomainReport | None) -> DomainWait:
-    waited = Waited(answered=False, seconds=time.monotonic() - one.since, reason=reason)
-    name = row.name if row is not None else one.domain.name
-    return DomainWait(name=name, uuid=one.domain.uuid, waited=waited, report=row)
+            cancelled.wait(max(0.0, min(pause, _LONGEST_PAUSE_SECONDS, min(until.values()) - now)))
+    if on_waiting is not None:
+        on_waiting(session.uri, [])

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from virtballoon.engine.fleet import DEFAULT_JOBS
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.hypervisor.connection import Target
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
-from virtballoon.operations.fleet import DEFAULT_JOBS
 from virtballoon.operations.rereading import HostReader
 
 if TYPE_CHECKING:

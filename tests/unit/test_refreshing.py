@@ -6,16 +6,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.unit.fakedomain import FREE, HELD, FakeDomain
 from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, report
 from virtballoon.cli import quiet
-from virtballoon.errors import ReadOnly
+from virtballoon.errors import (
+    AccessDenied,
+    ConnectionLost,
+    NotRunning,
+    ReadOnly,
+    VirtballoonError,
+)
 from virtballoon.log import log_host
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
+from virtballoon.model.source import Source
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
-from virtballoon.operations import refreshing as freshness
+from virtballoon.operations import refreshing
 from virtballoon.render import documents, formats, text
 
 NOW = 1_700_000_000
@@ -28,7 +38,7 @@ def row(age: int | None, *, interval: int = 10, **facts: Any) -> DomainReport:
 
 
 @pytest.mark.parametrize(
-    ("old", "may_be_newer", "has_to_be_asked"),
+    ("old", "may_be_newer", "needs_polling"),
     [
         (row(5), False, False),
         (row(6), True, False),
@@ -51,10 +61,89 @@ def row(age: int | None, *, interval: int = 10, **facts: Any) -> DomainReport:
         (row(60, state=State.SHUTOFF, id=None), False, False),
     ],
 )
-def test_who_is_asked(old: DomainReport, may_be_newer: bool, has_to_be_asked: bool) -> None:
-    assert freshness._may_be_newer(old, 5) == may_be_newer
+def test_which_domains_are_polled(
+    old: DomainReport, may_be_newer: bool, needs_polling: bool
+) -> None:
+    assert refreshing._may_be_newer(old, 5) == may_be_newer
     if may_be_newer:
-        assert freshness._has_to_be_asked(old, 10) == has_to_be_asked
+        assert refreshing._needs_polling(old, 10) == needs_polling
+
+
+def temporary(domain: FakeDomain) -> refreshing._Temporary:
+    interval = Interval(live=domain.live, config=domain.config)
+    return refreshing._Temporary(report(id=domain.id, interval=interval), Source.LIBVIRT)
+
+
+@given(before=st.integers(0, 3600), config=st.integers(0, 5))
+def test_a_temporary_interval_is_restored(before: int, config: int) -> None:
+    domain = FakeDomain(before, config)
+    interval = temporary(domain)
+
+    assert interval.set(domain) is True
+    assert (domain.live, interval.was_set, interval.is_changed) == (1, True, True)
+    assert interval.restore(domain) is True
+    assert (domain.live, domain.config, interval.is_changed) == (before, config, False)
+
+
+def test_what_another_program_sets_stays() -> None:
+    domain = FakeDomain(0)
+    interval = temporary(domain)
+    interval.set(domain)
+    domain.live = 7
+    interval.restore(domain)
+    assert (domain.live, interval.is_changed) == (7, False)
+
+
+def test_a_domain_that_was_restarted_keeps_its_interval() -> None:
+    domain = FakeDomain(0)
+    interval = temporary(domain)
+    interval.set(domain)
+    domain.id += 1
+    interval.restore(domain)
+    assert (domain.live, interval.is_changed) == (1, False)
+
+
+@pytest.mark.parametrize("error", [ReadOnly("no"), AccessDenied("no"), NotRunning("no")])
+def test_a_refused_change_is_none(error: VirtballoonError) -> None:
+    domain = FakeDomain(0, error=error)
+    interval = temporary(domain)
+    with pytest.raises(type(error)):
+        interval.set(domain)
+    assert interval.is_changed is None
+
+
+@pytest.mark.parametrize("takes_effect", [True, False])
+def test_a_change_that_failed_may_have_taken_effect(
+    takes_effect: bool,
+) -> None:
+    error = None if takes_effect else ConnectionLost("gone")
+    domain = FakeDomain(0, failing="live" if takes_effect else "", error=error)
+    interval = temporary(domain)
+    with pytest.raises(VirtballoonError):
+        interval.set(domain)
+    assert interval.is_changed is True
+    domain.failing, domain.error = "", None
+    interval.restore(domain)
+    assert (domain.live, interval.is_changed) == (0, False)
+
+
+def test_nothing_is_set_after_it_was_restored() -> None:
+    domain = FakeDomain(0)
+    interval = temporary(domain)
+    assert interval.close() is False
+    assert interval.set(domain) is True
+    assert (domain.sent, interval.is_changed) == ([], None)
+
+
+def test_a_held_domain_is_neither_polled_nor_restored() -> None:
+    domain = FakeDomain(0, control=HELD)
+    interval = temporary(domain)
+    assert interval.set(domain) is HELD
+    domain.held = FREE
+    interval.set(domain)
+    domain.held = HELD
+    assert interval.restore(domain) is HELD
+    assert (domain.live, interval.close()) == (1, True)
 
 
 REFRESHES = (
