@@ -50,6 +50,7 @@ class FakeDomain(Domain):
         self.balloon, self.config_balloon = balloon, config_balloon
         self.failing, self.error, self.held, self.id = failing, error, control, 7
         self.sent: list[tuple[str, int]] = []
+        self._raw = SimpleNamespace(controlInfo=self._control_info)
 
     def xml(self, *, inactive: bool = False) -> DomainXML:
         period, balloon = self.live, self.balloon
@@ -64,6 +65,12 @@ class FakeDomain(Domain):
 
     def hold(self) -> Control:
         return self.held
+
+    def _is_incoming(self) -> bool:
+        return False
+
+    def _control_info(self, _flags: int) -> list[int]:
+        return [0 if self.held.free else 2, 0, int(1000 * self.held.seconds)]
 
     def set_period(self, seconds: int, *, live: bool, config: bool) -> None:
         assert live != config
