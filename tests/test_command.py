@@ -113,7 +113,7 @@ def test_json_is_what_the_library_gives(fresh: Hypervisor) -> None:
 
 
 def test_jsonl_and_csv_have_a_domain_a_line_with_its_host(fresh: Hypervisor) -> None:
-    lines = run(fresh, "--format", "jsonl", "list", "--all").stdout.splitlines()
+    lines = run(fresh, "list", "--format", "jsonl", "--all").stdout.splitlines()
     records = {record["name"]: record for record in map(json.loads, lines)}
     assert {record["uri"] for record in records.values()} == {fresh.uri}
     text = run(fresh, "list", "--all", "--format=csv").stdout
@@ -318,12 +318,13 @@ def test_the_configuration_rules_and_hosts_asks_no_guest(
     guest_factory(GuestSpec("idle", start=False))
     path = tmp_path / "config.toml"
     path.write_text(f'[defaults]\nvia = "qom"\n[hosts.lab]\nuri = "{fresh.uri}"\n')
-    words = ("--config-file", str(path), "--format", "json")
+    words = ("--config-file", str(path))
+    form = ("--format", "json")
 
     def tainted() -> bool:
         return "custom monitor" in fresh.virsh("dominfo", name).stdout
 
-    (host,) = json.loads(run(fresh, *words, "hosts").stdout)["hosts"]
+    (host,) = json.loads(run(fresh, *words, "hosts", *form).stdout)["hosts"]
     domains = fresh.connection.listAllDomains()
     assert (host["name"], host["uri"]) == ("lab", fresh.uri)
     assert host["running"] == sum(domain.isActive() for domain in domains)
@@ -337,10 +338,10 @@ def test_the_configuration_rules_and_hosts_asks_no_guest(
         COMP_CWORD="2",
     )
     assert completed.stdout == f"plain,{name}\n"
-    asked = run(fresh, *words, "-H", "lab", "list", "--via", "libvirt", name)
+    asked = run(fresh, *words, "-H", "lab", "list", "--via", "libvirt", *form, name)
     assert json.loads(asked.stdout)["hosts"][0]["domains"][0]["source"] == "libvirt"
     assert not tainted()
-    asked = run(fresh, *words, "-H", "lab", "list", name)
+    asked = run(fresh, *words, "-H", "lab", "list", *form, name)
     assert json.loads(asked.stdout)["hosts"][0]["domains"][0]["source"] == "qom"
     assert tainted()
 

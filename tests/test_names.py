@@ -141,7 +141,7 @@ def test_names_come_back_from_every_format(
     hypervisor: Hypervisor, named: Named, command: str, format_: str
 ) -> None:
     words = ("list", "--all") if command == "list" else ("stats", "--", *named)
-    text, _ = run(hypervisor, "--format", format_, *words)
+    text, _ = run(hypervisor, *words[:1], "--format", format_, *words[1:])
     # Those of other tests may be there, too.
     found = {row["name"]: row["uuid"] for row in rows(text, format_)}
     assert found.items() >= named.items()
@@ -232,14 +232,14 @@ def test_the_advice_means_them(hypervisor: Hypervisor, running: Named) -> None:
 
 
 def test_the_passthrough_is_asked_of_the_right_one(hypervisor: Hypervisor, running: Named) -> None:
-    text, _ = run(hypervisor, "--via", "qom", "list", "--format", "json", "--", *running)
+    text, _ = run(hypervisor, "list", "--via", "qom", "--format", "json", "--", *running)
     found = rows(text, "json")
     assert {row["name"]: row["uuid"] for row in found} == running
     assert all(row["interval"]["qemu"] == row["interval"]["live"] for row in found)
 
 
 def test_a_line_of_the_log_cannot_be_forged(hypervisor: Hypervisor, stopped: Named) -> None:
-    words = ("--log", "stderr", "set-interval", "5", "--live", "--", *stopped)
+    words = ("set-interval", "--log", "stderr", "5", "--live", "--", *stopped)
     text, complaints = run(hypervisor, *words, status=1)
     lines = [fields(line) for line in complaints]
     assert all(line.startswith("time=") for line in complaints)

@@ -70,7 +70,9 @@ def test_an_answer_is_one_that_came_after(willing: Guest, via: Source) -> None:
 
 
 def test_who_is_not_waited_for_and_why(mixed: Guest) -> None:
-    result = run(mixed.hypervisor, "set-interval", "1", "will*", "--wait", "3", "--format", "json")
+    result = run(
+        mixed.hypervisor, "set-interval", "1", "will*", "--wait-timeout", "3", "--format", "json"
+    )
     (host,) = json.loads(result.stdout)["hosts"]
     waited = {domain["name"]: domain["waited"] for domain in host["domains"]}
     assert {name: (w["answered"], w["reason"]) for name, w in waited.items()} == {
@@ -86,18 +88,22 @@ def test_who_is_not_waited_for_and_why(mixed: Guest) -> None:
     assert "'will-not'" in line
     # Hosts are waited for at the same time; one without real guests has none that answers.
     hosts = ("-c", mixed.hypervisor.uri, "-c", "test:///default")
-    words = ("set-interval", "1", "willing", "test", "--wait", "3", "--format", "jsonl")
+    words = ("set-interval", "1", "willing", "test", "--wait-timeout", "3", "--format", "jsonl")
     result = run(mixed.hypervisor, *hosts, *words)
     answered = {
         r["name"]: r["waited"]["answered"] for r in map(json.loads, result.stdout.splitlines())
     }
     assert (result.returncode, answered) == (3, {"willing": True, "test": False})
     # What was asked for was set, though of none that was waited for is there an answer.
-    result = run(mixed.hypervisor, "set-interval", "--wait", "1", "1", "will-not", "will-later")
+    result = run(
+        mixed.hypervisor, "set-interval", "--wait-timeout", "1", "1", "will-not", "will-later"
+    )
     assert result.returncode == 3
     assert "no answer (" in result.stdout
     # And here there was nothing to wait for.
-    result = run(mixed.hypervisor, "set-interval", "1", "will-later", "--wait=600", "--quiet")
+    result = run(
+        mixed.hypervisor, "set-interval", "1", "will-later", "--wait-timeout=10m", "--quiet"
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     result = run(mixed.hypervisor, "set-interval", "0", "will*", "--wait", "--format", "csv")
     assert result.returncode == 0
@@ -117,7 +123,10 @@ def test_waiting_is_shown_on_a_terminal(willing: Guest) -> None:
 def test_an_interrupted_wait_ends_at_once(mixed: Guest) -> None:
     command = [str(COMMAND), "-v", "-c", mixed.hypervisor.uri, "set-interval", "1", "will-not"]
     with subprocess.Popen(
-        [*command, "--wait", "600"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*command, "--wait-timeout", "600"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.stderr is not None
         seen = 0

@@ -21,7 +21,7 @@ import libvirt, rich.console
 import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.operations.fleet
 import virtballoon.cli.hosts, virtballoon.cli.log
 import virtballoon.system.lockfile, virtballoon.system.atomicfile
-import virtballoon.cli.quiet, virtballoon.configuration, virtballoon.render.table
+import virtballoon.cli.finish, virtballoon.configuration, virtballoon.render.table
 import virtballoon.cli.export, virtballoon.exporter.metrics, virtballoon.exporter.http
 from virtballoon.cli import main
 

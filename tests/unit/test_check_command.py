@@ -48,6 +48,13 @@ def test_before_the_command_is_known_usage_is_everybodys(command: Command) -> No
         assert (result.status, result.stdout, len(result.complaints)) == (2, "", 1)
 
 
+@pytest.mark.parametrize("value", ["90", "90%", "10:", "@5:10", "~:90"])
+def test_a_threshold_with_the_small_letter_is_explained(command: Command, value: str) -> None:
+    result = command("check", "-c", value)
+    assert result.status == 3
+    assert f"the critical threshold is -C {value}" in result.stdout
+
+
 def test_help_is_no_trouble(command: Command) -> None:
     result = command("check", "--help")
     assert (result.status, result.stderr) == (0, "")

@@ -117,7 +117,7 @@ main()
 @pytest.mark.parametrize("undone", ["all", "one"])
 @pytest.mark.parametrize(
     ("words", "status", "said"),
-    [(["--version"], 0, []), (["stats"], 2, ["virtballoon: Missing"])],
+    [(["--version"], 0, []), (["qom-path"], 2, ["virtballoon: Missing"])],
 )
 def test_undoes_what_is_pending_before_the_end(
     tmp_path: Path, undone: str, words: list[str], status: int, said: list[str]

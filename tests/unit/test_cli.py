@@ -65,7 +65,8 @@ NO_INTERVALS = [
     "\uff15",
     "nan",
     "9" * 5000,
-    "10s",
+    "10d",
+    "0.5s",
 ]
 
 
@@ -94,7 +95,7 @@ WRONG_USAGE = [
     (["frobnicate"], "frobnicate"),
     (["list", "--frobnicate"], "--frobnicate"),
     (["list", "--format", "xml"], "xml"),
-    (["--format", "xml", "list"], "xml"),
+    (["list", "--format", "xml"], "xml"),
     (["list", "--via", "magic"], "magic"),
     (["list", "--columns", "no-such"], "no-such"),
     (["list", "--columns", "name,,used"], "no column ''"),
@@ -104,18 +105,35 @@ WRONG_USAGE = [
     (["list", "--sort", "-no-such"], "no-such"),
     (["list", "--units", "furlongs"], "furlongs"),
     (["list", "--timeout", "0"], "seconds"),
-    (["list", "--timeout", "-1"], "seconds"),
-    (["list", "--timeout", "nan"], "seconds"),
-    (["list", "--timeout", "inf"], "seconds"),
+    (["list", "--timeout", "-1"], "not a time"),
+    (["list", "--jobs", "0"], "at least 1"),
+    (["list", "--timeout", "nan"], "not a time such as 10, 10s, 5m or 2h"),
+    (["list", "--timeout", "inf"], "not a time"),
+    (["list", "--timeout", "1d"], "not a time"),
     (["list", "--timeout", "soon"], "soon"),
     (["list", "-c"], "-c"),
     (["watch"], "terminal"),
-    (["watch", "--once", "--format", "json"], "--format"),
-    (["watch", "--once", "-n", "0"], "seconds"),
-    (["watch", "--once", "--every", "nan"], "seconds"),
-    (["watch", "--once", "--every", "0.01"], "0.1"),
+    (["watch", "--once", "--every", "nan"], "not a time"),
+    (["watch", "--once", "-n", "0.01"], "at least 0.1 seconds"),
     (["watch", "--once", "--sort", "age"], "age"),
-    (["stats"], "DOMAIN"),
+    (["lst"], "Did you mean list?"),
+    (["sets-interval"], "Did you mean set-interval?"),
+    (["frobnicate"], "Commands: list, stats,"),
+    (["--format", "json", "list"], "A command's options follow its name."),
+    (["list", "--colums", "name"], "--columns"),
+    (["list", "--columns", "used_byte"], "did you mean 'used_bytes'?"),
+    (["list", "--name", "--wide"], "--name"),
+    (["list", "--name", "--format", "csv"], "--name"),
+    (["export", "--format", "json"], "--format"),
+    (["watch", "--lock", "x"], "--lock"),
+    (["hosts", "--via", "qom"], "--via"),
+    (["completion", "bash", "--timeout", "5"], "--timeout"),
+    (
+        ["set-interval", "web1", "10"],
+        "SECONDS comes before DOMAIN: virtballoon set-interval 10 web1",
+    ),
+    (["set-interval", "web1", "web2", "5m"], "set-interval 5m web1"),
+    (["set-interval", "5", "x", "--wait", "--dry-run"], "--dry-run"),
     (["qom-path"], "DOMAIN"),
     (["qom-path", "a", "b"], "b"),
     (["set-interval"], "SECONDS"),
@@ -312,7 +330,7 @@ LISTED = [
 
 
 def test_which_domains_are_listed(command: Command, node: str) -> None:
-    results = command.each(["-c", node, "--format", "json", "list", *args] for args, _ in LISTED)
+    results = command.each(["-c", node, "list", "--format", "json", *args] for args, _ in LISTED)
 
     for result, (_, names) in zip(results, LISTED, strict=True):
         assert (result.status, result.stderr) == (0, "")
@@ -322,15 +340,15 @@ def test_which_domains_are_listed(command: Command, node: str) -> None:
 @pytest.mark.parametrize(
     ("before", "words", "after"),
     [
-        (["-c", TEST, "--format", "json", "--timeout", "5", "--via", "libvirt"], ["list"], []),
-        ([], ["list"], ["-c", TEST, "--format", "json", "--timeout", "5", "--via", "libvirt"]),
-        (["-c", TEST, "--via", "libvirt"], ["stats", "test"], ["--format", "json"]),
-        (["--format", "json"], ["set-interval", "5", "test"], ["--connect", TEST]),
+        (["-c", TEST, "--timeout", "5", "--jobs", "2"], ["list"], []),
+        ([], ["list"], ["-c", TEST, "--timeout", "5s", "--jobs", "2"]),
+        (["-c", TEST], ["stats", "test"], ["--timeout", "1m"]),
+        (["--timeout", "2h"], ["set-interval", "5", "test"], ["--connect", TEST]),
         # Behind the command's name wins.
         (
-            ["-c", "::", "--format", "csv", "--via", "qom", "--timeout", "1e-9"],
+            ["-c", "::", "--timeout", "0.000001"],
             ["list", "test"],
-            ["-c", TEST, "--format", "json", "--via", "libvirt", "--timeout", "5"],
+            ["-c", TEST, "--timeout", "5"],
         ),
     ],
     ids=["before", "after", "both", "setting", "twice"],
@@ -338,7 +356,7 @@ def test_which_domains_are_listed(command: Command, node: str) -> None:
 def test_options_on_either_side(
     command: Command, before: list[str], words: list[str], after: list[str]
 ) -> None:
-    result = command(*before, *words, *after)
+    result = command(*before, *words, *after, "--format", "json")
 
     assert (result.status, result.stderr) == (0, "")
     host = only_host(result)
@@ -379,13 +397,62 @@ def test_every_format_says_the_same(command: Command, node: str, args: list[str]
             assert row[f"stats.{figure}"] == ("" if shown is None else str(shown))
 
 
-def test_columns_of_csv(command: Command, node: str) -> None:
-    args = ("-c", node, "list", "--format", "csv", "--columns", "name,interval,used,swap_in")
-    rows = list(csv.reader(io.StringIO(command(*args).stdout, newline="")))
+def test_names_alone(command: Command, node: str) -> None:
+    result = command("-c", node, "list", "--name", "--all", "--sort", "-name")
 
-    assert rows[0][0] == "uri"
-    assert rows[0][-3:-1] == ["interval.in_force", "used_bytes"]
-    assert [node, "polled", "7", "33554432", "0"] in rows
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == ["polled", "passing", "off", "bare", EVIL]
+
+
+def test_sorting_across_hosts(command: Command, node: str) -> None:
+    args = ["-c", TEST, "-c", node, "list", "--sort", "-name", "--format"]
+    lines, document = command.each([*args, form] for form in ("jsonl", "json"))
+    names = [json.loads(line)["name"] for line in lines.stdout.splitlines()]
+
+    assert names == ["test", "polled", "passing", "bare", EVIL]
+    first, second = json.loads(document.stdout)["hosts"]
+    assert (first["uri"], second["uri"]) == (TEST, node)
+    assert [row["name"] for row in second["domains"]] == names[1:]
+
+
+def test_stats_of_all(command: Command, node: str) -> None:
+    running, every = command.each(
+        ["-c", node, "stats", *more, "--format", "json"] for more in ([], ["--all"])
+    )
+    assert [row["name"] for row in only_host(running)["domains"]] == [
+        *(EVIL, "bare", "passing", "polled")
+    ]
+    assert len(only_host(every)["domains"]) == 5
+
+
+def test_help_fits_a_screen(command: Command) -> None:
+    result = command("list", "--help", env={"COLUMNS": "80"})
+    lines = result.stdout.splitlines()
+
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    hosts = lines.index("Hosts (also before the command):")
+    assert lines.index("Options:") < hosts
+    # A line for each.
+    assert [line.split()[0] for line in lines[hosts + 1 :]] == [
+        *("-c,", "-H,", "--config-file", "--timeout", "--jobs", "-v,")
+    ]
+
+
+def test_columns_of_csv(command: Command, node: str) -> None:
+    chosen = "name,interval,uri,used,swap_in"
+    args = ["-c", node, "list", "--format", "csv"]
+    runs: list[list[str]] = [[], ["--columns", chosen], ["--columns", "name,used", "--no-header"]]
+    every, some, bare = (
+        list(csv.reader(io.StringIO(result.stdout, newline="")))
+        for result in command.each([*args, *more] for more in runs)
+    )
+    # The host's URI is a column like others, and the first where none are chosen.
+    assert every[0][:2] == ["uri", "name"]
+    assert some[0] == ["name", "interval.in_force", "uri", "used_bytes", "stats.swap_in"]
+    assert ["polled", "7", node, "33554432", "0"] in some
+    assert bare[0] == [EVIL, "33554432"]
+    assert ["polled", "33554432"] in bare
 
 
 def test_a_domain_that_does_not_run_has_no_qom_path(command: Command, node: str) -> None:
@@ -405,7 +472,7 @@ def changes(result: Result) -> dict[str, tuple[str, bool]]:
 SETTING: list[tuple[list[str], int, dict[str, tuple[str, bool]]]] = [
     (["9", "polled"], 0, {"polled": ("changed", True)}),
     (["7", "polled"], 0, {"polled": ("unchanged", False)}),
-    (["+9", "polled"], 0, {"polled": ("changed", True)}),
+    (["9s", "polled"], 0, {"polled": ("changed", True)}),
     (["0", "polled"], 0, {"polled": ("changed", True)}),
     (["2147483647", "polled"], 0, {"polled": ("changed", True)}),
     (["9", "polled", "--dry-run"], 0, {"polled": ("changed", True)}),
@@ -442,7 +509,7 @@ SETTING: list[tuple[list[str], int, dict[str, tuple[str, bool]]]] = [
 
 def test_setting(command: Command, node: str) -> None:
     results = command.each(
-        ["-c", node, "--format", "json", "set-interval", *args] for args, *_ in SETTING
+        ["-c", node, "set-interval", "--format", "json", *args] for args, *_ in SETTING
     )
 
     for result, (_, status, outcomes) in zip(results, SETTING, strict=True):
@@ -476,7 +543,7 @@ def test_a_long_time_is_time_enough(command: Command) -> None:
 
 
 def test_verbose_shows_the_calls_on_stderr(command: Command, node: str) -> None:
-    result = command("-c", node, "--format", "json", "list", "-v")
+    result = command("-c", node, "list", "--format", "json", "-v")
 
     assert result.status == 0
     assert only_host(result)["status"] == "ok"

@@ -654,7 +654,7 @@ def test_kinds_of_documents_do_not_mix() -> None:
 def test_what_the_command_prints_holds_to_the_schema(
     command: Command, node: str, args: tuple[str, ...]
 ) -> None:
-    result = command("-c", node, "-c", NOBODY_LISTENS, "--format", "json", *args)
+    result = command("-c", node, "-c", NOBODY_LISTENS, *args, "--format", "json")
 
     printed = json.loads(result.stdout)
     VALIDATOR.validate(printed)
@@ -673,7 +673,7 @@ def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("virtballoon.hypervisor.connection.keep_stderr_quiet", lambda: None)
 
     result = CliRunner().invoke(
-        cli, ["--format", "json", "qom-path", "web1"], standalone_mode=False
+        cli, ["qom-path", "--format", "json", "web1"], standalone_mode=False
     )
 
     assert result.return_value == 0

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from tests.unit.command import Command
 
 USAGE = {
-    ("--format", "json"): "--format does not go with export",
-    ("-q",): "--quiet goes with --output",
-    ("--max-age", "3"): "--max-age goes with --listen",
-    ("--ensure-interval", "3"): "--ensure-interval goes with --listen",
+    ("--format", "json"): "No such option: --format",
+    ("-q",): "--quiet requires --output",
+    ("--max-age", "3"): "--max-age requires --listen",
+    ("--ensure-interval", "3"): "--ensure-interval requires --listen",
     ("--compat", "x"): "libvirt-exporter",
     ("--listen", "x"): "invalid address 'x'",
     ("--listen", "systemd"): "systemd has passed no socket",
-    ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics does not go with --listen",
-    ("--listen", "127.0.0.1:0", "--output", "x"): "--output does not go with --listen",
-    ("--listen", "127.0.0.1:0", "--max-age", "-1"): "a number of seconds from 0 on",
-    ("--listen", "127.0.0.1:0", "--ensure-interval", "-1"): "a polling interval is 0 to",
-    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "0 turns polling off",
-    ("--listen", "127.0.0.1:0", "--ensure-interval", "1_0"): "a whole number of seconds",
+    ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics cannot be combined with --listen",
+    ("--listen", "127.0.0.1:0", "--output", "x"): "--output cannot be combined with --listen",
+    ("--listen", "127.0.0.1:0", "--max-age", "-1"): "not a time",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "-1"): "not a time",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "0 would turn polling off",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "1_0"): "not a time",
     ("web*",): "unexpected extra argument",
 }
 

@@ -23,7 +23,7 @@ import pytest
 from tests.unit.command import COLD, Command, Result, clean_environment
 from tests.unit.silence import SilentHost
 from tests.unit.test_cli import assert_refused
-from virtballoon.cli.options import Settings
+from virtballoon.cli.context import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,9 +78,11 @@ SELECTED: list[tuple[list[str], list[str]]] = [
 
 
 def test_which_hosts_are_visited(command: Command, config: str) -> None:
-    common = ["--config-file", config, "--format", "json"]
+    common = ["--config-file", config]
     results = command.each(
-        [*common, *args, "hosts"] if index % 2 else ["hosts", *args, *common]
+        [*common, *args, "hosts", "--format", "json"]
+        if index % 2
+        else ["hosts", *args, *common, "--format", "json"]
         for index, (args, _) in enumerate(SELECTED)
     )
 
@@ -100,7 +102,7 @@ def test_hosts_behind_the_command_replace_those_before(command: Command, config:
 
 def test_every_command_takes_the_hosts(command: Command, config: str) -> None:
     for args in (["stats", "test"], ["set-interval", "5", "test"]):
-        result = command("--config-file", config, "-H", "@prod", "--format", "json", *args)
+        result = command("--config-file", config, "-H", "@prod", *args, "--format", "json")
         assert [host["uri"] for host in hosts(result)] == [TEST, OTHER]
     for result in command.each(
         ["--config-file", config, "-H", "@prod", "qom-path", "test", "--jobs", jobs]
@@ -139,9 +141,9 @@ def test_what_is_refused(command: Command, config: str, tmp_path: Path) -> None:
         (["-H", "\x1b[31m"], "no host '\\x1b[31m'"),
         (["-c", TEST, "-H", ""], f"no host '' in {config}"),
         (["--config-file", f"{config}.none"], f"{config}.none: No such file or directory"),
-        (["--config-file", ""], "cannot be empty"),
+        (["--config-file", ""], "must not be empty"),
         (["--config-file", str(broken), "-c", TEST], f"{broken}: defaults.jobs: it is a whole"),
-        (["--jobs", "0"], "0"),
+        (["--jobs", "0"], "at least 1"),
         (["--jobs", "many"], "many"),
     ]
     results = command.each(

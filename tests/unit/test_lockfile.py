@@ -30,7 +30,7 @@ def lock(tmp_path: Path) -> Path:
 def test_lock_is_free_for_the_next_run(command: Command, lock: Path) -> None:
     for _ in range(2):
         assert (
-            command("-c", TEST, "--lock", str(lock), "list", before="os.umask(0o027)").status == 0
+            command("-c", TEST, "list", "--lock", str(lock), before="os.umask(0o027)").status == 0
         )
     assert lock.read_text().strip().isdigit()
     assert stat.S_IMODE(lock.stat().st_mode) == 0o640

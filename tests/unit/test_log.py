@@ -108,8 +108,8 @@ def fields(line: str) -> dict[str, str]:
 
 
 def test_failures_are_log_records(command: Command, node: str) -> None:
-    hosts = ("-c", node, "-c", NOBODY_LISTENS, "--log", "stderr")
-    result = command(*hosts, "set-interval", "9", "bare", "polled")
+    hosts = ("-c", node, "-c", NOBODY_LISTENS)
+    result = command(*hosts, "set-interval", "9", "bare", "polled", "--log", "stderr")
     assert result.status == 3
     assert "bare" in result.stdout
     lines = [fields(line) for line in result.complaints]
@@ -125,9 +125,9 @@ def test_failures_are_log_records(command: Command, node: str) -> None:
 
 
 def test_usage_errors_and_unmatched_names_are_messages(command: Command, node: str) -> None:
-    wrong = command("-c", node, "--log", "stderr", "list", "--sort", "no-such")
+    wrong = command("-c", node, "list", "--log", "stderr", "--sort", "no-such")
     assert (wrong.status, len(wrong.complaints)) == (2, 1)
-    nobody = command("-c", node, "--log", "stderr", "list", "nobody")
+    nobody = command("-c", node, "list", "--log", "stderr", "nobody")
     assert nobody.status == 1
     assert nobody.complaints[-1] == "virtballoon: no domain matches 'nobody'"
     assert len(nobody.complaints) == 2
@@ -152,7 +152,7 @@ def test_lines_cannot_be_forged(command: Command) -> None:
 
 
 def test_verbose_lines_remain(command: Command, node: str) -> None:
-    both = command("-v", "-c", node, "--log", "stderr", "list", "polled")
+    both = command("-v", "-c", node, "list", "--log", "stderr", "polled")
     alone = command("-v", "-c", node, "list", "polled")
     calls = [line for line in both.complaints if not line.startswith("time=")]
     assert len(both.complaints) == len(calls) + 1
@@ -169,7 +169,7 @@ os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
 
 def test_journal_gets_priorities(command: Command, node: str) -> None:
     hosts = ("-v", "-c", node, "-c", NOBODY_LISTENS)
-    result = command(*hosts, "--log", "stderr", "list", before=JOURNAL_READS_STDERR)
+    result = command(*hosts, "list", "--log", "stderr", before=JOURNAL_READS_STDERR)
     priorities = {line[:3] for line in result.complaints if line[3:].startswith("time=")}
     assert priorities == {"<4>", "<6>"}
     for line in result.complaints:

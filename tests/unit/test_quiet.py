@@ -31,7 +31,7 @@ def test_what_is_well() -> None:
 
 def test_silence_when_all_is_well(command: Command, node: str, tmp_path: Path) -> None:
     well = ["list", "bare", "off"], ["stats", "bare", "off"], ["set-interval", "9", "polled", "ba*"]
-    runs = [["-c", node, "-q", *words, "--format", form] for words in well for form in FORMS]
+    runs = [["-c", node, *words, "-q", "--format", form] for words in well for form in FORMS]
     for result in command.each(runs):
         assert (result.status, result.stdout, result.stderr) == (0, "", ""), result.args
     file = tmp_path / "file"
@@ -43,7 +43,7 @@ def test_silence_when_all_is_well(command: Command, node: str, tmp_path: Path) -
 @pytest.mark.parametrize("words", [["list", "--all"], ["stats", "*"]], ids=["list", "stats"])
 def test_the_exceptions_alone(command: Command, node: str, words: list[str]) -> None:
     table, document, lines, rows = command.each(
-        ["-c", node, "-q", *words, "--format", form] for form in FORMS
+        ["-c", node, *words, "-q", "--format", form] for form in FORMS
     )
     assert table.status == 0
     assert "polled" in table.stdout
@@ -57,7 +57,7 @@ def test_the_exceptions_alone(command: Command, node: str, words: list[str]) -> 
 
 
 def test_a_failed_change_alone(command: Command, node: str) -> None:
-    words = ["-c", node, "-q", "set-interval", "9", "bare", "polled"]
+    words = ["-c", node, "set-interval", "-q", "9", "bare", "polled"]
     table, document = command.each([*words, "--format", form] for form in ("table", "json"))
     assert (table.status, document.status) == (3, 3)
     _, row = table.stdout.splitlines()
@@ -67,10 +67,10 @@ def test_a_failed_change_alone(command: Command, node: str) -> None:
 
 
 def test_a_host_that_is_not_there(command: Command, node: str) -> None:
-    hosts = ["-c", node, "-c", NOBODY_LISTENS, "-c", "test:///default", "-q", "list"]
+    hosts = ["-c", node, "-c", NOBODY_LISTENS, "-c", "test:///default", "list", "-q"]
     alone, well, document = command.each(
         [
-            ["-c", NOBODY_LISTENS, "-q", "list", "--format", "json"],
+            ["-c", NOBODY_LISTENS, "list", "-q", "--format", "json"],
             [*hosts, "bare", "--format", "csv"],
             [*hosts, "passing", "--format", "json"],
         ]
@@ -87,7 +87,7 @@ def test_a_file_has_everything_and_stderr_the_exceptions(
     command: Command, node: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "file"
-    words = ["-c", node, "-q", "list", "--all", "--output", str(file), "--format", "csv"]
+    words = ["-c", node, "list", "-q", "--all", "--output", str(file), "--format", "csv"]
     result = command(*words)
     assert (result.status, result.stdout) == (0, "")
     with file.open(encoding="utf-8", newline="") as lines:
@@ -104,5 +104,5 @@ def test_a_file_has_everything_and_stderr_the_exceptions(
 
 
 def test_a_path_is_no_exception(command: Command) -> None:
-    result = command("-c", "test:///default", "-q", "qom-path", "nobody")
+    result = command("-c", "test:///default", "qom-path", "nobody")
     assert (result.status, len(result.complaints)) == (1, 1)

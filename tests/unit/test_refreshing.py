@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.fakedomain import FREE, HELD, FakeDomain
 from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, report
-from virtballoon.cli import quiet
+from virtballoon.cli.finish import with_problems
 from virtballoon.errors import (
     AccessDenied,
     ConnectionLost,
@@ -183,7 +183,7 @@ def test_documents_with_refresh() -> None:
         "not fresh: not running",
     ]
     # Quiet about all but what is not as new as wanted, or was not put back.
-    (shown,) = quiet.exceptions([replace(READ, domains=rows)])
+    (shown,) = with_problems([replace(READ, domains=rows)])
     assert [one.refresh for one in shown.domains] == [REFRESHES[2], REFRESHES[3]]
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.test_documents import CHANGES, SCHEMA, VALIDATOR, document, report
-from virtballoon.cli import quiet
+from virtballoon.cli.finish import with_problems
 from virtballoon.errors import Busy
 from virtballoon.hypervisor.connection import Domain
 from virtballoon.model.memory import Figures
@@ -114,7 +114,7 @@ def test_a_change_that_was_waited_for() -> None:
         "no answer (25 s)",
         "suspended",
     ]
-    (shown,) = quiet.exceptions([replace(host, domains=(*host.domains, second))])
+    (shown,) = with_problems([replace(host, domains=(*host.domains, second))])
     assert [change.waited for change in shown.domains] == [silent, None]
 
 

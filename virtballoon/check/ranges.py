@@ -19,7 +19,7 @@ from typing import Final, Self
 Units = Mapping[str, float]
 
 PERCENT: Final[Units] = MappingProxyType({"%": 1})
-SECONDS: Final[Units] = MappingProxyType({"s": 1, "min": 60, "h": 3600, "d": 86400})
+SECONDS: Final[Units] = MappingProxyType({"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400})
 BYTES: Final[Units] = MappingProxyType(
     {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 )

@@ -10,7 +10,9 @@ from typing import Final, NoReturn
 import click
 
 from virtballoon import __version__
-from virtballoon.cli.options import NOTHING, OK, PROGRAM, Settings, complain, shared_options
+from virtballoon.cli.context import NOTHING, OK, PROGRAM, Settings
+from virtballoon.cli.finish import warn
+from virtballoon.cli.options import host_options
 from virtballoon.errors import ConfigurationError, VirtballoonError
 from virtballoon.system.cleanup import undo_pending
 from virtballoon.system.packages import missing_package
@@ -48,24 +50,46 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if not error.possibilities:
+                message = f"{error.format_message()} A command's options follow its name."
+                raise click.UsageError(message, ctx) from error
+            raise
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else f" Commands: {', '.join(_COMMANDS)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=_Commands,
-    # Click's versions differ in what they do without a command; this is a usage error in all.
+    # Without a command, click's versions differ; this is a usage error in all.
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     subcommand_metavar="COMMAND …",
 )
-@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
-@shared_options
+@click.version_option(
+    __version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s"
+)
+@host_options
 @click.pass_context
 def cli(ctx: click.Context, /, **options: object) -> None:
-    """Guest memory through the virtio balloon, on libvirt/QEMU hosts.
+    """Guest memory figures of libvirt/QEMU domains, through the virtio balloon.
 
-    Turns on the balloon's statistics polling and shows every guest's own memory figures, each
-    with its age, its source and a verdict on how far it can be trusted.
+    Turns on polling of the balloon's statistics and shows the memory figures of each guest with
+    their age, their source and a verdict on how reliable they are.
 
-    The options below, --version apart, may stand before or behind the command's name.
+    The options below, except --version, can also follow the command's name.
     """
     ctx.obj = Settings(options)
 
@@ -80,11 +104,11 @@ def main() -> NoReturn:
     except OSError as error:
         # A full disk, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
-            complain(str(error))
+            warn(str(error))
         status = NOTHING
     with contextlib.suppress(OSError):
         for line in undo_pending():
-            complain(line)
+            warn(line)
     if "virtballoon.engine.session" in sys.modules:
         sys.modules["virtballoon.engine.session"].wait_for_closing(_LEAVE_SECONDS)
     # Not sys.exit(): a call that hangs in libvirt would be waited for when its connection is taken
@@ -97,25 +121,25 @@ def _run() -> int:
         result = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx is not None else PROGRAM
-        complain(f"{error.format_message()} (see '{place} --help')")
+        warn(f"{error.format_message()} (see '{place} --help')")
         return error.exit_code
     except click.Abort:
-        complain("interrupted")
+        warn("interrupted")
         return _INTERRUPTED
     except ConfigurationError as error:
-        complain(str(error))
+        warn(str(error))
         return _USAGE
     except VirtballoonError as error:
-        complain(str(error))
+        warn(str(error))
         return int(getattr(error, "exit_status", NOTHING))
     except ImportError as error:
-        complain(missing_package(error))
+        warn(missing_package(error))
     except OSError:
         raise
     except Exception as error:
         if _is_verbose():
             raise
-        complain(f"internal error: {type(error).__name__}: {error} (-v shows where)")
+        warn(f"internal error: {type(error).__name__}: {error} (-v shows where)")
     else:
         return result if isinstance(result, int) else OK
     return NOTHING

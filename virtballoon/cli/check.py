@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from virtballoon.cli.context import Settings
+from virtballoon.cli.finish import default_host_hint, print_data, warn
 from virtballoon.cli.options import (
+    Command,
     F,
-    Settings,
-    complain,
     domain_argument,
-    of_default_host,
+    format_option,
+    header_option,
+    output_option,
+    quiet_option,
+    run_options,
+    via_option,
     with_settings,
 )
 from virtballoon.errors import VirtballoonError
@@ -33,9 +40,18 @@ if TYPE_CHECKING:
 _UNKNOWN: Final = 3
 
 
-class _Plugin(click.Command):
-    """A command of which everything that goes wrong is UNKNOWN, in a status line on stdout: what
-    runs a plugin reads nothing else."""
+class _Plugin(Command):
+    """A command whose errors are UNKNOWN, in a status line on stdout: monitoring systems read
+    nothing else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for uri in ctx.params.get("connect", ()):
+            if re.fullmatch(r"@?[\d.:~%]+", uri):
+                raise click.UsageError(
+                    f"-c {uri} would be a host's URI; the critical threshold is -C {uri}", ctx
+                )
+        return rest
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
@@ -59,7 +75,7 @@ def _unknown(error: Exception) -> int:
     if isinstance(error, OSError):
         # Of stdout, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
-            complain(str(error))
+            warn(str(error))
         os._exit(_UNKNOWN)
     if isinstance(error, click.ClickException):
         message = error.format_message()
@@ -113,69 +129,53 @@ def _states(
     return chosen
 
 
-def _threshold_option(*names: str, help: str) -> Callable[[F], F]:  # noqa: A002 - click's word
+def _threshold_option(
+    *names: str,
+    help: str = "The same for CRITICAL.",  # noqa: A002 - click's word
+) -> Callable[[F], F]:
     return click.option(*names, metavar="RANGE", callback=_threshold, help=help)
 
 
-@click.command(
-    "check", cls=_Plugin, short_help="Judge the guests' memory, as a plugin for monitoring."
-)
+@click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
+@_threshold_option("-w", "--warning", "used_warning", help="Memory used, in percent  [90%]")
+@_threshold_option("-C", "--critical", "used_critical", help="The same for CRITICAL  [95%]")
+@_threshold_option("--age-warning", help="Age of the figures.")
+@_threshold_option("--age-critical")
+@_threshold_option("--swap-warning", help="Swap traffic since the last run, in bytes per second.")
+@_threshold_option("--swap-critical")
+@_threshold_option("--faults-warning", help="Major page faults per second since the last run.")
+@_threshold_option("--faults-critical")
 @_threshold_option(
-    "-w",
-    "--warning",
-    "used_warning",
-    help="Warn of a guest that uses a share of its memory outside of this range, in percent.  "
-    "[default: 90%]",
+    "--oom-warning", help="Processes killed for lack of memory since the last run; with --via qom."
 )
-@_threshold_option(
-    "-C",
-    "--critical",
-    "used_critical",
-    help="The share that is critical.  [default: 95%]",
-)
-@_threshold_option("--age-warning", help="Warn of figures whose age is outside of this range.")
-@_threshold_option("--age-critical", help="The age that is critical.")
-@_threshold_option(
-    "--swap-warning",
-    help="Warn of a guest that reads from and writes to swap so many bytes per second, on average "
-    "since the last run.",
-)
-@_threshold_option("--swap-critical", help="The swap activity that is critical.")
-@_threshold_option(
-    "--faults-warning", help="Warn of so many major page faults per second since the last run."
-)
-@_threshold_option("--faults-critical", help="The major faults per second that are critical.")
-@_threshold_option(
-    "--oom-warning",
-    help="Warn of so many processes killed for want of memory since the last run; needs --via "
-    "qom, QEMU 9.2 and Linux 6.12.",
-)
-@_threshold_option("--oom-critical", help="The number of killed processes that is critical.")
+@_threshold_option("--oom-critical")
 @click.option(
     "--verdict",
     "states",
     metavar="NAME=STATE",
     multiple=True,
     callback=_states,
-    help="What a verdict, an unreachable host or a DOMAIN that is unmatched comes to: ok, "
-    "warning, critical or unknown. Several may be given.  [default: unknown; ok for suspended, "
-    "incoming, no-device and shutoff]",
+    help="State of a verdict, of unreachable hosts or of an unmatched DOMAIN: ok, warning, "
+    "critical or unknown; repeatable.",
 )
 @click.option(
     "--state",
     type=click.Path(readable=False),
     metavar="FILE",
-    help="Where the last run's figures are kept.  [default: a file for each check below "
-    "$XDG_STATE_HOME/virtballoon]",
+    help="File for this run's figures  [one below $XDG_STATE_HOME/virtballoon]",
 )
 @click.option(
     "--perfdata",
     type=click.Choice(("none", "used", "all")),
     default="used",
-    show_default=True,
-    help="Performance data: none; what each guest uses, and what has thresholds; or the bytes, "
-    "the age and the counters of each guest, too.",
+    help="Performance data: none; use and what has thresholds; or all figures  [used]",
 )
+@via_option
+@format_option
+@header_option
+@output_option
+@quiet_option
+@run_options
 @domain_argument()
 @with_settings
 def command(
@@ -187,11 +187,11 @@ def command(
     perfdata: str,
     **thresholds: Range | None,
 ) -> int:
-    """Judge what the running guests use of their memory, and end as monitoring plugins do: with
-    status 0 for OK, 1 for WARNING, 2 for CRITICAL and 3 for UNKNOWN, whatever goes wrong.
+    """Check the memory use of running domains and exit as monitoring plugins do: 0 for OK, 1 for
+    WARNING, 2 for CRITICAL, 3 for UNKNOWN, which includes every error.
 
-    DOMAIN is a name, a UUID or a shell pattern. A RANGE is what the plugins take: 80, 10:, ~:90,
-    10:20, or @10:20 for what is inside. Thresholds are applied to fresh figures alone.
+    DOMAIN is a name, a UUID or a shell pattern. RANGE is the range that raises no alarm: 80, 10:,
+    ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.
     """
     from virtballoon.check.judging import check_hosts
     from virtballoon.operations.fleet import read_hosts
@@ -234,7 +234,7 @@ def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
         return Problem(status=CheckStatus.UNKNOWN, message=str(probe.error))
     if probe.running or probe.defined:
         return None
-    text = of_default_host(settings, host.uri) or "no domain"
+    text = default_host_hint(settings, host.uri) or "no domain"
     return Problem(status=CheckStatus.UNKNOWN, message=text)
 
 
@@ -266,10 +266,8 @@ def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_
             perfdata=perfdata != "none",
             quiet=quiet,
         )
+        click.echo(text, file=settings.stream, nl=False)
     else:
         from virtballoon.check.records import check_data
-        from virtballoon.render.formats import FORMATS
 
-        data = check_data(result, quiet=quiet, generated_at=generated_at)
-        text = FORMATS[settings.format](data, True)  # noqa: FBT003
-    click.echo(text, file=settings.stream, nl=False)
+        print_data(settings, check_data(result, quiet=quiet, generated_at=generated_at))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from virtballoon.cli.options import OK, PROGRAM
+from virtballoon.cli.context import OK, PROGRAM
 
 
 @click.command("completion", short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")), metavar="bash|zsh|fish")
 @click.pass_context
 def command(ctx: click.Context, /, shell: str) -> int:
-    """Print the completion script of a shell, to be evaluated by it or put where it looks.
+    """Print the completion script of a shell.
 
-    bash:  eval "$(virtballoon completion bash)"
+    For bash:  eval "$(virtballoon completion bash)"
     """
     from click.shell_completion import get_completion_class
 

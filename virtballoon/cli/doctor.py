@@ -1,32 +1,36 @@
-"""``virtballoon doctor``: explain missing or stale statistics."""
+"""``virtballoon doctor``: why statistics are missing or stale."""
 
 from __future__ import annotations
 
-import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 import click
 
-from virtballoon.cli.list_domains import finish_reading
+from virtballoon.cli.context import Settings
+from virtballoon.cli.finish import command_prefixes, finish_reading, print_hosts, progress, shown
 from virtballoon.cli.options import (
-    PROGRAM,
-    Settings,
+    Command,
+    all_option,
     domain_argument,
-    print_records,
-    progress,
-    through_libvirt,
+    format_option,
+    header_option,
+    output_option,
+    quiet_option,
+    run_options,
+    via_option,
     with_settings,
-    words_to_reach,
 )
 
-if TYPE_CHECKING:
-    from virtballoon.doctor.results import CommandPrefixes
 
-
-@click.command("doctor", short_help="Explain missing or stale statistics.")
-@click.option("--all", "inactive", is_flag=True, help="Include domains that are not running.")
+@click.command("doctor", cls=Command, short_help="Explain missing or stale statistics.")
+@all_option
+@via_option
+@format_option
+@header_option
+@output_option
+@quiet_option
+@run_options
 @domain_argument()
 @with_settings
 def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> int:
@@ -36,11 +40,10 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     DOMAIN is a name, a UUID or a shell pattern; a domain that is named is examined even if it is
     not running. No guest is tainted, unless --via qom is given.
     """
-    from virtballoon.cli import quiet
     from virtballoon.doctor.examination import diagnose_hosts
 
     started = time.time()
-    with progress(settings) as on_result:
+    with progress(settings) as line:
         hosts = diagnose_hosts(
             settings.targets,
             domains or None,
@@ -48,15 +51,15 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            prefixes=lambda uri: prefixes(settings, uri),
-            on_result=on_result,
+            prefixes=lambda uri: command_prefixes(settings, uri),
+            on_result=line.on_result,
         )
-    shown = quiet.shown(settings, hosts)
+    selected = shown(settings, hosts)
     if settings.format == "table":
         from virtballoon.render.diagnosis import print_diagnoses
 
         print_diagnoses(
-            [(host, diagnosis) for host in shown for diagnosis in host.domains],
+            [(host, diagnosis) for host in selected for diagnosis in host.domains],
             with_host=len(hosts) > 1,
             with_evidence=settings.is_verbose,
             stream=settings.stream,
@@ -66,25 +69,5 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
         from virtballoon.render.documents import domain_columns
 
         columns = partial(domain_columns, kind=Diagnosis)
-        print_records(settings, shown, columns, generated_at=started)
+        print_hosts(settings, selected, lambda: ["uri", *columns()], generated_at=started)
     return finish_reading(settings, hosts, domains)
-
-
-def prefixes(settings: Settings, uri: str) -> CommandPrefixes:
-    """How commands begin that reach a host, by its name in the configuration if it has one."""
-    from virtballoon.doctor.results import CommandPrefixes
-    from virtballoon.hypervisor.uri import default_uri
-
-    is_default = settings.targets == (None,) or (
-        uri == default_uri() and not settings.configuration.hosts
-    )
-    virtballoon = tuple(words_to_reach(settings, uri))
-    if is_default and settings.config_file is None:
-        virtballoon = (PROGRAM,)
-    needs_uri = not is_default or os.environ.get("VIRSH_DEFAULT_CONNECT_URI", uri) != uri
-    return CommandPrefixes(
-        virtballoon=virtballoon,
-        # The setting must go through libvirt, so that its XML stays true.
-        set_interval=(*virtballoon, "set-interval", *through_libvirt(settings)),
-        virsh=("virsh", *(("-c", uri) if needs_uri else ())),
-    )

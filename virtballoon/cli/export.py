@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from virtballoon.cli.options import OK, Settings, complain, with_settings
-from virtballoon.cli.set_interval import interval_of
+from virtballoon.cli.context import OK, Settings
+from virtballoon.cli.finish import finish_reading, read_selected, warn
+from virtballoon.cli.options import (
+    Command,
+    Seconds,
+    all_option,
+    interval,
+    output_option,
+    quiet_option,
+    run_options,
+    via_option,
+    with_settings,
+)
 from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
@@ -23,49 +33,45 @@ if TYPE_CHECKING:
 _SYSTEMD: Final = "systemd"
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not (value >= 0 and math.isfinite(value)):
-        raise click.BadParameter("it is a number of seconds from 0 on.")
-    return value
-
-
 def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    seconds = interval_of(ctx, param, value)
+    seconds = interval(ctx, param, value)
     if seconds == 0:
-        raise click.BadParameter("0 turns polling off.")
+        raise click.BadParameter("an interval of 0 would turn polling off.")
     return seconds
 
 
-@click.command("export", short_help="Export metrics for Prometheus.")
-@click.option("--all", "inactive", is_flag=True, help="Export domains that do not run, too.")
+@click.command("export", cls=Command, short_help="Export metrics for Prometheus.")
+@all_option
 @click.option(
     "--listen",
     metavar="ADDRESS",
     multiple=True,
-    help="Serve on this address, such as 127.0.0.1:9177 or [::1]:9177, or, with systemd, on the "
-    "sockets that it passes; several may be given.",
+    help="Serve on this address, such as 127.0.0.1:9177 or [::1]:9177, or on the sockets that "
+    "systemd passes (systemd); repeatable.",
 )
-@click.option("--openmetrics", is_flag=True, help="Print OpenMetrics.")
+@click.option("--openmetrics", is_flag=True, help="Print the OpenMetrics format.")
 @click.option(
     "--compat",
     type=click.Choice(("libvirt-exporter",)),
-    help="Add the names that other exporters have for the same figures.",
+    metavar="libvirt-exporter",
+    help="Add the metric names of other exporters.",
 )
 @click.option(
     "--max-age",
-    type=float,
-    callback=_seconds,
+    type=Seconds(0),
     metavar="SECONDS",
-    help="How old figures may be that are served again, with --listen.  [default: 1]",
+    help="With --listen: serve figures again up to this age  [1s]",
 )
 @click.option(
     "--ensure-interval",
     callback=_interval,
     metavar="SECONDS",
-    help="Have domains polled that are not, with --listen; needs write access.",
+    help="With --listen: set this interval where polling is off; needs write access.",
 )
+@via_option
+@output_option
+@quiet_option
+@run_options
 @with_settings
 def command(
     settings: Settings,
@@ -77,22 +83,19 @@ def command(
     max_age: float | None,
     ensure_interval: int | None,
 ) -> int:
-    """Export every guest's memory figures, their age and verdict for Prometheus: print them, write
-    them to a file with --output, or serve them with --listen.
+    """Export the memory figures of running domains, their age and verdict for Prometheus: on
+    stdout, to a file (--output), or over HTTP (--listen).
 
-    Reading is read-only and marks no guest, unless --via qom is given. What is served is as old as
-    the scrape, and takes no longer than the scraper waits.
+    Reading is read-only and does not taint guests, unless --via qom is given.
     """
-    if settings.format != "table":
-        raise click.UsageError("--format does not go with export, which has a format of its own")
     if settings.is_quiet and settings.output is None:
-        raise click.UsageError("--quiet goes with --output here")
+        raise click.UsageError("--quiet requires --output")
     if listen and (openmetrics or settings.output is not None):
         option = "--openmetrics" if openmetrics else "--output"
-        raise click.UsageError(f"{option} does not go with --listen")
+        raise click.UsageError(f"{option} cannot be combined with --listen")
     if not listen and (max_age is not None or ensure_interval is not None):
         option = "--max-age" if max_age is not None else "--ensure-interval"
-        raise click.UsageError(f"{option} goes with --listen")
+        raise click.UsageError(f"{option} requires --listen")
     if listen:
         reader = _shared_reader(
             settings,
@@ -107,36 +110,23 @@ def command(
 
 
 def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exporter: bool) -> int:
-    from virtballoon.cli.list_domains import finish_reading
-    from virtballoon.cli.options import progress
-
-    # Before the hosts are read: it may be missing.
+    # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
-    from virtballoon.operations.fleet import read_hosts
+    from virtballoon.exporter.snapshots import Snapshot
 
     targets = _named(settings)
     begun_at = time.time()
-    with progress(settings) as each:
-        hosts = read_hosts(
-            tuple(targets.values()),
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            on_result=each,
-        )
-    from virtballoon.exporter.snapshots import Snapshot
-
+    hosts = read_selected(settings, (), inactive=inactive)
     reports = dict(zip(targets, hosts, strict=True))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
     text = exposition(snapshot, openmetrics=openmetrics, libvirt_exporter=libvirt_exporter).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
 
-        # Names are escaped for Prometheus, which leaves what acts on a terminal.
+        # Names are escaped for Prometheus, which leaves characters that control a terminal.
         text = "".join(f"{printable(line)}\n" for line in text.split("\n")[:-1])
     click.echo(text, file=settings.stream, nl=False)
-    # That no host answers is what whoever collects the file has to be told.
+    # The metrics also say that no host answers.
     settings.is_complete = True
     return finish_reading(settings, hosts, ())
 
@@ -171,7 +161,7 @@ def _shared_reader(
         except ConfigurationError as error:
             if str(error) != complaint:
                 complaint = str(error)
-                complain(f"{complaint}; continuing with the hosts as they were")
+                warn(f"{complaint}; continuing with the hosts as they were")
         return last
 
     return SharedReader(
@@ -190,7 +180,7 @@ def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
     from virtballoon.exporter.ensuring import IntervalEnsurer
 
     def report(host: HostChanges) -> None:
-        if settings.log is None:
+        if not settings.is_logged:
             _tell(host, seconds)
 
     try:
@@ -201,12 +191,12 @@ def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
 
 def _tell(host: HostChanges, seconds: int) -> None:
     if host.error is not None:
-        complain(str(host.error))
+        warn(str(host.error))
     for change in host.domains:
         if change.error is not None:
-            complain(str(change.error))
+            warn(str(change.error))
         elif change.changed:
-            complain(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
+            warn(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
 
 
 def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: bool) -> int:
@@ -241,7 +231,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
                 signal.signal(number, stop)
         # The handler alone would be noticed only when something else wakes the main thread.
         signal.set_wakeup_fd(server.wakeup, warn_on_full_buffer=False)
-        complain(f"serving metrics on {', '.join(server.addresses)}")
+        warn(f"serving metrics on {', '.join(server.addresses)}")
         serving.notify("READY=1")
         server.serve()
         serving.notify("STOPPING=1")

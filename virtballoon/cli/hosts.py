@@ -1,4 +1,4 @@
-"""``virtballoon hosts``: the hosts, and whether each answers."""
+"""``virtballoon hosts``: the hosts, and whether each can be reached."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ import time
 
 import click
 
+from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
+from virtballoon.cli.finish import print_data, progress, warn_of_errors
 from virtballoon.cli.options import (
-    NOTHING,
-    OK,
-    PARTLY,
-    Settings,
-    complain_of_all,
-    print_data,
-    progress,
+    Command,
+    format_option,
+    header_option,
+    output_option,
+    quiet_option,
+    run_options,
     with_settings,
 )
 
 
-@click.command("hosts", short_help="Show the hosts, and whether each answers.")
+@click.command("hosts", cls=Command, short_help="Show the hosts, and whether each can be reached.")
+@format_option
+@header_option
+@output_option
+@quiet_option
+@run_options
 @with_settings
 def command(settings: Settings) -> int:
-    """Show the hosts that are selected, those of the configuration by default, with their groups,
-    and whether each answers.
+    """Show the selected hosts (by default those of the configuration), their groups, and whether
+    each can be reached.
 
-    Each is visited once, read-only, and no guest is asked, whatever --via says.
+    Each host is asked once, read-only; no guest is asked.
     """
     from virtballoon.operations.fleet import probe_hosts
 
     started = time.time()
-    with progress(settings) as each:
+    with progress(settings) as line:
         probes = probe_hosts(
-            settings.targets, timeout=settings.timeout, jobs=settings.jobs, on_result=each
+            settings.targets, timeout=settings.timeout, jobs=settings.jobs, on_result=line.on_result
         )
-    # A host that has two names was visited once and is shown twice.
+    # A host with two names was asked once and is shown twice.
     rows = [
         (host, probe)
         for target, probe in zip(settings.targets, probes, strict=True)
@@ -46,7 +52,7 @@ def command(settings: Settings) -> int:
     elif settings.format == "table":
         from virtballoon.render.table import hosts_table
 
-        hosts_table(rows, stream=settings.stream)
+        hosts_table(rows, with_header=settings.has_header, stream=settings.stream)
     else:
         from virtballoon.render import documents
         from virtballoon.render.formats import Data
@@ -58,7 +64,7 @@ def command(settings: Settings) -> int:
             documents.probe_columns,
         )
         print_data(settings, data)
-    complain_of_all(settings, probes, [])
+    warn_of_errors(settings, probes, [])
     failed = [probe for probe in probes if probe.error is not None]
     if not failed:
         return OK

@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
+from virtballoon.cli.context import Settings
+from virtballoon.cli.finish import (
+    command_prefix,
+    finish_reading,
+    print_hosts,
+    read_selected,
+    shown,
+    via_libvirt,
+    warn,
+    with_problems,
+)
 from virtballoon.cli.options import (
-    NOTHING,
-    OK,
-    PARTLY,
-    Settings,
-    complain,
-    complain_of_all,
-    complain_of_session,
+    Command,
+    all_option,
     domain_argument,
-    print_records,
-    read_meant,
-    through_libvirt,
+    format_option,
+    header_option,
+    output_option,
+    quiet_option,
+    run_options,
     units_option,
+    via_option,
     with_settings,
-    words_to_reach,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from virtballoon.model.report import HostReport
+    from virtballoon.model.report import DomainReport, HostReport
     from virtballoon.render.columns import Column
 
-#: More names than this make no command that anyone would type.
+#: With more names a command would be too long to type.
 _MOST_NAMES = 8
 
 
-@click.command("list", short_help="Show a row per domain: interval, age, use, verdict.")
-@click.option("--all", "inactive", is_flag=True, help="Show domains that do not run, too.")
-@click.option("--wide", is_flag=True, help="Show model, alias, QOM path, RSS and intervals, too.")
+@click.command(
+    "list", cls=Command, short_help="Show a row per domain: interval, age, use, verdict."
+)
+@all_option
+@click.option("--name", "names_only", is_flag=True, help="Print names only, one per line.")
+@click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS and intervals.")
 @click.option(
     "--columns",
     metavar="NAME,…",
-    help="The columns of a table or of CSV, by the keys of the JSON: name, used_bytes, "
-    "interval.live, stats.swap_in; used, age and swap_in will do, and interval for the one in "
-    "force.",
+    help="Columns of a table or CSV, as the JSON keys: name, used_bytes, interval.live; short "
+    "forms are accepted: used, age, swap_in.",
 )
-@click.option(
-    "--sort", metavar="NAME", help="Sort by this column; -NAME reverses.  [default: name]"
-)
+@click.option("--sort", metavar="NAME", help="Sort by this column; -NAME reverses  [name]")
 @units_option
+@via_option
+@format_option
+@header_option
+@output_option
+@quiet_option
+@run_options
 @domain_argument()
 @with_settings
 def command(
@@ -55,112 +70,139 @@ def command(
     *,
     domains: tuple[str, ...],
     inactive: bool,
+    names_only: bool,
     wide: bool,
     columns: str | None,
     sort: str | None,
     units: str,
 ) -> int:
-    """Show a row per running domain: its polling interval, the age of its figures, what it uses
-    of its memory, and a verdict.
+    """List running domains with polling interval, age of the figures, memory use and verdict.
 
-    DOMAIN is a name, a UUID or a shell pattern; a domain that is named is shown even if it does
-    not run. Reading is read-only and marks no guest, unless --via qom is given.
+    DOMAIN is a name, a UUID or a shell pattern; a named domain is listed even if it is not
+    running. Listing is read-only and does not taint guests, unless --via qom is given.
     """
-    named = _named_columns(columns, settings)
+    chosen = _chosen_columns(columns, settings)
+    if names_only and (chosen or wide or settings.format != "table"):
+        raise click.UsageError("--name prints names only; omit --columns, --wide and --format")
     reverse = sort is not None and sort.startswith("-")
-    sorted_by = _column(sort.removeprefix("-"), "--sort") if sort else None
+    order = _column(sort.removeprefix("-"), "--sort") if sort else None
     started = time.time()
-    read = read_meant(settings, domains, inactive=inactive)
-    # The library has sorted them by name.
-    hosts = [_sorted(host, sorted_by, reverse=reverse) for host in read] if sorted_by else read
-    from virtballoon.cli import quiet
-    from virtballoon.render import columns as known
-
-    shown = quiet.shown(settings, hosts)
-    if settings.format == "table":
-        from virtballoon.render.table import list_table
-
-        keys = known.WIDE if wide else known.DEFAULT
-        rows = [(host, row) for host in shown for row in host.domains]
-        if rows or (not domains and any(host.error is None for host in shown)):
-            list_table(
-                rows,
-                named or [known.column(key) for key in keys],
-                exact=units == "bytes",
-                with_host=len(hosts) > 1,
-                stream=settings.stream,
-            )
+    read = read_selected(settings, domains, inactive=inactive)
+    hosts = shown(settings, read)
+    # The library has sorted each host's by name.
+    rows = [(host, row) for host in hosts for row in host.domains]
+    if order is not None:
+        rows = _sorted(rows, order, reverse=reverse)
+    if names_only:
+        _print_names(settings, [row.name for _, row in rows])
+    elif settings.format == "table":
+        if rows or (not domains and any(host.error is None for host in hosts)):
+            _print_table(settings, rows, chosen, wide=wide, units=units, with_host=len(read) > 1)
     else:
-        from virtballoon.render.documents import domain_columns
-
-        chosen = [column.key for column in named]
-        print_records(settings, shown, lambda: chosen or domain_columns(), generated_at=started)
-    status = finish_reading(settings, hosts, domains)
-    if settings.format == "table" or (settings.is_quiet and settings.output is not None):
-        for host in quiet.exceptions(hosts) if settings.is_quiet else hosts:
+        _print_records(settings, hosts, rows, chosen, is_sorted=order is not None, started=started)
+    status = finish_reading(settings, read, domains)
+    is_read = settings.format == "table" and not names_only
+    if is_read or (settings.is_quiet and settings.output is not None):
+        for host in with_problems(read) if settings.is_quiet else read:
             _advise(host, settings)
     return status
 
 
-def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Sequence[str]) -> int:
-    """Say what could not be read and, where data is in a file, what is not well; and give the
-    exit status."""
-    from virtballoon.cli import quiet
-    from virtballoon.model.report import unmatched_everywhere
-
-    if settings.is_quiet and settings.output is not None:
-        quiet.complain_of_exceptions(hosts)
-    for host in hosts:
-        if host.clock_problem is not None:
-            complain(host.clock_problem)
-    rows = [row for host in hosts for row in host.domains]
-    unread = [row for row in rows if row.has_failed]
-    failed = complain_of_all(settings, hosts, [row.error for row in unread])
-    unmatched = unmatched_everywhere(hosts)
-    for word in unmatched:
-        complain(f"no domain matches {word!r}")
-    if not rows and hosts and hosts[0].error is None:
-        complain_of_session(settings, hosts[0].uri)
-    if all(host.error is not None for host in hosts) and not rows:
-        return NOTHING
-    if words and not rows:
-        if not unmatched:
-            complain("no running domain matches (--all shows those that do not run)")
-        return NOTHING
-    return PARTLY if failed or unmatched else OK
-
-
-def _named_columns(words: str | None, settings: Settings) -> list[Column]:
+def _chosen_columns(words: str | None, settings: Settings) -> list[Column]:
     if words is None:
         return []
     if settings.format in {"json", "jsonl"}:
-        raise click.UsageError("--columns goes with --format table and csv")
+        raise click.UsageError("--columns requires --format table or csv")
     return [_column(word, "--columns") for word in words.split(",")]
 
 
 def _column(word: str, option: str) -> Column:
-    from virtballoon.render import columns as known
+    from virtballoon.render import columns
     from virtballoon.render.documents import domain_columns
 
-    column = known.find(word)
+    if word == "uri" and option == "--columns":
+        # A host's, and no domain's.
+        return columns.column(word)
+    column = columns.find(word)
     if column is None:
+        from difflib import get_close_matches
+
+        near = get_close_matches(word, domain_columns(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         raise click.UsageError(
-            f"{option}: no column {word!r}; there are: {', '.join(domain_columns())}"
+            f"{option}: no column {word!r}; {hint}Columns: {', '.join(domain_columns())}"
         )
     return column
 
 
-def _sorted(host: HostReport, column: Column, *, reverse: bool) -> HostReport:
-    from dataclasses import replace
+Row = tuple["HostReport", "DomainReport"]
 
+
+def _sorted(rows: Sequence[Row], column: Column, *, reverse: bool) -> list[Row]:
     # Rows without a value come last either way.
-    given = [row for row in host.domains if column.value(row) is not None]
-    absent = [row for row in host.domains if column.value(row) is None]
-    given.sort(key=column.value, reverse=reverse)
-    return replace(host, domains=(*given, *absent))
+    given = [pair for pair in rows if column.value(pair[1]) is not None]
+    absent = [pair for pair in rows if column.value(pair[1]) is None]
+    given.sort(key=lambda pair: column.value(pair[1]), reverse=reverse)
+    return given + absent
+
+
+def _print_names(settings: Settings, names: Sequence[str]) -> None:
+    from virtballoon.render.text import printable
+
+    on_a_terminal = settings.stream.isatty()
+    for name in names:
+        # A name may contain a newline, which would make two of it.
+        shows = printable(name) if on_a_terminal or "\n" in name else name
+        click.echo(shows, file=settings.stream)
+
+
+def _print_table(
+    settings: Settings,
+    rows: Sequence[Row],
+    chosen: Sequence[Column],
+    *,
+    wide: bool,
+    units: str,
+    with_host: bool,
+) -> None:
+    from virtballoon.render import columns
+    from virtballoon.render.table import list_table
+
+    keys = columns.WIDE if wide else columns.DEFAULT
+    list_table(
+        rows,
+        [c for c in chosen if c.key != "uri"] or [columns.column(key) for key in keys],
+        exact=units == "bytes",
+        with_host=with_host or any(c.key == "uri" for c in chosen),
+        with_header=settings.has_header,
+        stream=settings.stream,
+    )
+
+
+def _print_records(
+    settings: Settings,
+    hosts: Sequence[HostReport],
+    rows: Sequence[Row],
+    chosen: Sequence[Column],
+    *,
+    is_sorted: bool,
+    started: float,
+) -> None:
+    from virtballoon.render.documents import domain_columns
+
+    in_order = None
+    if is_sorted:
+        # A document keeps the hosts together; lines are in the order of all of them.
+        in_order = [replace(host, domains=(row,)) for host, row in rows]
+        hosts = [
+            replace(host, domains=tuple(row for of, row in rows if of is host)) for host in hosts
+        ]
+    columns = [column.key for column in chosen] or ["uri", *domain_columns()]
+    print_hosts(settings, hosts, lambda: columns, generated_at=started, in_order=in_order)
 
 
 def _advise(host: HostReport, settings: Settings) -> None:
+    """Print the command that turns on polling of the domains where it is off."""
     import shlex
 
     from virtballoon.model.selection import words_for
@@ -168,14 +210,13 @@ def _advise(host: HostReport, settings: Settings) -> None:
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:
         return
-    words = [*words_to_reach(settings, host.uri), "set-interval", "10"]
+    words = [*command_prefix(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
-        # Libvirt does not know of this one.
+        # libvirt does not know this balloon.
         words += ["--via", "qom"]
     else:
-        # So the XML stays true.
-        words += through_libvirt(settings)
+        words += via_libvirt(settings)
     many = len(unpolled) > _MOST_NAMES
     words += ["--all", "--where-off"] if many else words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"
-    complain(f"{domains} not polled; to turn polling on: {shlex.join(words)}")
+    warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

@@ -45,3 +45,23 @@ def _quoted(value: str) -> str:
     if value.isprintable() and re.fullmatch(r"[^\s=\"'\\]+", value):
         return value
     return '"' + printable(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def log_calls(program: str) -> logging.Logger:
+    """Write the records of DEBUG, which are the calls to libvirt; the others are printed as
+    messages, or by :func:`log_to_stderr`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_printable)
+    handler.addFilter(lambda record: record.levelno <= logging.DEBUG)
+    logger = logging.getLogger(program)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    return logger
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    # Domain names may contain control characters.
+    record.msg = priority(record.levelno) + printable(record.getMessage())
+    record.args = None
+    return True

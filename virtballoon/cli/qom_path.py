@@ -1,4 +1,4 @@
-"""``virtballoon qom-path``: where QEMU has a domain's balloon."""
+"""``virtballoon qom-path``: the QOM path of a domain's balloon."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ import time
 
 import click
 
+from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
+from virtballoon.cli.finish import print_data, progress, warn, warn_of_errors, warn_of_session
 from virtballoon.cli.options import (
-    NOTHING,
-    OK,
-    PARTLY,
-    Settings,
-    complain,
-    complain_of_all,
-    complain_of_session,
+    Command,
     domain_argument,
-    print_data,
-    progress,
+    format_option,
+    header_option,
+    log_option,
+    via_option,
     with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
 
 
-@click.command("qom-path", short_help="Print the QOM path of a domain's balloon.")
+@click.command("qom-path", cls=Command, short_help="Print the QOM path of a domain's balloon.")
+@via_option
+@format_option
+@header_option
+@log_option
 @domain_argument(nargs=1, required=True)
 @with_settings
 def command(settings: Settings, *, domain: str) -> int:
     """Print the QOM path of the domain's balloon, alone on a line.
 
-    DOMAIN is a name, a UUID or a shell pattern that matches one domain. The path follows from the
-    live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found with
-    --via qom only.
+    DOMAIN is a name, a UUID or a shell pattern that matches one domain. The path is derived from
+    the live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found only with
+    --via qom.
     """
     from virtballoon.errors import DomainNotFound, VirtballoonError
     from virtballoon.model.report import HostStatus
     from virtballoon.operations.fleet import find_qom_paths
     from virtballoon.operations.reading import QomPath
     from virtballoon.render import documents
-    from virtballoon.render.formats import TABLE, Data
+    from virtballoon.render.formats import Data
 
     started = time.time()
-    with progress(settings) as each:
+    with progress(settings) as line:
         answers = find_qom_paths(
             settings.targets,
             domain,
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            on_result=each,
+            on_result=line.on_result,
         )
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [
@@ -55,19 +57,19 @@ def command(settings: Settings, *, domain: str) -> int:
         for answer in answers
         if isinstance(answer, VirtballoonError) and not isinstance(answer, DomainNotFound)
     ]
-    complain_of_all(settings, (), failed)
+    warn_of_errors(settings, (), failed)
     if len(found) > 1:
-        complain(f"domains of {len(found)} hosts match {domain!r}")
+        warn(f"domains of {len(found)} hosts match {domain!r}")
     elif not found and not failed:
-        complain(f"no domain matches {domain!r}")
-        complain_of_session(settings, default_uri())
+        warn(f"no domain matches {domain!r}")
+        warn_of_session(settings, default_uri())
     if len(found) != 1:
         return NOTHING
     (path,) = found
-    if settings.format == TABLE:
+    record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
+    if settings.format == "table":
         click.echo(path.qom_path, file=settings.stream)
     else:
-        record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
         host = {
             "uri": path.uri,
             "hostname": path.hostname,

@@ -4,78 +4,90 @@ from __future__ import annotations
 
 import re
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from virtballoon.cli.optional import seconds_or_auto, spelt_out
+from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings
+from virtballoon.cli.finish import (
+    print_hosts,
+    progress,
+    shown,
+    warn,
+    warn_of_errors,
+    warn_of_session,
+)
 from virtballoon.cli.options import (
-    NOTHING,
-    OK,
-    PARTLY,
-    Settings,
-    complain,
-    complain_of_all,
-    complain_of_session,
+    Command,
+    Seconds,
     domain_argument,
-    print_records,
-    progress_line,
+    format_option,
+    header_option,
+    interval,
+    output_option,
+    quiet_option,
+    run_options,
+    via_option,
     with_settings,
 )
+from virtballoon.model.duration import parse_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from virtballoon.model.outcome import HostChanges
 
-_NUMBER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
-
-class _Command(click.Command):
+class _Command(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Click takes "-5" for an option, and would say that there is none of this name.
         ahead = args[: args.index("--")] if "--" in args else args
         for previous, word in zip(["", *ahead], ahead, strict=False):
+            # click would call "-5" an unknown option.
             if re.match(r"-[\d.]", word) and not previous.startswith("-"):
                 raise click.UsageError(f"an interval cannot be below 0: {word}", ctx)
-        # The interval has to be there; what else is a number may be the time to wait.
-        return super().parse_args(ctx, spelt_out(self, ctx, args, "--wait", _has_interval))
+        words = [word for word in args if not word.startswith("-")]
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            if error.param is None or error.param.name != "seconds":
+                raise
+            times = [word for word in words[1:] if _is_time(word)]
+            if not times:
+                raise
+            example = f"{PROGRAM} set-interval {times[0]} {words[0]}"
+            raise click.UsageError(f"SECONDS comes before DOMAIN: {example}", ctx) from error
 
 
-def _has_interval(arguments: Mapping[str, Any]) -> bool:
-    return _NUMBER.fullmatch(str(arguments.get("seconds"))) is not None
-
-
-def interval_of(_ctx: click.Context, _param: click.Parameter, value: str) -> int:
-    """A number of seconds, as digits, whether QEMU takes it or not."""
-    # Not int(): it takes "1_0" and digits of every script.
-    if not _NUMBER.fullmatch(value):
-        raise click.BadParameter(f"an interval is a whole number of seconds, not {value!r}.")
-    if len(value) > 20:  # noqa: PLR2004 - no interval has so many digits; int() has a limit, too
-        raise click.BadParameter(f"an interval of {len(value)} digits is more than QEMU takes.")
-    return int(value)
+def _is_time(word: str) -> bool:
+    try:
+        parse_seconds(word)
+    except ValueError:
+        return False
+    return True
 
 
 @click.command("set-interval", cls=_Command, short_help="Set the polling interval of domains.")
 @click.option(
-    "--all",
-    "every",
-    is_flag=True,
-    help="Every running domain; with --config every persistent one.",
+    "--all", "every", is_flag=True, help="Every running domain; with --config every persistent one."
 )
-@click.option("--live", is_flag=True, help="Set it in the running guest.")
-@click.option("--config", is_flag=True, help="Write it to the persistent configuration.")
-@click.option("--where-off", is_flag=True, help="Leave every interval alone that is not 0.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be.")
+@click.option("--live", is_flag=True, help="Set it in the running domain.")
+@click.option("--config", is_flag=True, help="Set it in the persistent configuration.")
+@click.option("--where-off", is_flag=True, help="Only domains whose polling is off.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be set.")
+@click.option("--wait", is_flag=True, help="Wait until each guest has answered since.")
 @click.option(
-    "--wait",
-    metavar="[SECONDS]",
-    callback=seconds_or_auto,
-    help="Wait until each guest has answered since, for so long at most, beyond --timeout.  "
-    "[default: twice the interval and 5 s]",
+    "--wait-timeout",
+    type=Seconds(0),
+    metavar="SECONDS",
+    help="Time to wait, in addition to --timeout; implies --wait  [twice the interval and 5s]",
 )
-@click.argument("seconds", metavar="SECONDS", callback=interval_of)
+@via_option
+@format_option
+@header_option
+@output_option
+@quiet_option
+@run_options
+@click.argument("seconds", metavar="SECONDS", callback=interval)
 @domain_argument()
 @with_settings
 def command(
@@ -88,18 +100,18 @@ def command(
     config: bool,
     where_off: bool,
     dry_run: bool,
-    wait: float | str | None,
+    wait: bool,
+    wait_timeout: float | None,
 ) -> int:
-    """Set the interval in which QEMU asks the guest for its memory figures; 0 turns it off.
+    """Set the interval at which QEMU asks the guest for its memory figures; 0 turns polling off.
 
-    DOMAIN is a name, a UUID or a shell pattern; --all stands for them all. Without --live and
-    --config: in the guest where it runs, in the configuration where it does not. A live setting
-    does not outlast the guest's next start; --live --config sets both.
+    DOMAIN is a name, a UUID or a shell pattern. Without --live and --config, the interval is set
+    live where the domain is running, else in its configuration. A live setting lasts until the
+    domain is shut down; --live --config sets both.
 
-    The interval is set through libvirt, so that its XML stays true. With --via qom it goes to
-    QEMU behind libvirt's back, and marks the guest as tainted, even with --dry-run.
+    The interval is set through libvirt, which keeps the XML right. With --via qom it is set in
+    QEMU alone, and the guest is tainted, even with --dry-run.
     """
-    from virtballoon.cli import quiet
     from virtballoon.errors import InvalidInterval
     from virtballoon.model.verdict import fresh_seconds
     from virtballoon.operations.fleet import set_intervals_on_hosts
@@ -107,11 +119,14 @@ def command(
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
-    if dry_run and wait is not None:
-        raise click.UsageError("--wait has nothing to wait for with --dry-run")
+    is_waiting = wait or wait_timeout is not None
+    if dry_run and is_waiting:
+        raise click.UsageError("--wait cannot be combined with --dry-run")
+    if is_waiting and wait_timeout is None:
+        wait_timeout = fresh_seconds(seconds)
     started = time.time()
     try:
-        with progress_line(settings, guests=wait is not None) as line:
+        with progress(settings, domains=is_waiting) as line:
             hosts = set_intervals_on_hosts(
                 settings.targets,
                 IntervalRequest(
@@ -123,28 +138,29 @@ def command(
                     dry_run=dry_run,
                 ),
                 None if every else domains,
-                wait=fresh_seconds(seconds) if isinstance(wait, str) else wait,
+                wait=wait_timeout,
                 timeout=settings.timeout,
                 jobs=settings.jobs,
-                on_result=line.done if line is not None else None,
-                on_waiting=line.note if line is not None else None,
+                on_result=line.on_result,
+                on_waiting=line.on_waiting,
             )
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
-    shown = quiet.shown(settings, hosts)
+    selected = shown(settings, hosts)
     if settings.format != "table":
         from virtballoon.render.documents import change_columns
 
-        columns = partial(change_columns, waited=wait is not None)
-        print_records(settings, shown, columns, generated_at=started)
-    elif any(host.domains for host in shown):
+        columns = ["uri", *change_columns(waited=is_waiting)]
+        print_hosts(settings, selected, lambda: columns, generated_at=started)
+    elif any(host.domains for host in selected):
         from virtballoon.model.source import Source
         from virtballoon.render.table import changes_table
 
         changes_table(
-            shown,
+            selected,
             with_qemu=settings.via is Source.QOM,
-            with_wait=wait is not None,
+            with_wait=is_waiting,
+            with_header=settings.has_header,
             with_host=len(hosts) > 1,
             stream=settings.stream,
         )
@@ -157,22 +173,22 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
 
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
-        complain(f"no domain matches {word!r}; nothing was changed")
+        warn(f"no domain matches {word!r}; nothing was changed")
     if hosts[0].error is None and not hosts[0].domains:
-        complain_of_session(settings, hosts[0].uri)
+        warn_of_session(settings, hosts[0].uri)
     changes = [change for host in hosts for change in host.domains]
     failed = [change for change in changes if change.outcome is Outcome.FAILED]
-    wrong = complain_of_all(settings, hosts, [change.error for change in failed])
+    wrong = warn_of_errors(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
     for host in hosts:
         for change in host.domains:
             if change.caveat is not None:
-                complain(f"domain {change.name!r} on {host.uri}: {change.caveat}")
+                warn(f"domain {change.name!r} on {host.uri}: {change.caveat}")
     waited = [change.waited.answered for change in changes if change.waited is not None]
     if False in waited:
-        if settings.log is None:
-            _complain_of_silence(hosts)
+        if not settings.is_logged:
+            _warn_of_silence(hosts)
     elif not wrong:
         return OK
     done = {Outcome.CHANGED, Outcome.UNCHANGED}
@@ -180,11 +196,11 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     return PARTLY if partly else NOTHING
 
 
-def _complain_of_silence(hosts: Sequence[HostChanges]) -> None:
+def _warn_of_silence(hosts: Sequence[HostChanges]) -> None:
     from virtballoon.render import text
 
     for host in hosts:
         for change in host.domains:
             if change.waited is not None and change.waited.answered is False:
                 why = text.waiting(change.waited)
-                complain(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")
+                warn(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

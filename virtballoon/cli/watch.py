@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
-from virtballoon.cli.list_domains import finish_reading
+from virtballoon.cli.context import NOTHING, Settings
+from virtballoon.cli.finish import command_prefixes, finish_reading, read_selected, warn
 from virtballoon.cli.options import (
-    NOTHING,
-    Settings,
-    complain,
+    Command,
+    Seconds,
+    all_option,
     domain_argument,
-    positive,
-    read_meant,
+    log_option,
+    quiet_option,
+    via_option,
     with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
@@ -28,39 +30,36 @@ if TYPE_CHECKING:
     from virtballoon.watch.poller import HostPoller
     from virtballoon.watch.view import View
 
-_LEAST_SECONDS: Final = 0.1
 
-
-@click.command("watch", short_help="Show memory use live in the terminal.")
+@click.command("watch", cls=Command, short_help="Show memory use live in the terminal.")
 @click.option(
     "-n",
     "--every",
-    type=float,
+    type=Seconds(0.1),
     default=2.0,
-    show_default=True,
-    callback=positive,
     metavar="SECONDS",
-    help="Time from one reading of a host to the next.",
+    help="Time from one reading of a host to the next  [2s]",
 )
-@click.option("--all", "inactive", is_flag=True, help="Include inactive domains.")
+@all_option
 @click.option(
     "--sort",
     type=click.Choice(("need", "use", "name")),
+    metavar="ORDER",
     default="need",
-    show_default=True,
-    help="Sort by need (largest used share first, fresh figures before others), by use (most "
-    "bytes first) or by name.",
+    help="need (largest used share first, fresh figures before others), use (most bytes first) or "
+    "name  [need]",
 )
 @click.option(
     "--units",
     type=click.Choice(("human", "bytes", "percent")),
+    metavar="UNITS",
     default="human",
-    show_default=True,
-    help="Show sizes human-readable, exact, or in percent.",
+    help="Sizes: human, bytes or percent  [human]",
 )
-@click.option(
-    "--once", is_flag=True, help="Print one frame, not necessarily to a terminal, and exit."
-)
+@click.option("--once", is_flag=True, help="Print one frame and exit; needs no terminal.")
+@via_option
+@quiet_option
+@log_option
 @domain_argument()
 @with_settings
 def command(
@@ -78,10 +77,6 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern. Reading is read-only and does not taint a guest,
     unless --via qom is given.
     """
-    if every < _LEAST_SECONDS:
-        raise click.UsageError(f"--every must be at least {_LEAST_SECONDS:g} s")
-    if settings.format != "table":
-        raise click.UsageError("--format is not supported by watch; use list or stats")
     if not once:
         _require_terminal(settings)
     from virtballoon.watch.view import Order, Units, View
@@ -90,14 +85,14 @@ def command(
         [_label(settings, target) for target in settings.targets],
         order=Order(sort),
         units=Units(units),
-        only_unwell=settings.is_quiet and settings.output is None,
+        only_unwell=settings.is_quiet,
     )
     if once:
         hosts = _read_once(settings, view, domains, inactive=inactive)
     else:
         hosts = _watch(settings, view, domains, inactive=inactive, every=every)
     if not hosts:
-        complain("nothing has been read yet")
+        warn("nothing has been read yet")
         return NOTHING
     return finish_reading(settings, hosts, domains)
 
@@ -110,9 +105,7 @@ def _require_terminal(settings: Settings) -> None:
             "watch needs a terminal that can move its cursor, which this one cannot by its TERM; "
             "--once prints one frame"
         )
-    if settings.output is not None:
-        raise click.UsageError("--output needs --once")
-    if sys.stderr.isatty() and (settings.is_verbose or settings.log == "stderr"):
+    if sys.stderr.isatty() and (settings.is_verbose or settings.is_logged):
         raise click.UsageError("-v and --log would write over the screen; redirect stderr: 2>FILE")
 
 
@@ -124,7 +117,7 @@ def _label(settings: Settings, target: str | None) -> str:
 def _read_once(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool
 ) -> Sequence[HostReport]:
-    hosts = read_meant(settings, domains, inactive=inactive)
+    hosts = read_selected(settings, domains, inactive=inactive)
     for index, host in enumerate(hosts):
         view.update(index, host, time.time())
     if view.shown or not settings.is_quiet:
@@ -139,7 +132,6 @@ def _watch(
 ) -> Sequence[HostReport]:
     """Show the view until it is left, and return the last report of each host."""
     # All that takes a while is imported before the terminal is taken.
-    from virtballoon.cli.doctor import prefixes
     from virtballoon.doctor.examination import diagnose_host
     from virtballoon.doctor.results import HostDiagnosis
     from virtballoon.watch import app
@@ -152,7 +144,7 @@ def _watch(
             inactive=True,
             via=settings.via,
             timeout=settings.timeout,
-            prefixes=lambda uri: prefixes(settings, uri),
+            prefixes=lambda uri: command_prefixes(settings, uri),
         )
 
     def poller(notify: Callable[[], object]) -> HostPoller:

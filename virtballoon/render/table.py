@@ -36,10 +36,12 @@ def list_table(
     *,
     exact: bool,
     with_host: bool,
+    with_header: bool = True,
     stream: TextIO,
 ) -> None:
     """Print a line per domain, with the host last where there are several."""
-    table = _Table([(c.title, c.is_number) for c in columns] + [("HOST", False)] * with_host)
+    heads = [(c.title, c.is_number) for c in columns] + [("HOST", False)] * with_host
+    table = _Table(heads, heading=with_header)
     for host, row in rows:
         cells = [column.cell(row, exact=exact) for column in columns]
         table.add(cells + [text.printable(host.uri)] * with_host)
@@ -103,12 +105,13 @@ def changes_table(
     with_qemu: bool,
     with_wait: bool = False,
     with_host: bool,
+    with_header: bool = True,
     stream: TextIO,
 ) -> None:
     """Print a line per domain with its intervals before and after."""
     titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu
     titles += ["ANSWERED"] * with_wait + ["HOST"] * with_host
-    table = _Table([(title, False) for title in titles])
+    table = _Table([(title, False) for title in titles], heading=with_header)
     for host in hosts:
         for change in host.domains:
             before, after = change.before, change.after
@@ -126,14 +129,20 @@ def _from_to(before: int | None, after: int | None) -> str:
     return f"{text.seconds(before)} -> {text.seconds(after)}"
 
 
-def hosts_table(rows: Sequence[tuple[ConfiguredHost | None, HostProbe]], *, stream: TextIO) -> None:
+def hosts_table(
+    rows: Sequence[tuple[ConfiguredHost | None, HostProbe]],
+    *,
+    with_header: bool = True,
+    stream: TextIO,
+) -> None:
     """Print a line per host: its name in the configuration, and what it reported."""
     table = _Table(
         [
             *((title, False) for title in ("NAME", "STATUS", "HOSTNAME")),
             *((title, True) for title in ("RUNNING", "DEFINED", "TIME")),
             *((title, False) for title in ("GROUPS", "URI")),
-        ]
+        ],
+        heading=with_header,
     )
     for host, probe in rows:
         groups = ", ".join(host.groups) if host is not None else ""

@@ -1,0 +1,150 @@
+"""The settings of a run, from the options before and after the command's name; exit statuses."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+if TYPE_CHECKING:
+    from virtballoon.configuration import Configuration, ConfiguredHost
+    from virtballoon.model.source import Source
+
+PROGRAM: Final = "virtballoon"
+
+#: Exit statuses: everything that was asked for; nothing of it; a part of it.
+OK: Final = 0
+NOTHING: Final = 1
+PARTLY: Final = 3
+
+#: The options that every command takes, before its name and after it.
+HOST_OPTIONS: Final = ("connect", "host", "config_file", "timeout", "jobs", "verbose")
+#: Options that several commands take, after their names.
+_SHARED: Final = ("via", "format", "no_header", "output", "quiet", "lock", "log")
+
+
+class Settings:
+    """The options that are not a command's own; one after the command's name wins.
+
+    :ivar stream: where data goes
+    :ivar is_complete: whether the output may replace a file whatever the exit status
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.stream: TextIO = sys.stdout
+        self.is_complete = False
+        given = {key: options.get(key) for key in (*HOST_OPTIONS, *_SHARED)}
+        self._given = {key: value for key, value in given.items() if value not in (None, ())}
+
+    def refined(self, options: Mapping[str, Any]) -> Settings:
+        """These settings with others that win over them."""
+        return Settings(self._given | Settings(options)._given)
+
+    @staticmethod
+    def own(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that are a command's own."""
+        return {k: value for k, value in options.items() if k not in (*HOST_OPTIONS, *_SHARED)}
+
+    @property
+    def config_file(self) -> str | None:
+        """The configuration file that was named."""
+        return self._given.get("config_file")
+
+    @functools.cached_property
+    def configuration(self) -> Configuration:
+        """The contents of the configuration files.
+
+        :raise ConfigurationError: when one is wrong
+        """
+        from virtballoon.configuration import load_configuration
+
+        return load_configuration(self.config_file)
+
+    @functools.cached_property
+    def hosts(self) -> tuple[ConfiguredHost, ...]:
+        """The selected hosts of the configuration: those named, else all unless a URI was given.
+
+        :raise ConfigurationError: when there is no such host or group
+        """
+        words = self._given.get("host", ())
+        if words or self._given.get("connect"):
+            return self.configuration.select(words)
+        return self.configuration.hosts
+
+    @functools.cached_property
+    def targets(self) -> tuple[str | None, ...]:
+        """The hosts to connect to, each once: those selected, else None for libvirt's default.
+
+        :raise ConfigurationError: when there is no such host or group
+        """
+        uris = (*self._given.get("connect", ()), *(host.uri for host in self.hosts))
+        return tuple(dict.fromkeys(uris)) or (None,)
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether libvirt chooses the host: neither options nor configurations name one."""
+        from virtballoon.hypervisor.uri import configured_default
+
+        return self.targets == (None,) and configured_default() is None
+
+    def named(self, uri: str | None) -> list[ConfiguredHost]:
+        """The selected hosts of the configuration that have this URI."""
+        return [host for host in self.hosts if host.uri == uri]
+
+    @property
+    def via(self) -> Source:
+        """The source of the figures."""
+        from virtballoon.model.source import Source
+
+        return Source(self._given.get("via") or self.configuration.via or Source.LIBVIRT)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a host."""
+        from virtballoon.engine.session import DEFAULT_TIMEOUT
+
+        return float(self._given.get("timeout") or self.configuration.timeout or DEFAULT_TIMEOUT)
+
+    @property
+    def jobs(self) -> int:
+        """The number of hosts that are asked at the same time."""
+        from virtballoon.engine.fleet import DEFAULT_JOBS
+
+        return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
+
+    @property
+    def format(self) -> str:
+        """The output format."""
+        return str(self._given.get("format", "table"))
+
+    @property
+    def has_header(self) -> bool:
+        """Whether a table or CSV begins with the column heads."""
+        return not self._given.get("no_header")
+
+    @property
+    def is_verbose(self) -> bool:
+        """Whether to log the calls to libvirt."""
+        return bool(self._given.get("verbose"))
+
+    @property
+    def output(self) -> str | None:
+        """The file for data; None for stdout."""
+        path: str | None = self._given.get("output")
+        return None if path == "-" else path
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether to show only domains with problems."""
+        return bool(self._given.get("quiet"))
+
+    @property
+    def lock(self) -> str | None:
+        """The lock file."""
+        return self._given.get("lock")
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether the library's log goes to stderr, in place of messages."""
+        return bool(self._given.get("log"))

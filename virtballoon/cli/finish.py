@@ -1,0 +1,275 @@
+"""What commands print: data, messages, progress, and the exit status of a reading."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings
+
+if TYPE_CHECKING:
+    from virtballoon.doctor.results import CommandPrefixes
+    from virtballoon.errors import VirtballoonError
+    from virtballoon.model.outcome import HostChanges
+    from virtballoon.model.report import DomainReport, HostReport, HostResult
+    from virtballoon.render.formats import Data
+    from virtballoon.render.progress import Done
+
+H = TypeVar("H", bound="HostReport | HostChanges")
+
+
+# Messages.
+
+
+def warn(text: str) -> None:
+    """Print a message of one line on stderr."""
+    from virtballoon.render.text import printable
+    from virtballoon.system.journal import WARNING, priority
+
+    # Blanks stay, since a name may have several.
+    line = " ".join(part.strip() for part in text.splitlines())
+    click.echo(f"{priority(WARNING)}{PROGRAM}: {printable(line)}", err=True)
+
+
+def warn_of_errors(
+    settings: Settings,
+    hosts: Iterable[HostResult[object]],
+    errors: Iterable[VirtballoonError | None],
+) -> bool:
+    """Print the errors of hosts and domains, unless they are logged; whether there were any."""
+    # A connection that broke is one error, not one of each domain behind it.
+    found = {id(error): error for error in (*(host.error for host in hosts), *errors) if error}
+    for error in found.values() if not settings.is_logged else ():
+        warn(str(error))
+    return bool(found)
+
+
+def default_host_hint(settings: Settings, uri: str) -> str | None:
+    """The message for a host without domains that libvirt chose; None if it was named.
+
+    :param uri: the host's URI as libvirt gives it
+    """
+    if not settings.is_unnamed:
+        return None
+    text = f"no domain on {uri}, the default since no host is named; "
+    if uri.startswith("qemu:///session"):
+        return f"{text}for the system's domains use -c qemu:///system (needs the group libvirt)"
+    return f"{text}name one with -c URI"
+
+
+def warn_of_session(settings: Settings, uri: str) -> None:
+    """Say which daemon answered if it may be the wrong one: an ordinary user's own session."""
+    if uri.startswith("qemu:///session") and (text := default_host_hint(settings, uri)):
+        warn(text)
+
+
+class Callbacks(NamedTuple):
+    """What a library call reports its progress to; None where nothing shows it."""
+
+    on_result: Done | None
+    on_waiting: Callable[[str, Sequence[str]], None] | None
+
+
+@contextlib.contextmanager
+def progress(settings: Settings, *, domains: bool = False) -> Iterator[Callbacks]:
+    """Show on a terminal which hosts, of several, have not answered yet.
+
+    :param domains: whether domains are waited for, which is shown with a single host, too
+    """
+    on_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+    is_wanted = not (settings.is_verbose or settings.is_quiet or settings.is_logged)
+    if not on_a_terminal or not is_wanted or (len(settings.targets) == 1 and not domains):
+        yield Callbacks(None, None)
+        return
+    from virtballoon.render.progress import Progress
+
+    names = {uri: settings.named(uri) for uri in settings.targets if uri is not None}
+    labels = {uri: hosts[0].name if hosts else uri for uri, hosts in names.items()}
+    with Progress(labels or {"": ""}, stream=sys.stderr) as line:
+        yield Callbacks(line.done, line.note)
+
+
+def command_prefix(settings: Settings, uri: str) -> list[str]:
+    """The words of a command line up to the command's name, for the same configuration and one
+    host."""
+    words = [PROGRAM]
+    if settings.config_file is not None:
+        words += ["--config-file", settings.config_file]
+    if settings.targets != (None,):
+        names = [named.name for named in settings.named(uri)]
+        words += ["-H", names[0]] if names else ["-c", uri]
+    return words
+
+
+def via_libvirt(settings: Settings) -> list[str]:
+    """The option that sets intervals through libvirt whatever the configuration says, so that the
+    XML stays right."""
+    from virtballoon.model.source import Source
+
+    return ["--via", "libvirt"] if settings.configuration.via is Source.QOM else []
+
+
+def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
+    """How the commands of a diagnosis begin for one host; without its URI where that is the
+    default."""
+    import os
+
+    from virtballoon.doctor.results import CommandPrefixes
+    from virtballoon.hypervisor.uri import default_uri
+
+    is_default = settings.targets == (None,) or (
+        uri == default_uri() and not settings.configuration.hosts
+    )
+    virtballoon = tuple(command_prefix(settings, uri))
+    if is_default and settings.config_file is None:
+        virtballoon = (PROGRAM,)
+    needs_uri = not is_default or os.environ.get("VIRSH_DEFAULT_CONNECT_URI", uri) != uri
+    return CommandPrefixes(
+        virtballoon=virtballoon,
+        set_interval=(*virtballoon, "set-interval", *via_libvirt(settings)),
+        virsh=("virsh", *(("-c", uri) if needs_uri else ())),
+    )
+
+
+# Data.
+
+
+def print_data(settings: Settings, data: Data) -> None:
+    """Print data in one of the formats for programs."""
+    from virtballoon.render.formats import FORMATS
+
+    text = FORMATS[settings.format](data, settings.has_header)
+    click.echo(text, file=settings.stream, nl=False)
+
+
+def print_hosts(
+    settings: Settings,
+    hosts: Sequence[HostReport | HostChanges],
+    columns: Callable[[], Sequence[str]],
+    *,
+    generated_at: float,
+    in_order: Sequence[HostReport | HostChanges] | None = None,
+) -> None:
+    """Print hosts and domains for programs.
+
+    :param columns: gives the columns of CSV
+    :param in_order: hosts with their domains in the order of JSON lines and CSV, where that is
+        another; a host may appear several times
+    """
+    from virtballoon.render import documents
+    from virtballoon.render.formats import Data
+
+    if settings.is_quiet and not hosts:
+        return
+    data = Data(
+        lambda: documents.document(map(documents.host_record, hosts), generated_at=generated_at),
+        lambda: (
+            {"uri": host.uri} | record
+            for host in (hosts if in_order is None else in_order)
+            for record in documents.domain_records(host)
+        ),
+        columns,
+    )
+    print_data(settings, data)
+
+
+# Readings.
+
+
+def read_selected(
+    settings: Settings, domains: Sequence[str], *, inactive: bool
+) -> tuple[HostReport, ...]:
+    """Read the selected hosts.
+
+    :param domains: names, UUIDs and patterns; none for all domains
+    """
+    from virtballoon.operations.fleet import read_hosts
+
+    with progress(settings) as line:
+        return read_hosts(
+            settings.targets,
+            domains or None,
+            inactive=inactive,
+            via=settings.via,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
+            on_result=line.on_result,
+        )
+
+
+def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Sequence[str]) -> int:
+    """Print what could not be read, and with ``--quiet`` and a file which domains have problems;
+    return the exit status."""
+    from virtballoon.model.report import unmatched_everywhere
+
+    if settings.is_quiet and settings.output is not None:
+        warn_of_problems(hosts)
+    for host in hosts:
+        if host.clock_problem is not None:
+            warn(host.clock_problem)
+    rows = [row for host in hosts for row in host.domains]
+    unread = [row for row in rows if row.has_failed]
+    failed = warn_of_errors(settings, hosts, [row.error for row in unread])
+    unmatched = unmatched_everywhere(hosts)
+    for word in unmatched:
+        warn(f"no domain matches {word!r}")
+    if not rows and hosts and hosts[0].error is None:
+        warn_of_session(settings, hosts[0].uri)
+    if all(host.error is not None for host in hosts) and not rows:
+        return NOTHING
+    if words and not rows:
+        if not unmatched:
+            warn("no running domain matches (--all includes those that do not run)")
+        return NOTHING
+    return PARTLY if failed or unmatched else OK
+
+
+# --quiet.
+
+
+def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
+    """The hosts and domains to print: all; with ``--quiet`` on stdout, those with problems."""
+    return with_problems(hosts) if settings.is_quiet and settings.output is None else hosts
+
+
+def with_problems(hosts: Sequence[H]) -> Sequence[H]:
+    """The hosts with problems, each with only its domains that have one; none if no domain has."""
+    reduced = [_reduced(host) for host in hosts]
+    if not any(host.domains for host in reduced):
+        return []
+    return [host for host in reduced if host.domains or host.error is not None]
+
+
+def warn_of_problems(hosts: Sequence[HostReport]) -> None:
+    """Print the domains with problems, a line each, without those whose error is printed anyway."""
+    from virtballoon.render import text
+
+    for host in with_problems(hosts):
+        for row in host.domains:
+            if row.error is None:
+                age = row.age_seconds
+                old = "" if age is None else f", figures {text.duration(age)} old"
+                warn(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}{_why(row)}")
+
+
+def _why(row: DomainReport) -> str:
+    from virtballoon.model.report import DomainReport
+
+    if type(row) is DomainReport:
+        return ""
+    from virtballoon.doctor.results import Diagnosis
+
+    found = (*row.possible_causes[:1], *row.findings) if isinstance(row, Diagnosis) else ()
+    return f" ({', '.join(each.cause.value for each in found)})" if found else ""
+
+
+def _reduced(host: H) -> H:
+    # Importing dataclasses takes a tenth of the time that --version does.
+    from dataclasses import replace
+
+    rows: Any = tuple(row for row in host.domains if not row.is_well)
+    return replace(host, domains=rows)

@@ -1,0 +1,20 @@
+"""Times as people write them: ``10``, ``10s``, ``5m``, ``2h``."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_FORMAT: Final = re.compile(r"(\d+\.?\d*|\.\d+)([smh]?)", re.ASCII)
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def parse_seconds(text: str) -> float:
+    """The number of seconds.
+
+    :raise ValueError: when it is not a time
+    """
+    found = _FORMAT.fullmatch(text)
+    if found is None or len(text) > 20:  # noqa: PLR2004 - longer than any time
+        raise ValueError("not a time such as 10, 10s, 5m or 2h")
+    return float(found[1]) * _SECONDS[found[2]]
