@@ -397,6 +397,37 @@ def test_every_format_says_the_same(command: Command, node: str, args: list[str]
             assert row[f"stats.{figure}"] == ("" if shown is None else str(shown))
 
 
+EXCLUDED: list[tuple[list[str], list[str]]] = [
+    (["list"], [EVIL, "bare"]),
+    (["list", "--all"], [EVIL, "bare", "off"]),
+    (["list", "polled"], []),
+    (["stats", "b*", "pol*"], ["bare"]),
+    (["set-interval", "0", "--all", "--dry-run"], [EVIL, "bare"]),
+    (["doctor", "*"], [EVIL, "bare", "off"]),
+]
+
+
+def test_excluded_domains(command: Command, node: str) -> None:
+    results = command.each(
+        ["-c", node, *args, "--exclude", "p*ng", "--exclude", UUID, "--format", "json"]
+        for args, _ in EXCLUDED
+    )
+    for result, (args, names) in zip(results, EXCLUDED, strict=True):
+        assert [row["name"] for row in only_host(result)["domains"]] == names, args
+    metrics = command("-c", node, "export", "--exclude", "p*").stdout
+    assert 'domain="bare"' in metrics
+    assert "polled" not in metrics
+
+
+def test_excluded_domains_of_several_hosts(command: Command, node: str) -> None:
+    # The host without what was named is left alone.
+    words = ["set-interval", "3", "polled", "--exclude", "x*", "--format", "jsonl"]
+    result = command("-c", node, "-c", TEST, *words)
+    assert [json.loads(line)["name"] for line in result.stdout.splitlines()] == ["polled"]
+    every = command("-c", node, "-c", TEST, "set-interval", "0", "--all", "--exclude", "[!t]*")
+    assert [row.split()[0] for row in every.stdout.splitlines()[1:]] == ["test"]
+
+
 def test_names_alone(command: Command, node: str) -> None:
     result = command("-c", node, "list", "--name", "--all", "--sort", "-name")
 

@@ -18,6 +18,7 @@ from virtballoon.cli.options import (
     Command,
     F,
     domain_argument,
+    exclude_option,
     format_option,
     header_option,
     output_option,
@@ -170,6 +171,7 @@ def _threshold_option(
     default="used",
     help="Performance data: none; use and what has thresholds; or all figures  [used]",
 )
+@exclude_option
 @via_option
 @format_option
 @header_option
@@ -200,7 +202,7 @@ def command(
     started = time.time()
     hosts = read_hosts(
         settings.targets,
-        domains or None,
+        settings.words(domains),
         via=settings.via,
         timeout=settings.timeout,
         jobs=settings.jobs,
@@ -209,7 +211,7 @@ def command(
     if policy.needs_former or state is not None:
         from virtballoon.check.state import compared, default_path
 
-        question = [settings.targets, sorted(domains), settings.via]
+        question = [settings.targets, sorted(domains), settings.via, *settings.excluded]
         path = partial(default_path, question) if state is None else partial(Path, state)
         result = compared(path, lambda former: judge(former=former))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PARTLY: Final = 3
 #: The options that every command takes, before its name and after it.
 HOST_OPTIONS: Final = ("connect", "host", "config_file", "timeout", "jobs", "verbose")
 #: Options that several commands take, after their names.
-_SHARED: Final = ("via", "format", "no_header", "output", "quiet", "lock", "log")
+_SHARED: Final = ("exclude", "via", "format", "no_header", "output", "quiet", "lock", "log")
 
 
 class Settings:
@@ -91,6 +91,17 @@ class Settings:
     def named(self, uri: str | None) -> list[ConfiguredHost]:
         """The selected hosts of the configuration that have this URI."""
         return [host for host in self.hosts if host.uri == uri]
+
+    def words(self, domains: Sequence[str]) -> tuple[str, ...] | None:
+        """The selection of domains with those of ``--exclude`` left out; None for every domain."""
+        from virtballoon.model.selection import Exclude
+
+        return (*domains, *map(Exclude, self.excluded)) or None
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The patterns of domains to leave out."""
+        return tuple(self._given.get("exclude", ()))
 
     @property
     def via(self) -> Source:

@@ -13,6 +13,7 @@ from virtballoon.cli.options import (
     Command,
     all_option,
     domain_argument,
+    exclude_option,
     format_option,
     header_option,
     output_option,
@@ -25,6 +26,7 @@ from virtballoon.cli.options import (
 
 @click.command("doctor", cls=Command, short_help="Explain missing or stale statistics.")
 @all_option
+@exclude_option
 @via_option
 @format_option
 @header_option
@@ -46,7 +48,7 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     with progress(settings) as line:
         hosts = diagnose_hosts(
             settings.targets,
-            domains or None,
+            settings.words(domains),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,

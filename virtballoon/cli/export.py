@@ -13,6 +13,8 @@ from virtballoon.cli.options import (
     Command,
     Seconds,
     all_option,
+    domain_argument,
+    exclude_option,
     interval,
     output_option,
     quiet_option,
@@ -42,6 +44,7 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 @click.command("export", cls=Command, short_help="Export metrics for Prometheus.")
 @all_option
+@exclude_option
 @click.option(
     "--listen",
     metavar="ADDRESS",
@@ -72,10 +75,12 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @output_option
 @quiet_option
 @run_options
+@domain_argument()
 @with_settings
 def command(
     settings: Settings,
     *,
+    domains: tuple[str, ...],
     inactive: bool,
     listen: tuple[str, ...],
     openmetrics: bool,
@@ -86,7 +91,8 @@ def command(
     """Export the memory figures of running domains, their age and verdict for Prometheus: on
     stdout, to a file (--output), or over HTTP (--listen).
 
-    Reading is read-only and does not taint guests, unless --via qom is given.
+    DOMAIN is a name, a UUID or a shell pattern. Reading is read-only and does not taint guests,
+    unless --via qom is given.
     """
     if settings.is_quiet and settings.output is None:
         raise click.UsageError("--quiet requires --output")
@@ -99,24 +105,36 @@ def command(
     if listen:
         reader = _shared_reader(
             settings,
+            domains,
             inactive=inactive,
             max_age=1.0 if max_age is None else max_age,
             ensurer=None if ensure_interval is None else _ensurer(settings, ensure_interval),
         )
         return _serve(listen, reader, libvirt_exporter=compat is not None)
     return _print(
-        settings, inactive=inactive, openmetrics=openmetrics, libvirt_exporter=compat is not None
+        settings,
+        domains,
+        inactive=inactive,
+        openmetrics=openmetrics,
+        libvirt_exporter=compat is not None,
     )
 
 
-def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exporter: bool) -> int:
+def _print(
+    settings: Settings,
+    domains: Sequence[str],
+    *,
+    inactive: bool,
+    openmetrics: bool,
+    libvirt_exporter: bool,
+) -> int:
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
     from virtballoon.exporter.snapshots import Snapshot
 
     targets = _named(settings)
     begun_at = time.time()
-    hosts = read_selected(settings, (), inactive=inactive)
+    hosts = read_selected(settings, domains, inactive=inactive)
     reports = dict(zip(targets, hosts, strict=True))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
     text = exposition(snapshot, openmetrics=openmetrics, libvirt_exporter=libvirt_exporter).decode()
@@ -128,7 +146,7 @@ def _print(settings: Settings, *, inactive: bool, openmetrics: bool, libvirt_exp
     click.echo(text, file=settings.stream, nl=False)
     # The metrics also say that no host answers.
     settings.is_complete = True
-    return finish_reading(settings, hosts, ())
+    return finish_reading(settings, hosts, domains)
 
 
 def _named(settings: Settings) -> dict[str, str | None]:
@@ -144,7 +162,12 @@ def _named(settings: Settings) -> dict[str, str | None]:
 
 
 def _shared_reader(
-    settings: Settings, *, inactive: bool, max_age: float, ensurer: IntervalEnsurer | None
+    settings: Settings,
+    domains: Sequence[str],
+    *,
+    inactive: bool,
+    max_age: float,
+    ensurer: IntervalEnsurer | None,
 ) -> SharedReader:
     from virtballoon.errors import ConfigurationError
     from virtballoon.exporter.snapshots import SharedReader
@@ -166,6 +189,7 @@ def _shared_reader(
 
     return SharedReader(
         hosts,
+        settings.words(domains),
         inactive=inactive,
         via=settings.via,
         timeout=settings.timeout,

@@ -192,7 +192,7 @@ def read_selected(
     with progress(settings) as line:
         return read_hosts(
             settings.targets,
-            domains or None,
+            settings.words(domains),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,

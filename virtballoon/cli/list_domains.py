@@ -23,6 +23,7 @@ from virtballoon.cli.options import (
     Command,
     all_option,
     domain_argument,
+    exclude_option,
     format_option,
     header_option,
     output_option,
@@ -47,6 +48,7 @@ _MOST_NAMES = 8
     "list", cls=Command, short_help="Show a row per domain: interval, age, use, verdict."
 )
 @all_option
+@exclude_option
 @click.option("--name", "names_only", is_flag=True, help="Print names only, one per line.")
 @click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS and intervals.")
 @click.option(

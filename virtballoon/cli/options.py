@@ -183,6 +183,31 @@ units_option = _option(
 all_option = _option("--all", "inactive", is_flag=True, help="Include domains that do not run.")
 
 
+def _complete_domain(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    settings = _settings_so_far(ctx)
+    try:
+        targets, jobs = settings.targets, settings.jobs
+    except ConfigurationError:
+        return []
+    from virtballoon.hypervisor.translation import keep_stderr_quiet
+    from virtballoon.operations.fleet import domain_names
+
+    keep_stderr_quiet()
+    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
+
+
+exclude_option = _option(
+    "--exclude",
+    metavar="PATTERN",
+    multiple=True,
+    callback=_not_empty,
+    shell_complete=_complete_domain,
+    help="Leave out these domains; repeatable.",
+)
+
+
 def with_settings(function: Callable[..., int]) -> Callable[..., int]:
     """Add the options for hosts to a command, set up the process, and pass the settings as the
     first argument."""
@@ -242,21 +267,6 @@ def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F],
         metavar=metavar if required else f"[{metavar}]",
         shell_complete=_complete_domain,
     )
-
-
-def _complete_domain(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    settings = _settings_so_far(ctx)
-    try:
-        targets, jobs = settings.targets, settings.jobs
-    except ConfigurationError:
-        return []
-    from virtballoon.hypervisor.connection import keep_stderr_quiet
-    from virtballoon.operations.fleet import domain_names
-
-    keep_stderr_quiet()
-    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
 
 
 def _settings_so_far(ctx: click.Context) -> Settings:

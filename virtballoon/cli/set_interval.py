@@ -21,6 +21,7 @@ from virtballoon.cli.options import (
     Command,
     Seconds,
     domain_argument,
+    exclude_option,
     format_option,
     header_option,
     interval,
@@ -70,6 +71,7 @@ def _is_time(word: str) -> bool:
 @click.option(
     "--all", "every", is_flag=True, help="Every running domain; with --config every persistent one."
 )
+@exclude_option
 @click.option("--live", is_flag=True, help="Set it in the running domain.")
 @click.option("--config", is_flag=True, help="Set it in the persistent configuration.")
 @click.option("--where-off", is_flag=True, help="Only domains whose polling is off.")
@@ -137,7 +139,7 @@ def command(
                     via=settings.via,
                     dry_run=dry_run,
                 ),
-                None if every else domains,
+                settings.words(domains),
                 wait=wait_timeout,
                 timeout=settings.timeout,
                 jobs=settings.jobs,

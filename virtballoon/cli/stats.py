@@ -15,6 +15,7 @@ from virtballoon.cli.options import (
     Seconds,
     all_option,
     domain_argument,
+    exclude_option,
     format_option,
     header_option,
     output_option,
@@ -36,6 +37,7 @@ _FRESH_SECONDS: Final = 5.0
 
 @click.command("stats", cls=Command, short_help="Show every statistic of domains.")
 @all_option
+@exclude_option
 @click.option(
     "--fresh",
     is_flag=True,
@@ -79,7 +81,7 @@ def command(
     with progress(settings, domains=fresh) as line:
         hosts = read(
             settings.targets,
-            domains or None,
+            settings.words(domains),
             inactive=inactive or bool(domains),
             via=settings.via,
             timeout=settings.timeout,

@@ -16,6 +16,7 @@ from virtballoon.cli.options import (
     Seconds,
     all_option,
     domain_argument,
+    exclude_option,
     log_option,
     quiet_option,
     via_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     help="Time from one reading of a host to the next  [2s]",
 )
 @all_option
+@exclude_option
 @click.option(
     "--sort",
     type=click.Choice(("need", "use", "name")),
@@ -150,7 +152,7 @@ def _watch(
     def poller(notify: Callable[[], object]) -> HostPoller:
         return HostPoller(
             settings.targets,
-            domains or None,
+            settings.words(domains),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,

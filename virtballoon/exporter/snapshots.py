@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -89,6 +89,7 @@ class SharedReader:
     or shortly after it, get the same snapshot.
 
     :param hosts: the hosts by name, or a function that returns them, called for each snapshot
+    :param domains: names, UUIDs and patterns; None for every domain
     :param inactive: whether to include inactive domains
     :param via: the source of the figures. QOM taints each running guest.
     :param timeout: seconds for a snapshot, and so for each host, at most
@@ -101,6 +102,7 @@ class SharedReader:
     def __init__(
         self,
         hosts: Mapping[str, Target] | Callable[[], Mapping[str, Target]],
+        domains: Iterable[str] | None = None,
         *,
         inactive: bool = False,
         via: Source = Source.LIBVIRT,
@@ -110,6 +112,7 @@ class SharedReader:
         on_read: Callable[[Mapping[str, Target], Mapping[str, HostReport]], object] | None = None,
     ) -> None:
         self._hosts = hosts if callable(hosts) else lambda: hosts
+        self._words = None if domains is None else tuple(domains)
         self._inactive = inactive
         self._via = via
         self._timeout = timeout
@@ -161,7 +164,9 @@ class SharedReader:
             if name not in targets or targets[name] != reader.target:
                 self._readers.pop(name).close()
         for name in targets.keys() - self._readers.keys():
-            self._readers[name] = HostReader(targets[name], inactive=self._inactive, via=self._via)
+            self._readers[name] = HostReader(
+                targets[name], self._words, inactive=self._inactive, via=self._via
+            )
         self._current = pending = _Pending(
             targets=targets, seconds=seconds, begun_at=time.time(), begun=time.monotonic()
         )

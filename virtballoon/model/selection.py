@@ -27,6 +27,18 @@ _UUID: Final = re.compile(
 _PATTERN: Final = re.compile(r"[*?\[]")
 
 
+class Exclude(str):
+    """A name, UUID or pattern, among those of a selection, of domains that are left out. Without
+    any other word, every other domain is meant."""
+
+    __slots__ = ()
+
+
+def means_all(words: Iterable[str] | None) -> bool:
+    """Whether domains are meant without being named: all, or all but some."""
+    return words is None or all(isinstance(word, Exclude) for word in words)
+
+
 class Selected(Value, Generic[D]):
     """A domain that is meant.
 
@@ -53,19 +65,25 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
     another one's UUID for a name.
 
     :param domains: all domains of the host
-    :param words: names, UUIDs and shell patterns; None for every domain
+    :param words: names, UUIDs and shell patterns, and :class:`Exclude`; None for every domain
     """
-    if words is None:
+    words = None if words is None else tuple(words)
+    for word in words or ():
+        if isinstance(word, Exclude):
+            domains = [domain for domain in domains if not _is_meant(domain, word)]
+    if words is None or (words and means_all(words)):
         found = {domain.uuid: Selected(domain=domain, exact=False) for domain in domains}
         return Selection(domains=_sorted(found))
     by_name = {domain.name: domain for domain in domains}
-    by_uuid = {domain.uuid.replace("-", ""): domain for domain in domains}
+    by_uuid = {_bare(domain.uuid): domain for domain in domains}
     found = {}
     unmatched = []
     for word in words:
+        if isinstance(word, Exclude):
+            continue
         domain = by_name.get(word)
         if domain is None and _UUID.fullmatch(word):
-            domain = by_uuid.get(word.replace("-", "").lower())
+            domain = by_uuid.get(_bare(word))
         if domain is not None:
             found[domain.uuid] = Selected(domain=domain, exact=True)
             continue
@@ -75,6 +93,16 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
         for match in matching:
             found.setdefault(match.uuid, Selected(domain=match, exact=False))
     return Selection(domains=_sorted(found), unmatched=tuple(unmatched))
+
+
+def _is_meant(domain: Named, word: str) -> bool:
+    if word == domain.name or fnmatchcase(domain.name, word):
+        return True
+    return _UUID.fullmatch(word) is not None and _bare(word) == _bare(domain.uuid)
+
+
+def _bare(uuid: str) -> str:
+    return uuid.replace("-", "").lower()
 
 
 def is_pattern(word: str) -> bool:

@@ -18,6 +18,7 @@ from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
 from virtballoon.hypervisor.connection import Target
 from virtballoon.log import log_host
 from virtballoon.model.report import HostReport, HostResult, HostStatus
+from virtballoon.model.selection import means_all
 from virtballoon.model.source import Source
 from virtballoon.operations.reading import QomPath, find_qom_path, probe_host, read_host
 from virtballoon.system import cleanup
@@ -233,7 +234,7 @@ def set_intervals_on_hosts(
     request = IntervalRequest.of(request)
     words = None if domains is None else tuple(domains)
     change = partial(set_intervals, request=request, wait=wait, on_waiting=on_waiting)
-    if words is None or len(targets) == 1:
+    if words is None or means_all(words) or len(targets) == 1:
         visit = partial(change, domains=words, timeout=timeout)
         return on_hosts(targets, visit, jobs=jobs, on_result=on_result)
     found = on_hosts(targets, partial(_find, words=words, timeout=timeout / 2), jobs=jobs)
@@ -243,7 +244,7 @@ def set_intervals_on_hosts(
     def visit_again(index: int) -> HostChanges:
         host = found[index]
         there = [word for word in words if word not in host.unmatched]
-        if is_unknown or host.hostname is None or not there:
+        if is_unknown or host.hostname is None or means_all(there):
             return log_host(host)
         # The time that other hosts took does not count.
         spent = host.elapsed_seconds

@@ -36,7 +36,7 @@ from virtballoon.hypervisor.device import (
 from virtballoon.log import log_host
 from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome, Waited
 from virtballoon.model.report import Interval, Unheard
-from virtballoon.model.selection import Selected
+from virtballoon.model.selection import Selected, means_all
 from virtballoon.model.source import Source
 from virtballoon.operations.waiting import WaitCallback, Watched, last_update_of, updates
 
@@ -124,11 +124,12 @@ def set_intervals(
     waited: dict[str, Waited] = {}
     # A dry run only reads, but reading through QOM needs write access.
     readonly = request.dry_run and request.via is Source.LIBVIRT
-    session = HostSession(target, domains, via=request.via, readonly=readonly, timeout=timeout)
+    words = None if domains is None else tuple(domains)
+    session = HostSession(target, words, via=request.via, readonly=readonly, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
         if not session.selection.unmatched:
-            every = domains is None
+            every = means_all(words)
             chosen = [
                 one
                 for one in session.selection.domains
