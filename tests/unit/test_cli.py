@@ -403,7 +403,7 @@ EXCLUDED: list[tuple[list[str], list[str]]] = [
     (["list", "polled"], []),
     (["stats", "b*", "pol*"], ["bare"]),
     (["set-interval", "0", "--all", "--dry-run"], [EVIL, "bare"]),
-    (["doctor", "*"], [EVIL, "bare", "off"]),
+    (["doctor", "*"], [EVIL, "bare"]),
 ]
 
 
