@@ -191,7 +191,7 @@ def _complete_domain(
         targets, jobs = settings.targets, settings.jobs
     except ConfigurationError:
         return []
-    from virtballoon.hypervisor.translation import keep_stderr_quiet
+    from virtballoon.hypervisor.connection import keep_stderr_quiet
     from virtballoon.operations.fleet import domain_names
 
     keep_stderr_quiet()
