@@ -322,7 +322,7 @@ def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]
 def test_a_daemon_that_answers_when_the_visit_is_over(alone: Hypervisor, thirty: list[str]) -> None:
     script = f"""
 import os, signal, virtballoon
-from virtballoon.hypervisor.connection import Connection
+from virtballoon.hypervisor.connection import (Connection)
 opened = Connection.open.__func__
 def open_and_freeze(cls, *args, **kwargs):
     connection = opened(cls, *args, **kwargs)

@@ -16,7 +16,7 @@ import time
 from tests.lab import Hypervisor
 from tests.lab.keeper import lab_processes, signal_process
 from virtballoon import Source, Verdict, read_host
-from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.hypervisor.translation import keep_stderr_quiet
 
 #: Far more than any run takes.
 TIMEOUT = 60.0

@@ -22,7 +22,8 @@ from typing import Any, Final
 import libvirt
 
 from virtballoon.engine.plan import Call, Plan, R, Step
-from virtballoon.hypervisor.connection import Connection, Control, Domain, DomainStatistics
+from virtballoon.hypervisor.connection import Connection
+from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
 from virtballoon.model.memory import Figures
 from virtballoon.model.verdict import State
 

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from virtballoon.errors import LibvirtFailure, VirtballoonError
-from virtballoon.hypervisor.connection import Connection, Control, Domain
+from virtballoon.hypervisor.connection import Connection
+from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.hypervisor.domainxml import DomainXML
 from virtballoon.model.balloon import Balloon, BalloonConfig
 

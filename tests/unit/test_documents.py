@@ -670,7 +670,7 @@ def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatc
         "virtballoon.operations.fleet.find_qom_path", lambda *_args, **_kwargs: found
     )
     # A test run's stderr stays as noisy as it is.
-    monkeypatch.setattr("virtballoon.hypervisor.connection.keep_stderr_quiet", lambda: None)
+    monkeypatch.setattr("virtballoon.hypervisor.translation.keep_stderr_quiet", lambda: None)
 
     result = CliRunner().invoke(
         cli, ["qom-path", "--format", "json", "web1"], standalone_mode=False

@@ -44,7 +44,8 @@ from virtballoon.errors import (
     TransientDomain,
     VirtballoonError,
 )
-from virtballoon.hypervisor.connection import Connection, Domain
+from virtballoon.hypervisor.connection import Connection
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.hypervisor.uri import default_uri
 from virtballoon.model.verdict import State
 

@@ -12,7 +12,7 @@ import virtballoon
 from tests.unit.silence import SilentHost
 from virtballoon import HostStatus
 from virtballoon.engine.fleet import on_hosts
-from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.hypervisor.translation import keep_stderr_quiet
 from virtballoon.operations import fleet
 
 if TYPE_CHECKING:

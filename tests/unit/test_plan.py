@@ -15,7 +15,7 @@ from virtballoon.engine.plan import Plan, Row
 from virtballoon.engine.reader import ReadPlan
 from virtballoon.engine.tasks import TaskPlan
 from virtballoon.errors import Busy, BusyReason
-from virtballoon.hypervisor.connection import Domain
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.source import Source
 
 #: The simulation's first moment.

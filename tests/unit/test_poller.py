@@ -18,7 +18,7 @@ from virtballoon import (
     HostStatus,
     Reading,
 )
-from virtballoon.hypervisor.connection import keep_stderr_quiet
+from virtballoon.hypervisor.translation import keep_stderr_quiet
 from virtballoon.operations.rereading import HostReader
 from virtballoon.watch import poller
 
@@ -44,7 +44,7 @@ def collect(hosts: HostPoller, seen: list[Reading], number: int) -> None:
 def test_host_is_read_repeatedly_on_one_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor.connection")
+    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor")
     told = threading.Event()
     seen: list[Reading] = []
     with HostPoller([TEST], ["test"], period=0.01, notify=told.set) as hosts:

@@ -216,7 +216,7 @@ def test_on_read_gets_the_reports(node: str) -> None:
 
 
 def test_connection_is_kept(node: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor.connection")
+    caplog.set_level(logging.DEBUG, "virtballoon.hypervisor")
     hosts = Hosts(one=node)
     reader = SharedReader(hosts)
     for _ in range(3):

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.test_documents import CHANGES, SCHEMA, VALIDATOR, document, report
 from virtballoon.cli.finish import with_problems
 from virtballoon.errors import Busy
-from virtballoon.hypervisor.connection import Domain
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.memory import Figures
 from virtballoon.model.outcome import Waited
 from virtballoon.model.report import DomainReport, Interval, Unheard

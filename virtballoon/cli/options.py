@@ -191,7 +191,7 @@ def _complete_domain(
         targets, jobs = settings.targets, settings.jobs
     except ConfigurationError:
         return []
-    from virtballoon.hypervisor.connection import keep_stderr_quiet
+    from virtballoon.hypervisor.translation import keep_stderr_quiet
     from virtballoon.operations.fleet import domain_names
 
     keep_stderr_quiet()
@@ -243,7 +243,7 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 def _set_up(settings: Settings) -> None:
     # Errors of the configuration or of the hosts' names come first.
     targets = settings.targets
-    from virtballoon.hypervisor.connection import keep_stderr_quiet
+    from virtballoon.hypervisor.translation import keep_stderr_quiet
 
     if not settings.is_verbose:
         keep_stderr_quiet()

@@ -36,7 +36,8 @@ from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import NoAnswer, run_per_domain
 from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
-from virtballoon.hypervisor.connection import AnyDomain, Domain, Target
+from virtballoon.hypervisor.connection import Target
+from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_movement

@@ -18,8 +18,8 @@ from virtballoon.doctor.causes import (
 from virtballoon.doctor.results import Evidence, dotted
 from virtballoon.engine.tasks import hold_of
 from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
-from virtballoon.hypervisor.connection import Control, Domain
 from virtballoon.hypervisor.device import read_configs
+from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.model.memory import Anomaly
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from virtballoon.errors import Busy, BusyReason, Incoming
-from virtballoon.hypervisor.connection import Control, Domain
+from virtballoon.hypervisor.domain import Control, Domain
 
 #: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
 IN_FLIGHT: Final = 4

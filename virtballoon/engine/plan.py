@@ -27,7 +27,7 @@ from virtballoon.engine.limits import (
     too_many_hung,
 )
 from virtballoon.errors import Busy, ConnectionLost, VirtballoonError
-from virtballoon.hypervisor.connection import Control, Domain
+from virtballoon.hypervisor.domain import Control, Domain
 
 #: This many domains are in one call, near by.
 CHUNK: Final = 8

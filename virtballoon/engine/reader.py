@@ -26,7 +26,7 @@ from virtballoon.errors import (
     ReadOnly,
     VirtballoonError,
 )
-from virtballoon.hypervisor.connection import Connection, Control, Domain, DomainStatistics
+from virtballoon.hypervisor.connection import Connection
 from virtballoon.hypervisor.device import (
     Configs,
     QomReading,
@@ -34,6 +34,7 @@ from virtballoon.hypervisor.device import (
     read_configs,
     read_single,
 )
+from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.source import Source

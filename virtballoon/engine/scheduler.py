@@ -10,7 +10,8 @@ from virtballoon.engine.calls import Calls
 from virtballoon.engine.limits import Deadline, Limits
 from virtballoon.engine.plan import Call, Plan, R
 from virtballoon.errors import VirtballoonError
-from virtballoon.hypervisor.connection import Connection, Domain, Link
+from virtballoon.hypervisor.connection import Connection, Link
+from virtballoon.hypervisor.domain import Domain
 
 #: Where a round trip takes longer than this, and one for each domain longer than that, a round trip
 #: is what a call costs.

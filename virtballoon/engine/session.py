@@ -23,7 +23,8 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor import uri as transport
-from virtballoon.hypervisor.connection import Connection, Domain, Link, Target, end_children
+from virtballoon.hypervisor.connection import Connection, Link, Target, end_children
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.selection import Selection, select
 from virtballoon.model.source import Source
 

@@ -10,7 +10,7 @@ from virtballoon.engine.limits import Deadline, Limits, incoming
 from virtballoon.engine.plan import Call, Plan, Row, Step
 from virtballoon.engine.scheduler import Scheduler, each
 from virtballoon.errors import NotRunning, NotSupported, VirtballoonError
-from virtballoon.hypervisor.connection import Control, Domain
+from virtballoon.hypervisor.domain import Control, Domain
 
 
 def hold_of(domain: Domain) -> Control | None:

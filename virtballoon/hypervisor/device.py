@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from virtballoon.errors import NotRunning
-from virtballoon.hypervisor.connection import Control, Domain, DomainStatistics
+from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
 from virtballoon.hypervisor.domainxml import DomainXML
 from virtballoon.model.balloon import Balloon, BalloonConfig
 from virtballoon.model.memory import Figures

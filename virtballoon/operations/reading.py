@@ -20,8 +20,9 @@ from virtballoon.errors import (
     NotSupported,
     VirtballoonError,
 )
-from virtballoon.hypervisor.connection import AnyDomain, Domain, Target
+from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import locate, read_configs
+from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport, HostStatus

@@ -29,8 +29,9 @@ from virtballoon.errors import (
     ReadOnly,
     VirtballoonError,
 )
-from virtballoon.hypervisor.connection import Control, Domain, Target
+from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import balloon_device, read_configs
+from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.log import log_pleas
 from virtballoon.model.outcome import DomainWait
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard

@@ -23,9 +23,9 @@ from virtballoon.errors import (
     TransientDomain,
     VirtballoonError,
 )
-from virtballoon.hypervisor import connection as libvirt_limits
+from virtballoon.hypervisor import domain as libvirt_limits
 from virtballoon.hypervisor import qmp
-from virtballoon.hypervisor.connection import AnyDomain, Control, Domain, Target
+from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import (
     BalloonDevice,
     Configs,
@@ -33,6 +33,7 @@ from virtballoon.hypervisor.device import (
     locate,
     read_configs,
 )
+from virtballoon.hypervisor.domain import AnyDomain, Control, Domain
 from virtballoon.log import log_host
 from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome, Waited
 from virtballoon.model.report import Interval, Unheard

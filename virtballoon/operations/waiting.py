@@ -18,8 +18,9 @@ from typing import Final, TypeAlias
 
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import VirtballoonError
-from virtballoon.hypervisor.connection import Domain, Target
+from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import BalloonDevice
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.log import log_host
 from virtballoon.model.outcome import DomainWait, HostWait, Waited
 from virtballoon.model.report import DomainReport, Unheard

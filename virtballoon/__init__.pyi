@@ -1,0 +1,142 @@
+"""The public names, for type checkers and for ``__getattr__``, which reads this file."""
+
+from virtballoon.check.judging import (
+    CheckResult as CheckResult,
+    CheckStatus as CheckStatus,
+    CheckedDomain as CheckedDomain,
+    CheckedHost as CheckedHost,
+    Measure as Measure,
+    Measurement as Measurement,
+    Perfdatum as Perfdatum,
+    Policy as Policy,
+    Problem as Problem,
+    Thresholds as Thresholds,
+    Trouble as Trouble,
+    check_hosts as check_hosts,
+)
+from virtballoon.check.ranges import Range as Range
+from virtballoon.configuration import (
+    Configuration as Configuration,
+    ConfiguredHost as ConfiguredHost,
+    load_configuration as load_configuration,
+)
+from virtballoon.doctor.causes import Cause as Cause, Sign as Sign
+from virtballoon.doctor.examination import (
+    diagnose_domain as diagnose_domain,
+    diagnose_host as diagnose_host,
+    diagnose_hosts as diagnose_hosts,
+)
+from virtballoon.doctor.results import (
+    CommandPrefixes as CommandPrefixes,
+    Diagnosis as Diagnosis,
+    Evidence as Evidence,
+    HostDiagnosis as HostDiagnosis,
+    PossibleCause as PossibleCause,
+)
+from virtballoon.errors import (
+    AccessDenied as AccessDenied,
+    AmbiguousDomain as AmbiguousDomain,
+    AuthError as AuthError,
+    Busy as Busy,
+    BusyReason as BusyReason,
+    ConfigurationError as ConfigurationError,
+    ConnectError as ConnectError,
+    ConnectionLost as ConnectionLost,
+    DomainError as DomainError,
+    DomainNotFound as DomainNotFound,
+    DomainXMLError as DomainXMLError,
+    HostError as HostError,
+    HostKeyError as HostKeyError,
+    HostUnreachable as HostUnreachable,
+    Incoming as Incoming,
+    InvalidInterval as InvalidInterval,
+    LibvirtFailure as LibvirtFailure,
+    MonitorError as MonitorError,
+    NoBalloon as NoBalloon,
+    NoDaemon as NoDaemon,
+    NotRunning as NotRunning,
+    NotSupported as NotSupported,
+    ReadOnly as ReadOnly,
+    TransientDomain as TransientDomain,
+    VirtballoonError as VirtballoonError,
+)
+from virtballoon.exporter.ensuring import IntervalEnsurer as IntervalEnsurer
+from virtballoon.exporter.snapshots import SharedReader as SharedReader, Snapshot as Snapshot
+from virtballoon.hypervisor.connection import Connection as Connection, Target as Target
+from virtballoon.hypervisor.domain import (
+    AnyDomain as AnyDomain,
+    Control as Control,
+    Domain as Domain,
+    DomainStatistics as DomainStatistics,
+)
+from virtballoon.hypervisor.qmp import Monitor as Monitor, QomChild as QomChild
+from virtballoon.model.balloon import Balloon as Balloon, BalloonConfig as BalloonConfig
+from virtballoon.model.memory import (
+    Anomaly as Anomaly,
+    Figures as Figures,
+    Usage as Usage,
+    UsedFormula as UsedFormula,
+)
+from virtballoon.model.outcome import (
+    DomainWait as DomainWait,
+    HostChanges as HostChanges,
+    HostProbe as HostProbe,
+    HostWait as HostWait,
+    IntervalChange as IntervalChange,
+    Outcome as Outcome,
+    Waited as Waited,
+)
+from virtballoon.model.rates import NoRate as NoRate, Rates as Rates, Sample as Sample
+from virtballoon.model.report import (
+    DomainReport as DomainReport,
+    HostReport as HostReport,
+    HostStatus as HostStatus,
+    Interval as Interval,
+    Refresh as Refresh,
+    Unheard as Unheard,
+)
+from virtballoon.model.selection import Exclude as Exclude
+from virtballoon.model.source import Source as Source
+from virtballoon.model.statistics import (
+    COUNTERS as COUNTERS,
+    Kind as Kind,
+    MemoryStats as MemoryStats,
+    STATISTICS as STATISTICS,
+    STATISTIC_BY_NAME as STATISTIC_BY_NAME,
+    Statistic as Statistic,
+    Unit as Unit,
+)
+from virtballoon.model.verdict import (
+    State as State,
+    Verdict as Verdict,
+    fresh_seconds as fresh_seconds,
+    judge as judge,
+)
+from virtballoon.operations.fleet import (
+    find_qom_paths as find_qom_paths,
+    iter_hosts as iter_hosts,
+    probe_hosts as probe_hosts,
+    read_hosts as read_hosts,
+    read_rates as read_rates,
+    set_intervals_on_hosts as set_intervals_on_hosts,
+)
+from virtballoon.operations.reading import (
+    QomPath as QomPath,
+    find_qom_path as find_qom_path,
+    iter_domains as iter_domains,
+    qom_path as qom_path,
+    read_domain as read_domain,
+    read_host as read_host,
+)
+from virtballoon.operations.refreshing import read_fresh as read_fresh
+from virtballoon.operations.setting import (
+    IntervalRequest as IntervalRequest,
+    check_interval as check_interval,
+    set_interval as set_interval,
+    set_intervals as set_intervals,
+)
+from virtballoon.operations.waiting import wait_for_update as wait_for_update
+from virtballoon.watch.poller import HostPoller as HostPoller, Reading as Reading
+
+__version__: str
+__all__: list[str]
