@@ -123,8 +123,8 @@ def _column(word: str, option: str) -> Column:
     from virtballoon.render.documents import domain_columns
 
     if word == "uri" and option == "--columns":
-        # A host's, and no domain's.
-        return columns.column(word)
+        # The host's URI, which no report of a domain has; a table shows it as HOST.
+        return columns.column("name")._replace(key=word)
     column = columns.find(word)
     if column is None:
         from difflib import get_close_matches
