@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from tests.unit.test_documents import NOW
 from tests.unit.test_view import BIG, FULL, GIB, MUTE, OFF, guest, host, press
 from virtballoon.errors import Busy
+from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
@@ -216,6 +218,14 @@ def test_details_of_a_host_have_its_whole_error() -> None:
     text = "\n".join(lines(shown, 60, 30))
     assert "error         no answer within 10 s" in text
     assert "uri           qemu:///system" in text
+
+
+def test_clock_of_a_host() -> None:
+    shown = View(["hv1"])
+    shown.update(0, replace(host([FULL]), clock=ClockOffset(-90, -90)), NOW)
+    assert "hv1: ok, 1 domain, read 0 s ago, clock off by -90 s" in lines(shown)[2]
+    press(shown, "home", "enter")
+    assert "seems to be 90 s behind" in " ".join("".join(lines(shown, 200)).split())
 
 
 def test_help_has_every_key_and_verdict() -> None:

@@ -400,6 +400,8 @@ def _host(line: HostLine, frame: Frame, width: int) -> Text:
             read = text.duration(max(0.0, frame.now - line.read_at))
             domains = _count(len(report.domains), "domain")
             rest.append(f", {domains}, read {read} ago", "dim")
+            if report.clock is not None and report.clock_problem is not None:
+                rest.append(f", clock off by {report.clock.seconds:+.0f} s", "yellow")
     # A long URI leaves room for what follows.
     name = Text().append(frame.glyphs.safe(line.label), "bold")
     name = _cut(name, max(width * 2 // 5, width - rest.cell_len), frame.glyphs)
@@ -519,6 +521,7 @@ def _host_details(line: HostLine, frame: Frame) -> list[Text]:
         ("reading took", f"{report.elapsed_seconds:.2f} s"),
         ("read", f"{text.duration(max(0.0, frame.now - line.read_at))} ago"),
         ("domains", str(len(report.domains))),
+        ("clock", report.clock_problem),
         ("error", report.error.message if report.error is not None else None),
         ("what to do", report.error.hint if report.error is not None else None),
     ]
