@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from virtballoon.errors import DomainXMLError
-from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.model.balloon import Balloon, BalloonConfig
 
@@ -454,10 +453,3 @@ def test_hugepages(backing: str, has_hugepages: bool) -> None:
 def test_memory_that_is_not_plugged(devices: str, unplugged: int) -> None:
     xml = parse(DOMAIN.format(f"<devices>{devices}</devices>"))
     assert xml.unplugged_bytes == unplugged
-
-
-def test_same_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    xml = "<domain id='7'><name>parsed-once</name><memory>1</memory></domain>"
-    first = domainxml.parse(xml)
-    monkeypatch.setattr(domainxml, "_read", None)
-    assert domainxml.parse("".join(xml)) is first

@@ -18,9 +18,6 @@ MAX_XML_BYTES: Final = 16 * 1024 * 1024
 
 _QEMU: Final = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _BALLOON_IN_JSON: Final = rf"""["']driver["']\s*:\s*["']({"|".join(sorted(DEVICE_NAMES))})["']"""
-_MOST_PARSED: Final = 10_000
-_parsed: Final[dict[tuple[int, int], DomainXML]] = {}
-
 #: The channel of QEMU's guest agent; QEMU reports to libvirt when the guest opens or closes it.
 _AGENT: Final = "org.qemu.guest_agent.0"
 
@@ -129,19 +126,8 @@ def parse(xml: str) -> DomainXML:
     ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
     docs/formatdomain, "Memory balloon device").
 
-    Results are kept by the text's hash, since a process that reads repeatedly gets the same texts.
-
     :raise DomainXMLError: when it is not a domain's XML
     """
-    key = (hash(xml), len(xml))
-    if (known := _parsed.get(key)) is not None:
-        return known
-    if len(_parsed) >= _MOST_PARSED:
-        _parsed.clear()
-    return _parsed.setdefault(key, _read(xml))
-
-
-def _read(xml: str) -> DomainXML:
     root = _root(xml)
     # Only the XML of a running domain has an id, and only a running domain has a QEMU.
     number = root.get("id")

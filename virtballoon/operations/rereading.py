@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from virtballoon.engine.session import HostSession, KeptConnection
+from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.connection import Target
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport
@@ -39,6 +41,7 @@ class HostReader:
         self._inactive = inactive
         self._via = via
         self._kept = KeptConnection()
+        self._reading = threading.Lock()
         self._earlier: HostReport | None = None
 
     def read(
@@ -63,8 +66,21 @@ class HostReader:
             timeout=timeout,
             kept=self._kept,
         )
-        if not wait and (error := self._kept.silence(session.uri)):
-            return log_host(unread(error, session.uri, elapsed_seconds=0.0))
+        error = None if wait else self._kept.silence(session.uri)
+        if error is None and not self._reading.acquire(timeout=timeout):
+            error = ConnectError("an earlier reading has not ended", host=session.uri)
+        if error is not None:
+            return log_host(unread(error, session.uri, elapsed_seconds=session.elapsed_seconds))
+        try:
+            return self._read(session, on_progress)
+        finally:
+            self._reading.release()
+
+    def _read(
+        self,
+        session: HostSession,
+        on_progress: Callable[[Callable[[], HostReport]], object] | None,
+    ) -> HostReport:
         domains: list[DomainReport] = []
         if on_progress is not None:
             on_progress(lambda: self._so_far(session, domains))
