@@ -124,18 +124,20 @@ def test_used_follows_a_hog_up_and_down(guest_factory: GuestFactory) -> None:
     def used() -> int:
         return read_domain(guest.domain).usage.used_bytes or 0
 
-    def used_by_its_own_account() -> int:
+    def agrees() -> bool:
         meminfo = guest.wait_meminfo()
-        return meminfo["MemTotal"] - meminfo["MemAvailable"]
+        return used() == pytest.approx(meminfo["MemTotal"] - meminfo["MemAvailable"], abs=2 * MIB)
 
     idle = wait_until(used, 30, "the first figures")
     guest.hog(40)
     # A guest that has just booted gives back some of what it used, so a little less than 40 MiB.
     wait_until(lambda: used() > idle + 30 * MIB, 30, "used memory to rise by 40 MiB")
-    assert used() == pytest.approx(used_by_its_own_account(), abs=2 * MIB)
+    # On a busy machine the figures can be from while the guest was still filling its memory.
+    wait_until(agrees, 60, "figures that agree with the guest's own")
     guest.unhog()
     wait_until(lambda: used() < idle + 4 * MIB, 30, "used memory to fall again")
-    assert used() == pytest.approx(used_by_its_own_account(), abs=2 * MIB)
+    # On a busy machine the figures can be from while the guest was still filling its memory.
+    wait_until(agrees, 60, "figures that agree with the guest's own")
 
 
 @pytest.mark.parametrize(
@@ -304,6 +306,11 @@ def test_a_read_only_connection_is_not_enough_for_the_passthrough(
         list(virtballoon.iter_domains(connection, ["classic"], via=Source.QOM))
 
 
+def domains_of(connection: libvirt.virConnect) -> list[object]:
+    domains = [one for one in gc.get_objects() if isinstance(one, libvirt.virDomain)]
+    return [domain for domain in domains if domain.connect() is connection]
+
+
 def test_the_callers_connection_stays_open(
     hypervisor: Hypervisor, guests: dict[str, Guest]
 ) -> None:
@@ -315,7 +322,9 @@ def test_the_callers_connection_stays_open(
         assert theirs.isAlive()
         assert theirs.getHostname()
     finally:
-        # How many references were left: with the caller's own the last one goes.
+        # How many references were left: with the caller's own the last one goes, once the threads
+        # that read have let go of their domains.
+        wait_until(lambda: not domains_of(theirs), 60, "the last domain to be released")
         assert theirs.close() == 0
 
 
