@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+import virtballoon
 from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, SharedGuests, wait_until
 
 if TYPE_CHECKING:
@@ -143,6 +144,19 @@ def guests(hypervisor: Hypervisor, shared_guests: SharedGuests) -> dict[str, Gue
     )
     suspended.suspend()
     return guests
+
+
+@pytest.fixture(scope="module")
+def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
+    """The hypervisor, once every polled guest has answered."""
+    names = ["modern", "classic", "transitional", "aliased"]
+
+    def answered() -> bool:
+        rows = virtballoon.read_host(hypervisor.uri, names).domains
+        return {row.verdict for row in rows} == {virtballoon.Verdict.FRESH}
+
+    wait_until(answered, 60, "the polled guests' first answers")
+    return hypervisor
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ import pytest
 
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
-from tests.test_command import run
-from tests.unit.test_plugin import parsed
+from tests.running import parsed, run
 from virtballoon import (
     DomainReport,
     Source,

@@ -16,9 +16,8 @@ import pytest
 
 from tests.conftest import available, cannot_run
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, wait_until
-from tests.test_command import run
-from tests.test_export import exporting
-from tests.unit.test_documents import VALIDATOR
+from tests.running import exporting, run
+from tests.unit.builders import VALIDATOR
 from virtballoon import DomainReport, read_domain
 
 #: The clock of the QEMUs minus this machine's, in seconds.

@@ -6,66 +6,17 @@ import csv
 import io
 import json
 import os
-import pty
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import virtballoon
 from tests.conftest import GuestFactory
-from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-
-COMMAND = Path(sys.executable).with_name("virtballoon")
-
-
-@pytest.fixture(scope="module")
-def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
-    """The hypervisor, once every polled guest has answered."""
-    names = ["modern", "classic", "transitional", "aliased"]
-
-    def answered() -> bool:
-        rows = virtballoon.read_host(hypervisor.uri, names).domains
-        return {row.verdict for row in rows} == {virtballoon.Verdict.FRESH}
-
-    wait_until(answered, 60, "the polled guests' first answers")
-    return hypervisor
-
-
-def run(
-    hypervisor: Hypervisor, *words: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the installed command as a user would, elsewhere than in the checkout."""
-    if not COMMAND.exists():
-        pytest.fail(f"{COMMAND} is missing: install the package into this environment")
-    return subprocess.run(
-        [COMMAND, *words],
-        env={**os.environ, "LIBVIRT_DEFAULT_URI": hypervisor.uri, **environment},
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def take_advice(hypervisor: Hypervisor, complaint: str) -> subprocess.CompletedProcess[str]:
-    """Have a shell do what a list says about polling."""
-    return subprocess.run(
-        ["/bin/sh", "-c", complaint.partition("to turn polling on: ")[2]],
-        env={
-            **os.environ,
-            "LIBVIRT_DEFAULT_URI": hypervisor.uri,
-            "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.lab import GuestSpec, Hypervisor
+from tests.running import COMMAND, on_a_terminal, run, take_advice
 
 
 def test_list_shows_every_running_domain(fresh: Hypervisor) -> None:
@@ -276,39 +227,6 @@ def test_verbose_shows_what_is_asked_of_libvirt(fresh: Hypervisor) -> None:
     assert re.search(r"domainListGetStats\(1 domains\), [\d.]+ ms", result.stderr)
     assert "qemuMonitorCommand" not in result.stderr
     assert "qemuMonitorCommand" in run(fresh, "list", "-v", "classic", "--via=qom").stderr
-
-
-def on_a_terminal(
-    hypervisor: Hypervisor, columns: int, *words: str, stderr: bool = False, **environment: str
-) -> str:
-    """What the command writes to a terminal of this width, on stderr, too, if wanted."""
-    leader, follower = pty.openpty()
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    inherited = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "COLUMNS", "LINES"}}
-    with subprocess.Popen(
-        [COMMAND, *words],
-        env={**inherited, "LIBVIRT_DEFAULT_URI": hypervisor.uri, "TERM": "xterm", **environment},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower if stderr else subprocess.DEVNULL,
-    ) as process:
-        os.close(follower)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(leader, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            output += chunk
-        assert process.wait(60) == 0
-    os.close(leader)
-    return output.decode().replace("\r\n", "\n")
 
 
 def test_the_configuration_rules_and_hosts_asks_no_guest(

@@ -24,8 +24,8 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.test_command import COMMAND, run
-from tests.unit.test_documents import SCHEMA
+from tests.running import COMMAND, run
+from tests.unit.builders import SCHEMA
 from virtballoon import (
     Cause,
     Diagnosis,

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from tests.lab import Guest, Hypervisor
-from tests.test_command import run
+from tests.running import run
 from virtballoon.cli import cli
 
 pytestmark = pytest.mark.smoke

@@ -1,4 +1,4 @@
-"""The examples, each run as its reader would run it, on real guests."""
+"""The examples, each run_example as its reader would run_example it, on real guests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,68 +20,39 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.unit.test_log import fields
+from tests.running import EXAMPLES, NOBODY_LISTENS, fields, program, run_example
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 pytestmark = pytest.mark.once
 
-NOBODY_LISTENS = "qemu:///session?socket=/no/such/sock"
 
 Fleet = tuple[Hypervisor, Hypervisor]
-
-
-def run(
-    hypervisor: Hypervisor, *command: str | Path, configuration: Path | str = os.devnull
-) -> subprocess.CompletedProcess[str]:
-    """Run a command that finds the installed virtballoon, and the private hypervisor or those of
-    a configuration."""
-    binaries = Path(sys.executable).parent
-    return subprocess.run(
-        command,
-        cwd="/",
-        env={
-            "PATH": f"{binaries}:/usr/bin:/bin:/usr/sbin:/sbin",
-            "LIBVIRT_DEFAULT_URI": hypervisor.uri,
-            "VIRTBALLOON_CONFIG_FILE": str(configuration),
-        },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def program(name: str) -> str:
-    """A program that must be there to check an example."""
-    if (path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")) is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no {name} here")
-    return path
 
 
 def test_existing_connection(hypervisor: Hypervisor, guests: dict[str, Guest]) -> None:
     wait_until(
         lambda: virtballoon.read_domain(guests["classic"].domain).verdict == "fresh", 30, "figures"
     )
-    result = run(hypervisor, sys.executable, EXAMPLES / "existing_connection.py", "classic", "off")
+    result = run_example(
+        hypervisor, sys.executable, EXAMPLES / "existing_connection.py", "classic", "off"
+    )
     assert (result.returncode, result.stderr) == (0, "")
     assert re.fullmatch(r"classic: \d+% used, \d+ s ago\noff: shutoff\n", result.stdout)
 
 
 def test_set_and_read(hypervisor: Hypervisor, guest_factory: GuestFactory) -> None:
     guest = guest_factory(GuestSpec("example"))
-    result = run(hypervisor, sys.executable, EXAMPLES / "set_and_read.py", "example", "1")
+    result = run_example(hypervisor, sys.executable, EXAMPLES / "set_and_read.py", "example", "1")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("example: changed, 1\n")
     assert f"total_memory         {guest.meminfo()['MemTotal']}\n" in result.stdout
-    result = run(hypervisor, sys.executable, EXAMPLES / "set_and_read.py", "nobody")
+    result = run_example(hypervisor, sys.executable, EXAMPLES / "set_and_read.py", "nobody")
     assert result.returncode == 1
 
 
 def test_memory_report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> None:
-    result = run(hypervisor, sys.executable, EXAMPLES / "memory_report.py")
+    result = run_example(hypervisor, sys.executable, EXAMPLES / "memory_report.py")
     assert (result.returncode, result.stderr) == (3, "")
     assert re.search(r"\d+ of \d+ domains have fresh figures", result.stdout)
     assert re.search(r"^  'nodevice': no-device$", result.stdout, re.MULTILINE)
@@ -133,7 +103,7 @@ def test_configuration(fleet: Fleet, tmp_path: Path) -> None:
     here = configured(
         tmp_path, local=fleet[0].uri, hv1=fleet[1].uri, hv2="test:///default", hv3=NOBODY_LISTENS
     )
-    result = run(fleet[0], "virtballoon", "hosts", "--format", "csv", configuration=here)
+    result = run_example(fleet[0], "virtballoon", "hosts", "--format", "csv", configuration=here)
     assert result.returncode == 3
     hosts = {row["name"]: row["status"] for row in csv.DictReader(result.stdout.splitlines())}
     assert hosts == {"local": "ok", "hv1": "ok", "hv2": "ok", "hv3": "unreachable"}
@@ -141,7 +111,7 @@ def test_configuration(fleet: Fleet, tmp_path: Path) -> None:
     told = re.findall(r"^#   virtballoon (list -H @\w+)", here.read_text(), re.MULTILINE)
     assert told
     for words in told:
-        result = run(
+        result = run_example(
             fleet[0], "virtballoon", *words.split(), "--format", "jsonl", configuration=here
         )
         assert (result.returncode, result.stderr) == (0, "")
@@ -177,14 +147,14 @@ def test_crontab(fleet: Fleet, tmp_path: Path) -> None:
 
     # Without a configuration, this host.
     first, second = fleet
-    result = run(first, *here)
+    result = run_example(first, *here)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert reported() == rows(first)
     assert (period(first), period(second)) == (60, 0)
     # With one, all of its hosts.
     hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": second.uri}
     many = configured(tmp_path, **hosts)
-    result = run(first, *here, configuration=many)
+    result = run_example(first, *here, configuration=many)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert reported() == rows(first) | rows(second)
     assert period(second) == 60
@@ -192,7 +162,7 @@ def test_crontab(fleet: Fleet, tmp_path: Path) -> None:
     silent = second.add(GuestSpec("example-silent", period=1, driver=False))
     silent.wait_booted()
     many = configured(tmp_path, **(hosts | {"hv3": NOBODY_LISTENS}))
-    result = run(first, *here, configuration=many)
+    result = run_example(first, *here, configuration=many)
     assert (result.returncode, result.stdout) == (3, "")
     mailed = result.stderr.splitlines()
     assert [x for x in mailed if NOBODY_LISTENS not in x] == [
@@ -202,11 +172,11 @@ def test_crontab(fleet: Fleet, tmp_path: Path) -> None:
     silent_row = (second.uri, "example-silent", "unanswered", "1")
     assert reported() == rows(first) | rows(second) | {silent_row}
     second.remove(silent)
-    # While another run is at it, there is a line of each command and no new report.
+    # While another run_example is at it, there is a line of each command and no new report.
     before = (state / "report.csv").stat()
     with (state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = run(first, *here, configuration=many)
+        result = run_example(first, *here, configuration=many)
     assert (result.returncode, result.stdout) == (75, "")
     assert result.stderr.count("is locked by process") == 2
     assert (state / "report.csv").stat() == before
@@ -268,14 +238,14 @@ def test_systemd_exporter(hypervisor: Hypervisor, guests: dict[str, Guest], tmp_
     assert f'targets: ["{address[1]}"]' in scraped
     words = shlex.split(command.replace("qemu:///system", hypervisor.uri))
     assert words[-2:] == ["--listen", "systemd"]
-    result = run(hypervisor, "virtballoon", *words)
+    result = run_example(hypervisor, "virtballoon", *words)
     assert result.returncode == 2
     assert result.stderr.startswith("virtballoon: systemd has passed no socket ")
     oneshot = (units / "virtballoon-textfile.service").read_text()
     (command,) = re.findall(r"^ExecStart=/usr/local/bin/virtballoon (.*)$", oneshot, re.M)
     here = command.replace("qemu:///system", hypervisor.uri)
     here = here.replace("/var/lib/prometheus/node-exporter", str(tmp_path))
-    result = run(hypervisor, "virtballoon", *shlex.split(here))
+    result = run_example(hypervisor, "virtballoon", *shlex.split(here))
     assert (result.returncode, result.stderr) == (0, "")
     assert "\nvirtballoon_up{" in (tmp_path / "virtballoon.prom").read_text()
 
@@ -293,7 +263,7 @@ def test_systemd_service(fleet: Fleet, tmp_path: Path) -> None:
     hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": NOBODY_LISTENS}
     configuration = configured(tmp_path, **hosts)
     for words in (setting, listing):
-        result = run(first, "virtballoon", *words, configuration=configuration)
+        result = run_example(first, "virtballoon", *words, configuration=configuration)
         records = [fields(line) for line in result.stderr.splitlines()]
         assert (result.returncode, result.stdout) == (3, "")
         logged = {(record["host"], record["level"]) for record in records}
@@ -306,10 +276,10 @@ def test_systemd_service(fleet: Fleet, tmp_path: Path) -> None:
         (NOBODY_LISTENS, "unreachable"),
     ]
     assert {path.name for path in state.iterdir()} == {"report.json", "lock"}
-    # A run that finds another one does nothing, and that is no failure of the service.
+    # A run_example that finds another one does nothing, and that is no failure of the service.
     with (state / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        result = run(first, "virtballoon", *listing, configuration=configuration)
+        result = run_example(first, "virtballoon", *listing, configuration=configuration)
     (complaint,) = result.stderr.splitlines()
     assert "is locked by process" in complaint
     assert f"\nSuccessExitStatus={result.returncode}\n" in service

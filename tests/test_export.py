@@ -12,13 +12,12 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,76 +30,10 @@ import virtballoon
 from tests.conftest import available, started
 from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.lab.keeper import signal_process
-from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program
-from tests.test_hung import hanging
+from tests.running import COMMAND, EXAMPLES, NOBODY_LISTENS, Exporter, exporting, hanging, program
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 
-COMMAND = Path(sys.executable).with_name("virtballoon")
 HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
-
-
-class Exporter:
-    """An exporter that runs.
-
-    :ivar address: where it listens
-    :ivar lines: what it has said on stderr since
-    """
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        self._stderr = process.stderr
-        self.process = process
-        self.lines: list[str] = []
-        first = process.stderr.readline()
-        serving = re.fullmatch(r"virtballoon: serving metrics on (\S+)\n", first)
-        assert serving is not None, first + process.stderr.read()
-        self.address = serving[1]
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        self.lines.extend(self._stderr)
-
-    def get(self, path: str = "/metrics", **headers: str) -> str:
-        request = urllib.request.Request(f"http://{self.address}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return str(answer.read().decode())
-
-    def scrape(self, timeout: float | None = None) -> dict[str, list[tuple[dict[str, str], float]]]:
-        """The series by name."""
-        headers = {"X-Prometheus-Scrape-Timeout-Seconds": str(timeout)} if timeout else {}
-        found: dict[str, list[tuple[dict[str, str], float]]] = {}
-        for family in text_string_to_metric_families(self.get(**headers)):
-            for sample in family.samples:
-                found.setdefault(sample.name, []).append((sample.labels, sample.value))
-        return found
-
-    def verdicts(self, timeout: float | None = None) -> dict[str, str]:
-        """The domains' verdicts by name."""
-        states = self.scrape(timeout)["virtballoon_domain_verdict"]
-        return {labels["domain"]: labels["verdict"] for labels, value in states if value == 1}
-
-    def held(self) -> tuple[int, int]:
-        """How many threads and file descriptors it has."""
-        process = Path(f"/proc/{self.process.pid}")
-        return len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(60)
-        self._reader.join(60)
-        return status
-
-
-@contextmanager
-def exporting(*words: str, before: tuple[str, ...] = ()) -> Iterator[Exporter]:
-    """Serve metrics with these words."""
-    command = [*before, str(COMMAND), "export", "--listen", "127.0.0.1:0", *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield Exporter(process)
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import pytest
 
 from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.test_command import COMMAND, run
-from tests.test_setting import in_qemu, in_xml
+from tests.running import COMMAND, in_qemu, in_xml, run
 from virtballoon import (
     DomainReport,
     ReadOnly,

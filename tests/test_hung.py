@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.lab.keeper import lab_processes, signal_process
+from tests.lab.keeper import signal_process
+from tests.running import hanging
 from tests.unit.silence import SilentHost
 from virtballoon import (
     Busy,
@@ -52,27 +52,6 @@ def alone() -> Iterator[Hypervisor]:
 def thirty(alone: Hypervisor) -> list[str]:
     """Thirty domains, suspended and so cheap."""
     return alone.create_blank(30, period=5)
-
-
-@contextmanager
-def hanging(hypervisor: Hypervisor, *names: str) -> Iterator[None]:
-    """Stop the QEMU of these domains, and let them go on afterwards."""
-    uuids = [hypervisor.connection.lookupByName(name).UUIDString() for name in names]
-    pids = [pid for uuid in uuids for pid in lab_processes(hypervisor.directory, uuid)]
-    for pid in pids:
-        signal_process(pid, signal.SIGSTOP, hypervisor.directory)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            signal_process(pid, signal.SIGCONT, hypervisor.directory)
-    wait_until(
-        lambda: (
-            {row.verdict for row in read_host(hypervisor.uri, names).domains} == {Verdict.SUSPENDED}
-        ),
-        60,
-        "the hung guests to go on",
-    )
 
 
 def run_python(script: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ import virtballoon
 from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.kernel import CACHE, CHECKOUT
-from tests.test_man import OTHER_PAGES, PAGES, blocks, sections, tool, words
+from tests.pages import OTHER_PAGES, PAGES, blocks, sections, tool, words
 from virtballoon import (
     Busy,
     HostStatus,

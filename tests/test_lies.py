@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
 from tests.lab.guest import TAGS
-from tests.test_command import run
-from tests.unit.test_documents import VALIDATOR
+from tests.running import run
+from tests.unit.builders import VALIDATOR
 from virtballoon import (
     Anomaly,
     DomainReport,

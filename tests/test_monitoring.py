@@ -1,5 +1,5 @@
 """The examples for monitoring systems, each read by the system's own program where there is one,
-and what it would run run on real guests."""
+and what it would run_example run_example on real guests."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
-from tests.test_examples import EXAMPLES, NOBODY_LISTENS, program, run
-from tests.unit.test_plugin import parsed
+from tests.running import EXAMPLES, NOBODY_LISTENS, parsed, program, run_example
 from virtballoon import Verdict, read_domain
 
 pytestmark = pytest.mark.once
@@ -75,7 +74,7 @@ def plugin(guest: Guest, command: str, state: Path) -> tuple[int, str]:
     assert uri in command
     command = command.replace(uri, shlex.quote(guest.hypervisor.uri))
     command = command.replace(COMMAND, f"XDG_STATE_HOME={state} {BINARIES}/virtballoon")
-    result = run(guest.hypervisor, "/bin/sh", "-c", command)
+    result = run_example(guest.hypervisor, "/bin/sh", "-c", command)
     assert result.stderr == ""
     return result.returncode, parsed(result.stdout)[0]
 
@@ -141,7 +140,7 @@ def test_nagios(guests: dict[str, Guest], tmp_path: Path) -> None:
         for number, argument in enumerate(arguments, 1):
             command = command.replace(f"$ARG{number}$", argument)
         status, said = plugin(guests["watched"], command, tmp_path)
-        # The other tests of the run have guests of all kinds there.
+        # The other tests of the run_example have guests of all kinds there.
         assert said.startswith("MEMORY "), said
         assert status in range(4)
         command = f"{command} watched '{HOSTILE}'"
@@ -182,7 +181,7 @@ def test_zabbix(guests: dict[str, Guest], tmp_path: Path) -> None:
     hosts = tmp_path / "hosts.toml"
 
     def said(key: str) -> str:
-        result = run(
+        result = run_example(
             guests["watched"].hypervisor, agent, "-c", main, "-t", key, configuration=hosts
         )
         found = re.search(r"\[t\|(.*)\]$", result.stdout.strip(), re.DOTALL)
@@ -226,7 +225,7 @@ def test_telegraf(guests: dict[str, Guest]) -> None:
         """What it is given, of each metric by the guest or, where it is of none, the host; of
         the verdicts, whether it is busy."""
         words = [word.replace("export", f"export {options}") for word in shlex.split(command)]
-        result = run(guests["watched"].hypervisor, *words)
+        result = run_example(guests["watched"].hypervisor, *words)
         assert result.returncode == 0, result.stderr
         metrics: dict[str, dict[str, float]] = {}
         for family in text_string_to_metric_families(result.stdout):
@@ -252,13 +251,13 @@ def test_telegraf(guests: dict[str, Guest]) -> None:
     assert read(f"-c {NOBODY_LISTENS}")["virtballoon_up"] == {NOBODY_LISTENS: 0}
     # A command that says nothing is an error.
     wrong = [word.replace("export", "export --no-such-option") for word in shlex.split(command)]
-    result = run(stopped.hypervisor, *wrong)
+    result = run_example(stopped.hypervisor, *wrong)
     assert (result.returncode, result.stdout) == (1, "")
 
 
 def test_pcp(guests: dict[str, Guest]) -> None:
     # Its agent needs a daemon of its own: what the agent would read is read here.
-    result = run(guests["watched"].hypervisor, EXAMPLES / "pcp" / "virtballoon")
+    result = run_example(guests["watched"].hypervisor, EXAMPLES / "pcp" / "virtballoon")
     assert (result.returncode, result.stderr) == (0, "")
     samples = [line for line in result.stdout.splitlines() if not line.startswith("#")]
     assert samples

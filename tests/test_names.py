@@ -18,9 +18,8 @@ import libvirt
 import pytest
 
 from tests.lab import Hypervisor
-from tests.test_command import COMMAND, take_advice
-from tests.unit.test_documents import VALIDATOR
-from tests.unit.test_log import fields
+from tests.running import COMMAND, fields, take_advice
+from tests.unit.builders import VALIDATOR
 from virtballoon import (
     Outcome,
     find_qom_path,

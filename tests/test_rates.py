@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
-from tests.test_command import run
+from tests.running import run
 from virtballoon import (
     DomainReport,
     NoRate,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from tests.running import in_qemu, in_xml
 from virtballoon import (
     Connection,
     Interval,
@@ -35,20 +35,6 @@ def polled(module_guest_factory: GuestFactory) -> Guest:
 def clock(module_guest_factory: GuestFactory) -> Guest:
     """A guest that is polled all the time: its updates tell that time has passed."""
     return module_guest_factory(GuestSpec("clock", period=1))
-
-
-def in_xml(guest: Guest, *flags: str) -> int:
-    """The interval in the XML as virsh shows it."""
-    domain = ET.fromstring(guest.hypervisor.virsh("dumpxml", guest.name, *flags).stdout)
-    stats = domain.find("./devices/memballoon/stats")
-    return 0 if stats is None else int(stats.get("period", "0"))
-
-
-def in_qemu(guest: Guest) -> int:
-    """The interval that QEMU itself has."""
-    path = f"/machine/peripheral/{guest.spec.alias or 'balloon0'}"
-    arguments = {"path": path, "property": "guest-stats-polling-interval"}
-    return int(guest.qmp({"execute": "qom-get", "arguments": arguments})["return"])
 
 
 def last_update(guest: Guest) -> int:

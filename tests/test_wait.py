@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.test_command import COMMAND, on_a_terminal, run
+from tests.running import COMMAND, on_a_terminal, run
 from virtballoon import (
     IntervalRequest,
     Source,

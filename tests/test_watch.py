@@ -13,14 +13,12 @@ import pytest
 
 from tests.conftest import GuestFactory, available
 from tests.lab import GuestSpec, Hypervisor, Window
-from tests.test_command import fresh, run
+from tests.running import run
 from tests.unit.silence import SilentHost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-__all__ = ["fresh"]
 
 # Those without a guest take longer than tests without a guest may.
 pytestmark = [pytest.mark.guest, pytest.mark.once]

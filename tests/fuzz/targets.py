@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import atheris
 
-from tests.unit import test_documents, test_domainxml, test_memory, test_qmp
-from tests.unit.test_configuration import FULL
+from tests.unit import builders, test_documents, test_domainxml, test_memory, test_qmp
+from tests.unit.builders import CONFIGURATION_FILE
 from virtballoon.configuration import load_configuration
 from virtballoon.errors import ConfigurationError
 from virtballoon.model.memory import Figures
@@ -87,7 +87,7 @@ def _document(data: bytes) -> None:
         stats = MemoryStats.from_qemu(pairs)
         figures = Figures(stats=stats, last_update=figures.last_update)
     intervals = [given.PickValueInList([None, 0, 10, 2**32 - 1]) for _ in range(3)]
-    read = test_documents.report(
+    read = builders.report(
         state=given.PickValueInList(list(State)),
         interval=Interval(live=intervals[0], config=intervals[1], qemu=intervals[2]),
         figures=figures,
@@ -124,7 +124,7 @@ TARGETS: Final = {
     "xml": Target(
         _xml,
         seeds=(
-            test_domainxml.domain(test_domainxml.memballoon()).encode(),
+            builders.domain(builders.memballoon()).encode(),
             b"<domain><name>a</name><devices><memballoon><stats period='1'/>"
             b"</memballoon></devices></domain>",
             *(text.encode() for text in test_domainxml.LEADS.values()),
@@ -151,7 +151,10 @@ TARGETS: Final = {
     ),
     "toml": Target(
         _toml,
-        seeds=(FULL.encode(), b"defaults.jobs = 1\nhosts.a = {uri = 'x', groups = []}\n"),
+        seeds=(
+            CONFIGURATION_FILE.encode(),
+            b"defaults.jobs = 1\nhosts.a = {uri = 'x', groups = []}\n",
+        ),
         words=(
             *("[defaults]", "[hosts.a]", "[[hosts]]", "timeout =", "via =", "jobs =", "uri ="),
             *("groups =", '"""', "'''", "inf", "nan", "1979-05-27", "07:32:00", "0x", "1_0"),

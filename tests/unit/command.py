@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -149,3 +150,56 @@ def clean_environment(home: Path) -> dict[str, str]:
         "LC_ALL": "C.UTF-8",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
+
+
+TEST = "test:///default"
+NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
+EVIL = '-\u202eevil "x", y'
+
+
+def assert_refused(result: Result, status: int, *fragments: str) -> None:
+    """Nothing on stdout, and one line on stderr that says what is the matter."""
+    assert result.stdout == ""
+    assert len(result.complaints) == 1, result.stderr
+    (complaint,) = result.complaints
+    assert complaint.startswith("virtballoon: ")
+    assert complaint.isprintable()
+    assert "Traceback" not in complaint
+    assert "internal error: " not in complaint or "libvirt" in complaint
+    for fragment in fragments:
+        assert fragment in complaint
+    assert result.status == status
+
+
+def only_host(result: Result) -> dict[str, Any]:
+    (host,) = json.loads(result.stdout)["hosts"]
+    assert isinstance(host, dict)
+    return host
+
+
+#: Far more than a test takes.
+LONG = 60.0
+
+OTHER = "test:///default?other"
+CONFIGURATION = f"""
+[hosts.hv1]
+uri = "{TEST}"
+groups = ["prod", "rack1"]
+[hosts.alias]
+uri = "{TEST}"
+[hosts.hv2]
+uri = "{OTHER}"
+groups = ["prod"]
+[hosts.gone]
+uri = "{NOBODY_LISTENS}"
+groups = ["rack1"]
+"""
+
+
+def fill(terminal: int) -> None:
+    """Write until it takes no more."""
+    os.set_blocking(terminal, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(terminal, b"." * 100)
+    os.set_blocking(terminal, True)

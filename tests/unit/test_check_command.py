@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.test_cli import NOBODY_LISTENS
-from tests.unit.test_plugin import parsed
+from tests.running import parsed
+from tests.unit.command import NOBODY_LISTENS
 
 if TYPE_CHECKING:
     from pathlib import Path

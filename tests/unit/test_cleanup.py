@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.command import clean_environment
-from tests.unit.test_screen import fill
+from tests.unit.command import clean_environment, fill
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,39 +9,26 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.command import COLD, Command, Result, clean_environment
+from tests.unit.command import (
+    COLD,
+    EVIL,
+    NOBODY_LISTENS,
+    TEST,
+    Command,
+    Result,
+    assert_refused,
+    clean_environment,
+    only_host,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEST = "test:///default"
-NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
 UUID = "6d993224-cd88-40b8-a312-e40709c38e72"
-EVIL = '-\u202eevil "x", y'
-
-
-def assert_refused(result: Result, status: int, *fragments: str) -> None:
-    """Nothing on stdout, and one line on stderr that says what is the matter."""
-    assert result.stdout == ""
-    assert len(result.complaints) == 1, result.stderr
-    (complaint,) = result.complaints
-    assert complaint.startswith("virtballoon: ")
-    assert complaint.isprintable()
-    assert "Traceback" not in complaint
-    assert "internal error: " not in complaint or "libvirt" in complaint
-    for fragment in fragments:
-        assert fragment in complaint
-    assert result.status == status
-
-
-def only_host(result: Result) -> dict[str, Any]:
-    (host,) = json.loads(result.stdout)["hosts"]
-    assert isinstance(host, dict)
-    return host
 
 
 # Wrong usage: refused before any host is asked.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.unit.builders import CONFIGURATION_FILE
 from virtballoon import (
     Configuration,
     ConfigurationError,
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     #: Writes a file, whose path it gives.
     Written = Callable[[str | bytes], str]
 
-FULL = """
-[defaults]
-timeout = 5
-via = "qom"
-jobs = 8
-
-[hosts.hv1]
-uri = "qemu+ssh://root@hv1/system"
-groups = ["prod", "rack 1", "prod"]
-
-[hosts."hv 2"]
-uri = "qemu+ssh://root@hv2/system"
-groups = ["prod"]
-
-[hosts.lab]
-uri = "qemu:///session"
-"""
-
 
 @pytest.fixture
 def written(tmp_path: Path) -> Written:
@@ -55,7 +38,7 @@ def written(tmp_path: Path) -> Written:
 
 
 def test_a_full_file(written: Written) -> None:
-    file = written(FULL)
+    file = written(CONFIGURATION_FILE)
     read = load(file)
 
     assert read == Configuration(
@@ -176,7 +159,7 @@ def unprivileged() -> Iterator[None]:
 
 
 def test_a_file_without_permission(written: Written) -> None:
-    file = written(FULL)
+    file = written(CONFIGURATION_FILE)
     Path(file).chmod(0)
     with unprivileged(), pytest.raises(ConfigurationError) as caught:
         load(file)
@@ -202,7 +185,7 @@ def test_no_file_at_all(both: tuple[Path, Path]) -> None:
 
 def test_the_users_file_wins_key_by_key(both: tuple[Path, Path]) -> None:
     system, user = both
-    system.write_text(FULL)
+    system.write_text(CONFIGURATION_FILE)
     user.write_text(
         "[defaults]\njobs = 2\n"
         "[hosts.hv1]\ngroups = ['mine']\n"
@@ -219,7 +202,7 @@ def test_the_users_file_wins_key_by_key(both: tuple[Path, Path]) -> None:
 
 def test_the_error_names_the_file_that_is_wrong(both: tuple[Path, Path]) -> None:
     system, user = both
-    system.write_text(FULL)
+    system.write_text(CONFIGURATION_FILE)
     user.write_text("[hosts.other]\ngroups = []\n")
     with pytest.raises(ConfigurationError) as caught:
         load()
@@ -237,7 +220,7 @@ def test_one_file_in_place_of_both(
 ) -> None:
     for path in both:
         path.write_text("broken")
-    file = written(FULL)
+    file = written(CONFIGURATION_FILE)
 
     assert load(file).files == (file,)
     monkeypatch.setenv("VIRTBALLOON_CONFIG_FILE", file)
@@ -257,7 +240,7 @@ def test_where_the_users_file_is(
 ) -> None:
     user = tmp_path / ".config" / "virtballoon" / "config.toml"
     user.parent.mkdir(parents=True)
-    user.write_text(FULL)
+    user.write_text(CONFIGURATION_FILE)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     if config_home is None:
@@ -279,7 +262,7 @@ def test_a_home_that_is_no_directory(
 
 def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     system, user = both
-    user.write_text(FULL)
+    user.write_text(CONFIGURATION_FILE)
     user.parent.parent.chmod(0)
     with unprivileged(), monkeypatch.context() as patch:
         # Everything in this test's directory is closed to others.
@@ -289,7 +272,7 @@ def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.Monk
     assert load().files == (str(user),)
 
     # The system's is everybody's.
-    system.write_text(FULL)
+    system.write_text(CONFIGURATION_FILE)
     system.parent.chmod(0)
     with unprivileged(), pytest.raises(ConfigurationError) as caught:
         load()
@@ -298,7 +281,7 @@ def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.Monk
 
 
 def test_selecting(written: Written) -> None:
-    read = load(written(FULL))
+    read = load(written(CONFIGURATION_FILE))
 
     def names(*words: str) -> list[str]:
         return [host.name for host in read.select(words)]
@@ -321,7 +304,7 @@ def test_selecting(written: Written) -> None:
     ],
 )
 def test_selecting_what_there_is_not(written: Written, word: str, what: str) -> None:
-    file = written(FULL)
+    file = written(CONFIGURATION_FILE)
     with pytest.raises(ConfigurationError) as caught:
         load(file).select(["hv1", word])
     assert str(caught.value) == f"no {what} in {file}"

@@ -15,10 +15,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import virtballoon
-from tests.test_man import sections, tags
-from tests.unit.test_cli import EVIL
-from tests.unit.test_documents import SCHEMA
-from tests.unit.test_domainxml import domain
+from tests.pages import sections, tags
+from tests.unit.builders import SCHEMA, domain
+from tests.unit.command import EVIL
 from virtballoon import Source
 from virtballoon.doctor import probes
 from virtballoon.doctor.causes import Cause, Row, Sign, lacking, other_problems, possible_causes

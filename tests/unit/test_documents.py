@@ -7,7 +7,6 @@ import csv
 import io
 import json
 from dataclasses import replace
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -16,14 +15,26 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.builders import (
+    CHANGES,
+    HELD,
+    HOST,
+    NOW,
+    READ,
+    SCHEMA,
+    UNREACHED,
+    UUID,
+    VALIDATOR,
+    document,
+    report,
+)
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
-from virtballoon.errors import Busy, ConnectError, NoBalloon
-from virtballoon.model.balloon import Balloon
+from virtballoon.errors import ConnectError
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
-from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Outcome
-from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.outcome import HostProbe, Outcome
+from virtballoon.model.report import DomainReport, HostStatus, Interval
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTICS, MemoryStats
 from virtballoon.model.verdict import State, Verdict
@@ -34,105 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.unit.command import Command
-
-UUID = "1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5"
-HOST = "qemu:///system"
-NOW = 1_700_000_003.14
-
-STATS = MemoryStats.from_qemu(
-    {
-        "stat-swap-in": 0,
-        "stat-total-memory": 97_222_656,
-        "stat-available-memory": 75_649_024,
-        "stat-new-figure": 7,
-    }
-)
-
-
-def report(**facts: Any) -> DomainReport:
-    """A running guest, but for these facts."""
-    running: dict[str, Any] = {
-        "name": "web1",
-        "uuid": UUID,
-        "id": 7,
-        "state": State.RUNNING,
-        "machine": "pc-q35-8.2",
-        "balloon": Balloon(
-            model="virtio", alias="balloon0", qom_path="/machine/peripheral/balloon0"
-        ),
-        "interval": Interval(live=10, config=10),
-        "source": Source.LIBVIRT,
-        "figures": Figures(
-            stats=STATS,
-            last_update=1_700_000_000,
-            current_bytes=134217728,
-            maximum_bytes=134217728,
-            rss_bytes=218316800,
-        ),
-        "host": HOST,
-        "now": NOW,
-    }
-    return DomainReport.of(**(running | facts))
-
-
-BARE = report(
-    name="off",
-    id=None,
-    state=State.SHUTOFF,
-    balloon=None,
-    interval=Interval(config=0),
-    figures=Figures(),
-)
-HELD = report(error=Busy("held", host=HOST, domain="web1", code=68, hint="wait"))
-READ = HostReport(
-    uri=HOST,
-    hostname="hv1",
-    status=HostStatus.PARTIAL,
-    error=None,
-    elapsed_seconds=0.123456,
-    domains=(report(), BARE, HELD),
-)
-UNREACHED = HostReport(
-    uri="qemu+ssh://hv2/system",
-    hostname=None,
-    status=HostStatus.UNREACHABLE,
-    error=ConnectError("no route", host="qemu+ssh://hv2/system", code=38),
-    elapsed_seconds=10.0004,
-)
-CHANGES = HostChanges(
-    uri=HOST,
-    hostname="hv1",
-    status=HostStatus.PARTIAL,
-    error=None,
-    elapsed_seconds=0.5,
-    domains=(
-        IntervalChange(
-            name="web1",
-            uuid=UUID,
-            outcome=Outcome.CHANGED,
-            changed=True,
-            before=Interval(live=0),
-            after=Interval(live=10),
-        ),
-        IntervalChange(
-            name="bare",
-            uuid=UUID,
-            outcome=Outcome.FAILED,
-            changed=False,
-            before=Interval(live=0, config=0),
-            after=Interval(live=0, config=0),
-            error=NoBalloon("it has no balloon device", host=HOST, domain="bare"),
-        ),
-    ),
-)
-
-
-def document(*hosts: HostReport | HostChanges) -> dict[str, Any]:
-    """What a program reads: written as JSON and read back."""
-    records = [documents.host_record(host) for host in hosts]
-    text = formats.to_json(documents.document(records, generated_at=NOW))
-    value: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
-    return value
 
 
 def test_the_keys_of_a_reading_and_their_order() -> None:
@@ -425,11 +337,6 @@ def test_any_reading_fits_every_format(
 
 
 # The schema that comes with the package.
-
-SCHEMA: dict[str, Any] = json.loads(
-    (resources.files("virtballoon") / "schema.json").read_text(encoding="utf-8")
-)
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def place() -> dict[str, Any]:

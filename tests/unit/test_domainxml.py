@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.builders import domain, memballoon
 from virtballoon.errors import DomainXMLError
 from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.model.balloon import Balloon, BalloonConfig
@@ -24,24 +25,6 @@ from virtballoon.model.balloon import Balloon, BalloonConfig
 PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
 CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"
 MMIO = "<address type='virtio-mmio'/>"
-
-
-def domain(devices: str, *, attributes: str = "type='kvm' id='7'", before: str = "") -> str:
-    """A domain's XML as libvirt prints it."""
-    return f"""<domain {attributes}>
-  <name>web1</name>
-  <uuid>1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5</uuid>
-  {before}<memory unit='KiB'>131072</memory>
-  <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
-    {devices}
-  </devices>
-</domain>
-"""
-
-
-def memballoon(model: str = "virtio", inside: str = "<alias name='balloon0'/>") -> str:
-    return f"<memballoon model={quoteattr(model)}>{inside}</memballoon>"
 
 
 @pytest.mark.parametrize("address", [PCI, CCW, MMIO, ""], ids=["pci", "ccw", "mmio", "none"])

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tests.unit.test_documents import NOW
-from tests.unit.test_view import BIG, FULL, GIB, MUTE, OFF, guest, host, press
+from tests.unit.builders import NOW
+from tests.unit.view_builders import BIG, FULL, GIB, MUTE, OFF, guest, host, press
 from virtballoon.errors import Busy
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.test_cli import EVIL, NOBODY_LISTENS, TEST, assert_refused
-from tests.unit.test_hosts import CONFIGURATION
+from tests.unit.command import CONFIGURATION, EVIL, NOBODY_LISTENS, TEST, assert_refused
 
 if TYPE_CHECKING:
     from pathlib import Path

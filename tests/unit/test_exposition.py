@@ -17,9 +17,9 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.test_man import sections
-from tests.unit.test_documents import BARE, HELD, NOW, UNREACHED, report
-from tests.unit.test_documents import READ as READ_HOST
+from tests.pages import sections
+from tests.unit.builders import BARE, HELD, NOW, UNREACHED, report
+from tests.unit.builders import READ as READ_HOST
 from virtballoon import (
     Figures,
     MemoryStats,

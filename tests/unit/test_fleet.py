@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import virtballoon
+from tests.unit.command import LONG, NOBODY_LISTENS, TEST
 from tests.unit.silence import SilentHost
 from virtballoon import HostStatus
 from virtballoon.engine.fleet import on_hosts
@@ -19,14 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Libvirt's test driver, its own domain in it, not one from a file: the library in this process
-# has lxml, which would take such files from it.
-TEST = "test:///default"
 OTHER = "test:///default?other"
-NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
-
-#: Far more than a test takes.
-LONG = 60.0
 
 
 @pytest.fixture(autouse=True)

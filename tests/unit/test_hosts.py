@@ -20,33 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.command import COLD, Command, Result, clean_environment
+from tests.unit.command import (
+    COLD,
+    CONFIGURATION,
+    NOBODY_LISTENS,
+    OTHER,
+    TEST,
+    Command,
+    Result,
+    assert_refused,
+    clean_environment,
+)
 from tests.unit.silence import SilentHost
-from tests.unit.test_cli import assert_refused
 from virtballoon.cli.context import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-TEST = "test:///default"
-OTHER = "test:///default?other"
-NOBODY_LISTENS = "qemu+unix:///system?socket=/no/such/sock"
 WIPE = "\r\x1b[2K"
-
-CONFIGURATION = f"""
-[hosts.hv1]
-uri = "{TEST}"
-groups = ["prod", "rack1"]
-[hosts.alias]
-uri = "{TEST}"
-[hosts.hv2]
-uri = "{OTHER}"
-groups = ["prod"]
-[hosts.gone]
-uri = "{NOBODY_LISTENS}"
-groups = ["rack1"]
-"""
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.running import fields
 from tests.unit.command import Command, clean_environment
 from virtballoon.log import FIELDS
 
@@ -99,12 +99,6 @@ def test_no_output_without_logging_configuration(tmp_path: Path) -> None:
     )
     # Libvirt's own error is there, since the library must not silence it.
     assert [line for line in result.stderr.splitlines() if not line.startswith("libvirt: ")] == []
-
-
-def fields(line: str) -> dict[str, str]:
-    """A line of logfmt, read as others do: words, of which some are quoted."""
-    assert line.isprintable()
-    return dict(word.split("=", 1) for word in shlex.split(line))
 
 
 def test_failures_are_log_records(command: Command, node: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_checking import DEAD, FULL, OOM, SWAP, UPDATE, after, guest, host
-from tests.unit.test_documents import SCHEMA
-from tests.unit.test_report import report
+from tests.running import parsed
+from tests.unit.builders import SCHEMA
+from tests.unit.check_builders import DEAD, FULL, OOM, SWAP, UPDATE, after, guest, host, report
 from virtballoon.check import plugin, records
 from virtballoon.check.judging import (
     CheckResult,
@@ -28,38 +27,6 @@ from virtballoon.check.ranges import Range
 from virtballoon.model.memory import Anomaly
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import formats
-
-#: A figure of the guidelines: 'label'=value[UOM];[warn];[crit];[min];[max]
-NUMBER = r"-?\d+(?:\.\d+)?"
-RANGE = rf"@?(?:(?:~|{NUMBER})?:)?(?:{NUMBER})?"
-PERFDATUM = re.compile(
-    rf"'((?:[^'=|]|'')+)'=({NUMBER})(s|%|B|c|)"
-    rf"(?:;({RANGE})(?:;({RANGE})(?:;({NUMBER})?(?:;({NUMBER})?)?)?)?)?"
-)
-STATUS = re.compile(r"MEMORY (OK|WARNING|CRITICAL|UNKNOWN) - (.+)")
-
-
-def parsed(text: str) -> tuple[str, dict[str, tuple[str | None, ...]], list[str]]:
-    """The status, the performance data by label, and the other lines, read as strictly as the
-    guidelines put it."""
-    assert text.endswith("\n")
-    first, *others = text.removesuffix("\n").split("\n")
-    said, separator, data = first.partition(" | ")
-    assert STATUS.fullmatch(said), said
-    assert len(said) <= 80
-    assert all("|" not in line and line.isprintable() for line in (said, data, *others))
-    figures: dict[str, tuple[str | None, ...]] = {}
-    at = 0
-    while separator and at < len(data):
-        found = PERFDATUM.match(data, at)
-        assert found, data[at:]
-        label = found[1].replace("''", "'")
-        assert label not in figures
-        figures[label] = found.groups()[1:]
-        at = found.end()
-        assert data[at : at + 1] in {"", " "}
-        at += 1
-    return said, figures, others
 
 
 def printed(result: CheckResult, **options: Any) -> str:

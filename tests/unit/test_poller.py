@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.waiting import wait_until
+from tests.unit.command import LONG, NOBODY_LISTENS, TEST
 from tests.unit.silence import SilentHost, held
-from tests.unit.test_fleet import LONG, NOBODY_LISTENS, TEST
 from virtballoon import (
     HostPoller,
     HostReport,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.test_cli import EVIL, NOBODY_LISTENS, only_host
+from tests.unit.command import EVIL, NOBODY_LISTENS, only_host
 from virtballoon.model.verdict import Verdict
 
 if TYPE_CHECKING:

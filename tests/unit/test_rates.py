@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_documents import READ, SCHEMA, UUID, VALIDATOR, document, report
+from tests.unit.builders import READ, SCHEMA, UUID, VALIDATOR, document, report
 from virtballoon.model.memory import Figures
 from virtballoon.model.rates import NoRate, Rates, Sample
 from virtballoon.model.report import DomainReport

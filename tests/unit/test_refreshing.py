@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.builders import HOST, READ, SCHEMA, VALIDATOR, document, report
 from tests.unit.fakedomain import FREE, HELD, FakeDomain
-from tests.unit.test_documents import HOST, READ, SCHEMA, VALIDATOR, document, report
 from virtballoon.cli.finish import with_problems
 from virtballoon.errors import (
     AccessDenied,

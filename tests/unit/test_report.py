@@ -7,32 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.unit.check_builders import NOW, report
 from virtballoon.errors import Busy, LibvirtFailure, NotSupported, VirtballoonError
-from virtballoon.model.balloon import Balloon
 from virtballoon.model.memory import Anomaly, Figures, Usage
-from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.model.source import Source
+from virtballoon.model.report import HostReport, HostStatus, Interval
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State, Verdict
-
-NOW = 1_700_000_000.5
-
-
-def report(**facts: Any) -> DomainReport:
-    """A guest with nothing the matter, but for these facts."""
-    healthy: dict[str, Any] = {
-        "name": "web1",
-        "uuid": "1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5",
-        "id": 7,
-        "state": State.RUNNING,
-        "balloon": Balloon(model="virtio"),
-        "interval": Interval(live=10),
-        "source": Source.LIBVIRT,
-        "figures": Figures(stats=MemoryStats(total_memory=5), last_update=1_700_000_000),
-        "host": "qemu:///system",
-        "now": NOW,
-    }
-    return DomainReport.of(**(healthy | facts))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ on a real one."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pty
 import termios
@@ -13,16 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.command import fill
 from virtballoon.watch.screen import GONE, Keys, Terminal
-
-
-def fill(terminal: int) -> None:
-    """Write until it takes no more."""
-    os.set_blocking(terminal, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(terminal, b"." * 100)
-    os.set_blocking(terminal, True)
 
 
 def keys(*parts: bytes) -> list[str]:

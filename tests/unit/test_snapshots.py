@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.waiting import wait_until
+from tests.unit.check_builders import report
 from tests.unit.silence import SilentHost, held
-from tests.unit.test_report import report
 from virtballoon import (
     ConfigurationError,
     ConnectError,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
-from tests.unit.test_documents import CHANGES, HELD, HOST, READ, report
+from tests.unit.builders import CHANGES, HELD, HOST, READ, report
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.statistics import MemoryStats

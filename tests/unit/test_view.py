@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.test_documents import NOW, report
-from virtballoon.errors import Busy, ConnectError
-from virtballoon.model.memory import Figures
-from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.model.statistics import MemoryStats
+from tests.unit.builders import NOW
+from tests.unit.view_builders import BIG, FULL, GIB, MUTE, OFF, UPDATE, guest, host, press
+from virtballoon.errors import Busy
+from virtballoon.model.report import DomainReport
 from virtballoon.watch.view import (
     BINDINGS,
     HISTORY,
@@ -26,52 +25,7 @@ from virtballoon.watch.view import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-MIB = 1024**2
-GIB = 1024 * MIB
-UPDATE = 1_700_000_000
-
-
-def guest(
-    name: str,
-    *,
-    total: int | None = GIB,
-    used: int = 0,
-    last_update: int = UPDATE,
-    **facts: Any,
-) -> DomainReport:
-    """A domain that uses this much of its memory; None for one without figures."""
-    stats = MemoryStats()
-    if total is not None:
-        stats = MemoryStats(total_memory=total, available_memory=total - used, disk_caches=MIB)
-    figures = Figures(
-        stats=stats,
-        last_update=last_update,
-        current_bytes=max(2 * GIB, total or 0),
-        maximum_bytes=2 * max(2 * GIB, total or 0),
-    )
-    known: dict[str, Any] = {"name": name, "uuid": f"uuid-{name}", "figures": figures}
-    known["now"] = last_update + 3.0
-    return report(**(known | facts))
-
-
-def host(rows: Iterable[DomainReport] = (), *, error: Exception | None = None) -> HostReport:
-    reached = error is None
-    return HostReport(
-        uri="qemu:///system",
-        hostname="hv" if reached else None,
-        status=HostStatus.OK if reached else HostStatus.UNREACHABLE,
-        error=ConnectError(str(error)) if error is not None else None,
-        elapsed_seconds=0.1,
-        domains=tuple(rows),
-    )
-
-
-BIG = guest("big", total=8 * GIB, used=2 * GIB)
-FULL = guest("full", total=1000 * MIB, used=900 * MIB)
-OFF = guest("off", total=16 * GIB, used=15 * GIB, interval=Interval(live=0))
-MUTE = guest("mute", total=None, last_update=0)
+    pass
 
 
 def view(*rows: DomainReport, **options: Any) -> View:
@@ -82,11 +36,6 @@ def view(*rows: DomainReport, **options: Any) -> View:
 
 def names(shown: View) -> list[str]:
     return [x.report.name if isinstance(x, DomainLine) else x.label for x in shown.lines]
-
-
-def press(shown: View, *keys: str) -> None:
-    for key in keys:
-        shown.press(key)
 
 
 # The order.

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.unit.test_documents import CHANGES, SCHEMA, VALIDATOR, document, report
+from tests.unit.builders import CHANGES, SCHEMA, VALIDATOR, document, report
 from virtballoon.cli.finish import with_problems
 from virtballoon.errors import Busy
 from virtballoon.hypervisor.domain import Domain

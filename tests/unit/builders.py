@@ -1,0 +1,161 @@
+"""Reports, documents and definitions of domains for tests."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from virtballoon.errors import Busy, ConnectError, NoBalloon
+from virtballoon.model.balloon import Balloon
+from virtballoon.model.memory import Figures
+from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome
+from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
+from virtballoon.model.source import Source
+from virtballoon.model.statistics import MemoryStats
+from virtballoon.model.verdict import State
+from virtballoon.render import documents, formats
+
+UUID = "1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5"
+HOST = "qemu:///system"
+NOW = 1_700_000_003.14
+STATS = MemoryStats.from_qemu(
+    {
+        "stat-swap-in": 0,
+        "stat-total-memory": 97_222_656,
+        "stat-available-memory": 75_649_024,
+        "stat-new-figure": 7,
+    }
+)
+
+
+def report(**facts: Any) -> DomainReport:
+    """A running guest, but for these facts."""
+    running: dict[str, Any] = {
+        "name": "web1",
+        "uuid": UUID,
+        "id": 7,
+        "state": State.RUNNING,
+        "machine": "pc-q35-8.2",
+        "balloon": Balloon(
+            model="virtio", alias="balloon0", qom_path="/machine/peripheral/balloon0"
+        ),
+        "interval": Interval(live=10, config=10),
+        "source": Source.LIBVIRT,
+        "figures": Figures(
+            stats=STATS,
+            last_update=1_700_000_000,
+            current_bytes=134217728,
+            maximum_bytes=134217728,
+            rss_bytes=218316800,
+        ),
+        "host": HOST,
+        "now": NOW,
+    }
+    return DomainReport.of(**(running | facts))
+
+
+BARE = report(
+    name="off",
+    id=None,
+    state=State.SHUTOFF,
+    balloon=None,
+    interval=Interval(config=0),
+    figures=Figures(),
+)
+HELD = report(error=Busy("held", host=HOST, domain="web1", code=68, hint="wait"))
+READ = HostReport(
+    uri=HOST,
+    hostname="hv1",
+    status=HostStatus.PARTIAL,
+    error=None,
+    elapsed_seconds=0.123456,
+    domains=(report(), BARE, HELD),
+)
+UNREACHED = HostReport(
+    uri="qemu+ssh://hv2/system",
+    hostname=None,
+    status=HostStatus.UNREACHABLE,
+    error=ConnectError("no route", host="qemu+ssh://hv2/system", code=38),
+    elapsed_seconds=10.0004,
+)
+CHANGES = HostChanges(
+    uri=HOST,
+    hostname="hv1",
+    status=HostStatus.PARTIAL,
+    error=None,
+    elapsed_seconds=0.5,
+    domains=(
+        IntervalChange(
+            name="web1",
+            uuid=UUID,
+            outcome=Outcome.CHANGED,
+            changed=True,
+            before=Interval(live=0),
+            after=Interval(live=10),
+        ),
+        IntervalChange(
+            name="bare",
+            uuid=UUID,
+            outcome=Outcome.FAILED,
+            changed=False,
+            before=Interval(live=0, config=0),
+            after=Interval(live=0, config=0),
+            error=NoBalloon("it has no balloon device", host=HOST, domain="bare"),
+        ),
+    ),
+)
+
+
+def document(*hosts: HostReport | HostChanges) -> dict[str, Any]:
+    """What a program reads: written as JSON and read back."""
+    records = [documents.host_record(host) for host in hosts]
+    text = formats.to_json(documents.document(records, generated_at=NOW))
+    value: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    return value
+
+
+SCHEMA: dict[str, Any] = json.loads(
+    (resources.files("virtballoon") / "schema.json").read_text(encoding="utf-8")
+)
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+CONFIGURATION_FILE = """
+[defaults]
+timeout = 5
+via = "qom"
+jobs = 8
+
+[hosts.hv1]
+uri = "qemu+ssh://root@hv1/system"
+groups = ["prod", "rack 1", "prod"]
+
+[hosts."hv 2"]
+uri = "qemu+ssh://root@hv2/system"
+groups = ["prod"]
+
+[hosts.lab]
+uri = "qemu:///session"
+"""
+
+
+def domain(devices: str, *, attributes: str = "type='kvm' id='7'", before: str = "") -> str:
+    """A domain's XML as libvirt prints it."""
+    return f"""<domain {attributes}>
+  <name>web1</name>
+  <uuid>1d0f2f13-99f9-48fa-8fd5-33ad220a5ac5</uuid>
+  {before}<memory unit='KiB'>131072</memory>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    {devices}
+  </devices>
+</domain>
+"""
+
+
+def memballoon(model: str = "virtio", inside: str = "<alias name='balloon0'/>") -> str:
+    return f"<memballoon model={quoteattr(model)}>{inside}</memballoon>"
