@@ -107,14 +107,14 @@ def test_what_happened_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
     line = wait_until(lambda: told(1), 60, "a reading to compare with the first")
     assert "0.0 major faults/s (range @0)" in line
     assert "rates over " in line
-    # A guest that is started anew begins to count anew, too.
+    # The counters of a restarted guest start again.
     guest.domain.destroy()
     assert check(guest, *words)[0] == 3
     guest.domain.create()
     guest.wait_booted()
     fresh(guest)
     line = told(0) or ""
-    assert "no rates: started anew in between" in line
+    assert "no rates: restarted in between" in line
     assert wait_until(lambda: told(1), 60, "a reading to compare with the restart")
 
 

@@ -165,7 +165,7 @@ def test_a_file_of_somebody_elses_is_left_alone(
     file.write_text(content)
     result = command("-c", node, *RATES, "--state", str(file))
     assert (result.status, result.stderr) == (3, "")
-    assert f"{file} is no state of a check" in result.stdout
+    assert f"{file} is not the state of a check" in result.stdout
     assert file.read_text() == content
     assert list(tmp_path.iterdir()) == [file]
 

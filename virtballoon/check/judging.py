@@ -1,5 +1,4 @@
-"""Whether guests' memory is well, by thresholds and by what their figures are worth. Pure: judges
-what was read, touches nothing.
+"""Judges the memory of domains by thresholds and by how reliable their figures are. Pure.
 
 States and exit statuses are the monitoring plugins'. A threshold is applied to nothing but a
 figure that can be trusted: what a guest uses counts only where it is fresh.
@@ -49,7 +48,7 @@ _BY_SEVERITY: Final = (
 
 
 class Trouble(StrEnum):
-    """What can be wrong beside a domain's own verdict."""
+    """A problem other than a domain's verdict."""
 
     UNREACHABLE = "unreachable"
     UNMATCHED = "unmatched"
@@ -129,8 +128,8 @@ class Measure(StrEnum):
 #: The counters that performance data has.
 _COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
 
-#: What a verdict and a trouble come to: nothing can be said of a guest without figures to be
-#: trusted, unless there is nothing to be done about it.
+#: The status of a verdict or a problem: unknown where there are no fresh figures, unless nothing is
+#: to be done about it.
 DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyType(
     {
         **{verdict: CheckStatus.OK for verdict in Verdict if verdict.is_well},
@@ -150,11 +149,11 @@ class Thresholds(Value):
 
     @property
     def can_alarm(self) -> bool:
-        """Whether there is any figure that comes to something else than ok."""
+        """Whether there is any figure that is not ok."""
         return any(r is not None and r.can_alarm for r in (self.warning, self.critical))
 
     def judge(self, value: float) -> CheckStatus:
-        """What this figure comes to."""
+        """The status of this figure."""
         if self.critical is not None and self.critical.alarms(value):
             return CheckStatus.CRITICAL
         if self.warning is not None and self.warning.alarms(value):
@@ -172,8 +171,8 @@ class Policy(Value):
     """What is judged, and how.
 
     :ivar thresholds: the thresholds of each measure that is to be judged
-    :ivar states: what verdicts and troubles come to, where not as in :data:`DEFAULT_STATES`; fresh
-        figures are judged by thresholds alone
+    :ivar states: the statuses of verdicts and problems that differ from :data:`DEFAULT_STATES`;
+        fresh figures are judged by thresholds alone
     """
 
     thresholds: Mapping[Measure, Thresholds] = DEFAULT_THRESHOLDS
@@ -185,7 +184,7 @@ class Policy(Value):
         return any(measure.needs_former for measure in self.thresholds)
 
     def state(self, cause: Verdict | Trouble) -> CheckStatus:
-        """What a verdict or a trouble comes to."""
+        """The status of a verdict or a problem."""
         return self.states.get(cause, DEFAULT_STATES[cause])
 
 
@@ -194,8 +193,8 @@ class Measurement(Value):
 
     :ivar value: the figure, in the unit of its measure; None where it is not known
     :ivar thresholds: by what it was judged
-    :ivar status: what it comes to: unknown where the guest does not give it, ok where there is
-        merely nothing yet to compare it with
+    :ivar status: unknown where the guest does not give the figure, ok where there is nothing to
+        compare it with yet
     """
 
     measure: Measure
@@ -205,7 +204,7 @@ class Measurement(Value):
 
 
 class CheckedDomain(Value):
-    """One domain, and what it comes to.
+    """One domain and its status.
 
     :ivar status: the worst of its verdict and its measurements
     :ivar report: what was read of it, with its rates where they were needed
@@ -218,7 +217,7 @@ class CheckedDomain(Value):
 
 
 class CheckedHost(Value):
-    """One host, and what it comes to.
+    """One host and its status.
 
     :ivar status: the worst of its domains and of what stood in the way
     :ivar report: what was read of it
@@ -231,9 +230,9 @@ class CheckedHost(Value):
 
 
 class Problem(Value):
-    """Something that is wrong with no domain in particular.
+    """A problem that is not one domain's.
 
-    :ivar status: what it comes to
+    :ivar status: its status
     :ivar message: what it is
     """
 
@@ -269,11 +268,11 @@ Samples = Mapping[str, Mapping[str, Sample]]
 
 
 class CheckResult(Value):
-    """What a check came to.
+    """The result of a check.
 
     :ivar status: the worst of the domains' and the problems'; its number is the exit status
     :ivar hosts: the hosts, in the order in which they were read
-    :ivar problems: what is wrong with no domain in particular
+    :ivar problems: the problems that are not one domain's
     :ivar samples: what the next check is to be given as the former readings
     :ivar is_first: whether differences are judged, and there was no former reading of any domain
     """
@@ -285,15 +284,15 @@ class CheckResult(Value):
     is_first: bool
 
     def with_problem(self, problem: Problem) -> Self:
-        """The same with something else that is wrong."""
+        """The same with another problem."""
         status = CheckStatus.worst([self.status, problem.status])
         return replace(self, status=status, problems=(*self.problems, problem))
 
     def perfdata(self, *, everything: bool = False) -> tuple[Perfdatum, ...]:
-        """The figures that can be trusted: how many guests there are and were judged, what each
-        uses, and what was judged besides.
+        """The numbers of domains and of those judged, the fresh used memory of each, and every
+        other figure that was judged.
 
-        :param everything: the used bytes, the age and the counters of each guest as well
+        :param everything: also the used bytes, the age and the counters of each domain
         """
         rows = [(host.report, row) for host in self.hosts for row in host.domains]
         judged = sum(row.report.verdict is Verdict.FRESH for _, row in rows)
@@ -315,8 +314,7 @@ def check_hosts(
 
     :param hosts: as :func:`read_hosts` gives them
     :param policy: what is judged, and how
-    :param domains: what was asked for; whoever asks for domains wants to hear that none of them
-        could be judged
+    :param domains: what was asked for; it is a problem if none of these could be judged
     :param former: the samples that an earlier check gave
     """
     former, policy = former or {}, policy or Policy()
@@ -343,7 +341,7 @@ def _since(host: HostReport, former: Mapping[str, Sample]) -> HostReport:
 
 
 def _samples(host: HostReport, former: Mapping[str, Sample]) -> dict[str, Sample]:
-    """What the next reading is compared with: where nothing can be trusted now, what could be."""
+    """What the next reading is compared with: the newest fresh figures."""
     kept = dict(former) if host.error is not None else {}
     for row in host.domains:
         if row.verdict is Verdict.FRESH:
@@ -373,7 +371,7 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
             continue
         value, is_given = _measured(row, measure)
         if value is None and not thresholds.can_alarm:
-            # Nobody asked for it to be judged: that it is missing is no trouble.
+            # It is not to be judged, so it may be missing.
             continue
         if value is not None:
             status = thresholds.judge(value)
@@ -426,7 +424,7 @@ def _problems(
         return
     said = {Verdict.FRESH, *policy.states}
     if all(row.status is CheckStatus.OK and row.report.verdict not in said for row in rows):
-        # That would be well; but then nobody would have asked for these.
+        # They were asked for by name.
         message = "none of them has figures to judge"
         yield Problem(status=CheckStatus.UNKNOWN, message=message)
 

@@ -28,12 +28,12 @@ _NAME_WIDTH: Final = 24
 
 
 def status_line(status: CheckStatus, message: str) -> str:
-    """The one line that everybody reads."""
+    """The status line."""
     return _cut(f"{SERVICE} {status.name} - {safe(message)}", _WIDTH)
 
 
 def failure(message: str) -> str:
-    """What the plugin prints when it could not even begin."""
+    """What the plugin prints when it could not start."""
     message = " ".join(message.split())
     first = status_line(CheckStatus.UNKNOWN, message)
     return first if first.endswith(safe(message)) else f"{first}\n{safe(message)}"
@@ -47,7 +47,7 @@ def output(
     perfdata: bool = True,
     quiet: bool = False,
 ) -> str:
-    """All that the plugin prints.
+    """Everything that the plugin prints.
 
     :param names: what to call a host, by its URI, where not by its own name
     :param everything: more performance data for each domain
@@ -120,7 +120,7 @@ def _long(result: CheckResult, labels: Mapping[str, str], *, quiet: bool) -> Ite
 
 
 def details(row: CheckedDomain) -> list[str]:
-    """All that is to be said of one domain, what is wrong first."""
+    """The details of one domain, problems first."""
     report = row.report
     alarms = [m for m in row.measurements if m.status is not CheckStatus.OK]
     said = [_measured(m, with_range=True) for m in alarms]

@@ -48,9 +48,9 @@ class Range:
 
     @classmethod
     def parse(cls, text: str, units: Units = COUNT) -> Self:
-        """From what somebody wrote; a number without a unit is in the range's own.
+        """From text; a number without a unit is in the range's own.
 
-        :raise ValueError: when it is no such range
+        :raise ValueError: when it is not a range
         """
         body = text.removeprefix("@")
         start, colon, end = body.rpartition(":")
@@ -58,11 +58,13 @@ class Range:
             low = 0.0 if not colon else -math.inf if start == "~" else _number(start, units)
             high = math.inf if colon and not end else _number(end, units)
         except ValueError as error:
-            raise ValueError(f"{text!r} is no range such as 80, 10: or @10:20: {error}") from None
+            raise ValueError(
+                f"{text!r} is not a range such as 80, 10: or @10:20: {error}"
+            ) from None
         try:
             return cls(low, high, inverted=body != text)
         except ValueError as error:
-            raise ValueError(f"{text!r} is no range: {error}") from None
+            raise ValueError(f"{text!r} is not a range: {error}") from None
 
     def alarms(self, value: float) -> bool:
         """Whether this figure is a cause for alarm."""
@@ -83,7 +85,7 @@ class Range:
 def _number(text: str, units: Units) -> float:
     found = _NUMBER.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no number" if text else "a number is missing")
+        raise ValueError(f"{text!r} is not a number" if text else "a number is missing")
     unit = found[2]
     if unit and unit not in units:
         known = f"; there are: {', '.join(units)}" if units else ""

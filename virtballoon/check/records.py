@@ -42,7 +42,7 @@ def _document(result: CheckResult, *, quiet: bool, generated_at: float) -> Recor
 
 
 def domain_records(host: CheckedHost, *, quiet: bool) -> list[Record]:
-    """The domains of one host, as they stand in a document."""
+    """The domains of one host."""
     shown = (row for row in host.domains if not quiet or row.status is not CheckStatus.OK)
     return [_domain_record(row) for row in shown]
 

@@ -1,4 +1,4 @@
-"""What a check read the last time, in a file: to tell what has happened since."""
+"""Keeps the figures of a check in a file, for the next run to compare with."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from virtballoon.model.rates import Sample
 from virtballoon.system.atomicfile import Output
 from virtballoon.system.lockfile import Held, hold
 
-#: What tells such a file from others, and its version.
+#: The key that identifies such a file, and its version.
 _MARK: Final = "virtballoon-check"
 _VERSION: Final = 1
 
-#: Far above what so many guests come to as a host can have.
+#: Far more than any number of domains needs.
 _MOST_BYTES: Final = 64 * 1024**2
 
-#: Another run has the file for some milliseconds.
+#: Another run holds the file for some milliseconds.
 _PATIENCE_SECONDS: Final = 5.0
 
 
@@ -50,12 +50,12 @@ def default_path(question: Sequence[object]) -> Path:
 def compared(path: Callable[[], Path], check: Callable[[Samples], CheckResult]) -> CheckResult:
     """Check against what the file has, and keep in it what the next check is to compare with.
 
-    What goes wrong with the file is a problem beside all others: it must not hide what was found.
+    A problem with the file is one more problem of the result, and hides no other.
     """
     result = None
     try:
         file = path()
-        # Before anything is made beside it.
+        # Before the lock file is created.
         _read(file)
         _lock(f"{file}.lock")
         result = check(_read(file))
@@ -82,14 +82,14 @@ def _lock(path: str) -> None:
 def _read(path: Path) -> Samples:
     """What the file has; nothing where there is none, or one of another version.
 
-    :raise VirtballoonError: when it cannot be read, or is somebody else's
+    :raise VirtballoonError: when it cannot be read, or is not such a file
     """
     try:
         # Opening a FIFO would wait for the other end.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         with open(file, "rb") as opened:  # noqa: PTH123
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise VirtballoonError(f"cannot read {path}: it is no regular file")
+                raise VirtballoonError(f"cannot read {path}: it is not a regular file")
             data = opened.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         return {}
@@ -102,8 +102,8 @@ def _read(path: Path) -> Samples:
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict) or _MARK not in stored:
-        # A slip of the pen must not cost a file its content.
-        raise VirtballoonError(f"{path} is no state of a check: it has other content")
+        # A wrong path must not cost a file its content.
+        raise VirtballoonError(f"{path} is not the state of a check: it has other content")
     return _samples(stored) if stored[_MARK] == _VERSION else {}
 
 

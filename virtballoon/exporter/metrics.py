@@ -340,7 +340,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
     )
     verdicts = GaugeMetricFamily(
         "virtballoon_domain_verdict",
-        "What the domain's figures are worth: 1 for its verdict, 0 for the others.",
+        "How reliable the domain's figures are: 1 for its verdict, 0 for the others.",
         labels=(*_DOMAIN, "verdict"),
     )
     used = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""A guest's own memory figures, and what of its memory is used. Pure: no libvirt, no QEMU."""
+"""A domain's memory figures, their anomalies, and the guest's used memory. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from virtballoon.model.value import Value
 
 _KIB: Final = 1024
 
-#: A guest may say that it has so many times the memory that libvirt says it can have: some may have
-#: been unplugged since, and libvirt need not know of all.
+#: A guest's total may be this many times the domain's maximum: memory may have been unplugged since
+#: its last update, and libvirt need not know of all memory.
 _SLACK: Final = 2
 
 

@@ -1,4 +1,4 @@
-"""What came of setting, waiting and visiting: the objects that a caller gets beside reports."""
+"""Result types for setting, waiting and probing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class HostWait(HostResult[DomainWait]):
 
 
 class Outcome(StrEnum):
-    """What became of setting one domain's interval."""
+    """The result of setting one domain's interval."""
 
     CHANGED = "changed"
     UNCHANGED = "unchanged"
@@ -52,8 +52,8 @@ class Outcome(StrEnum):
 class IntervalChange(Value):
     """What setting the interval did, or would do, to one domain.
 
-    :ivar outcome: what became of it
-    :ivar changed: whether any interval differs from what it was; True beside a failed outcome
+    :ivar outcome: the result
+    :ivar changed: whether any interval differs from what it was; True with a failed outcome
         means half done
     :ivar before: the intervals as they were
     :ivar after: the intervals as they are, or would be

@@ -34,7 +34,7 @@ class NoRate(StrEnum):
 
 
 class Sample(Value):
-    """What of a reading is needed to compare it with a later one.
+    """The part of a reading that a later one is compared with.
 
     :ivar uuid: the domain's UUID
     :ivar id: libvirt's number of the running domain, which is another one after each start; None
@@ -60,9 +60,9 @@ class Sample(Value):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """What :meth:`as_dict` gave, after whatever became of it on a disk.
+        """From what :meth:`as_dict` gave, which may have been changed on a disk.
 
-        :raise ValueError: when it is no such thing
+        :raise ValueError: when it is not a sample
         """
         if not isinstance(stored, Mapping):
             raise ValueError(f"no sample: {stored!r}")
@@ -139,6 +139,6 @@ def _obstacle(earlier: Sample, later: Sample, grown: Mapping[str, int]) -> NoRat
     if faults < 0 or (faults == 0 and "minor_faults" not in grown and min(grown.values()) < 0):
         return NoRate.RESET
     if min(grown.values()) < 0:
-        # It has gone on, and one counter has not: whoever lies in one is not believed in another.
+        # One wrong counter makes the others doubtful, too.
         return NoRate.BACKWARDS
     return NoRate.CLOCK if later.last_update < earlier.last_update else None

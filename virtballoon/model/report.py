@@ -1,4 +1,4 @@
-"""What is known of a domain and of a host: the typed objects that a caller gets who reads."""
+"""Results of reading: the reports of domains and hosts."""
 
 from __future__ import annotations
 
@@ -96,16 +96,16 @@ class Refresh(Value):
 
 
 class DomainReport(Value):
-    """One domain with its figures, their age and source, and what they are worth.
+    """One domain with its figures, their age and source, and how reliable they are.
 
-    :ivar name: the domain's name, as somebody chose it: sanitise it before showing it
+    :ivar name: the domain's name, foreign text: sanitise it before showing it
     :ivar uuid: its UUID, in the canonical form
     :ivar id: libvirt's number of the running domain, or None
     :ivar state: its state
     :ivar machine: QEMU's machine type by the XML, such as ``pc-i440fx-7.2``, or None
     :ivar balloon: its balloon device, or None if it has none
     :ivar interval: the polling interval
-    :ivar verdict: what the figures are worth
+    :ivar verdict: how reliable the figures are
     :ivar source: where they come from
     :ivar last_update: when the guest gave them, epoch seconds by the host's clock, or None for
         never
@@ -113,8 +113,8 @@ class DomainReport(Value):
         offset is known (:attr:`HostReport.clock`), else by this machine's. None for never, and
         where the last update would lie in the future.
     :ivar read_at: the time of reading, epoch seconds by this machine's clock
-    :ivar figures: the guest's figures and the host's beside them
-    :ivar usage: what of the guest's memory is used
+    :ivar figures: the guest's figures and the host's
+    :ivar usage: the guest's used memory
     :ivar anomalies: what cannot be right about the figures and their time
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
@@ -326,7 +326,7 @@ T_co = TypeVar("T_co", covariant=True)
 class HostResult(Value, Generic[T_co]):
     """The result for one host.
 
-    :ivar uri: the host's libvirt URI, as the caller gave it, else as libvirt tells it
+    :ivar uri: the host's libvirt URI, as the caller gave it, else as libvirt gives it
     :ivar hostname: the host's own name, or None if it was not reached
     :ivar status: how much of it was reached
     :ivar error: why no more of it was

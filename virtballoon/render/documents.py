@@ -67,7 +67,7 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
 
 
 def domain_record(row: DomainReport) -> Record:
-    """One domain of a reading, as it stands in a document."""
+    """One domain of a reading."""
     record = {key: get(row) for key, get in DOMAIN.items()}
     if row.refresh is not None:
         record["refresh"] = refresh_record(row.refresh)
@@ -105,7 +105,7 @@ def domain_columns(
 
 
 def refresh_record(refresh: Refresh) -> Record:
-    """Whether a guest's figures are as new as was wanted, as it stands in a document."""
+    """Whether a guest's figures are as new as was wanted."""
     return {
         "fresh": refresh.fresh,
         "asked": refresh.asked,
@@ -117,7 +117,7 @@ def refresh_record(refresh: Refresh) -> Record:
 
 
 def rates_record(rates: Rates) -> Record:
-    """What a guest did between two readings, as it stands in a document."""
+    """The rates between two readings."""
     return {
         "elapsed_seconds": rates.elapsed_seconds,
         "reason": _value(rates.reason),
@@ -127,7 +127,7 @@ def rates_record(rates: Rates) -> Record:
 
 
 def _more(row: DomainReport) -> Record:
-    """What a reading that is more than a reading has beside it."""
+    """The additional keys of a diagnosis."""
     # Not before it is needed: a list does without.
     from virtballoon.doctor.results import Diagnosis
 
@@ -161,7 +161,7 @@ def _cause_record(each: PossibleCause) -> Record:
 
 
 def change_record(change: IntervalChange) -> Record:
-    """One domain whose interval was set, as it stands in a document."""
+    """One domain whose interval was set."""
     record: Record = {
         "name": change.name,
         "uuid": change.uuid,
@@ -194,7 +194,7 @@ def change_columns(*, waited: bool = False) -> tuple[str, ...]:
 
 
 def waited_record(waited: Waited) -> Record:
-    """Whether a guest has answered, as it stands in a document."""
+    """Whether a guest has answered."""
     return {
         "answered": waited.answered,
         "seconds": _rounded(waited.seconds, 1),
@@ -203,7 +203,7 @@ def waited_record(waited: Waited) -> Record:
 
 
 def error_record(error: VirtballoonError | None) -> Record | None:
-    """An error as it stands in a document; ``code`` is libvirt's number, and ``reason`` says why a
+    """An error; ``code`` is libvirt's number, and ``reason`` says why a
     domain is busy."""
     if error is None:
         return None
@@ -212,7 +212,7 @@ def error_record(error: VirtballoonError | None) -> Record | None:
 
 
 def host_record(host: HostReport | HostChanges) -> Record:
-    """One host, as it stands in a document, with its domains."""
+    """One host with its domains."""
     record: Record = {
         "uri": host.uri,
         "hostname": host.hostname,
@@ -227,7 +227,7 @@ def host_record(host: HostReport | HostChanges) -> Record:
 
 
 def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
-    """One host, as it stands in a document, without its domains.
+    """One host without its domains.
 
     :param host: what the configuration calls it, if it does
     """
@@ -261,7 +261,7 @@ def probe_columns() -> tuple[str, ...]:
 
 
 def domain_records(host: HostReport | HostChanges) -> list[Record]:
-    """The domains of one host, as they stand in a document."""
+    """The domains of one host."""
     if isinstance(host, HostReport):
         return [domain_record(row) for row in host.domains]
     return [change_record(change) for change in host.domains]

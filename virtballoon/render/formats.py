@@ -25,7 +25,7 @@ class Data(NamedTuple):
 
 
 def to_json(value: Record) -> str:
-    """A document as JSON, for people to read, too: indented, with a line for each domain."""
+    """A document as JSON, readable by people: indented, with a line for each domain."""
     return _laid_out(value, _LEVELS) + "\n"
 
 
@@ -95,12 +95,12 @@ def _cell(value: object) -> object:
 
 
 def _listed(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records in one cell, each by what it is about and what was said of it."""
-    told = (
+    """Records in one cell, each by its cause, or by its question and answer."""
+    lines = (
         record["cause"] if "cause" in record else f"{record['asked']}: {record['answer']}"
         for record in records
     )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 #: The formats for programs by name; people get a table.

@@ -1,4 +1,4 @@
-"""Text for people: figures, names, what became of waiting, and how a terminal shows it."""
+"""Text for people: figures, names, results of waiting, and its look on a terminal."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def refreshed(refresh: Refresh) -> str:
     return f"{'asked' if refresh.asked else 'awaited'}, and answered {waiting(waited)}"
 
 
-# Terminals. Importing rich would cost more than all else that a list does.
+# Terminals. Importing rich would take longer than the rest of a list.
 
 _CODES: Final = {
     "bold": "1",
