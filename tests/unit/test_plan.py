@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.unit.fake_hypervisor import FakeHost, Simulation, Trouble, connected
 from virtballoon.engine.limits import HOLD_SECONDS, IN_FLIGHT, MOST_HUNG, Limits
-from virtballoon.engine.plan import Plan, Row
+from virtballoon.engine.plan import Plan, Row, Step
 from virtballoon.engine.reader import ReadPlan
 from virtballoon.engine.tasks import TaskPlan
 from virtballoon.errors import Busy, BusyReason
-from virtballoon.hypervisor.domain import Domain
+from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.model.source import Source
 
 #: The simulation's first moment.
@@ -152,6 +152,21 @@ def test_an_incoming_migration_is_not_waited_for(make: MakePlan) -> None:
         assert [n for n, row in run.rows.items() if row.is_incoming] == [5]
         assert run.reasons == {}
     assert run.seconds < 0.5
+
+
+@pytest.mark.parametrize("via", Source)
+def test_only_a_plan_by_qom_uses_the_monitor(via: Source) -> None:
+    _, domains = connected(FakeHost(1))
+    uuid = domains[0].uuid
+    plan = ReadPlan(domains, via=via, limits=Limits(), xml_waits=True)
+    (bulk,) = plan.start(START)
+    # The call is late, so that the domain is checked; the answer to that comes after its own.
+    (check,) = plan.start(plan.next_event())
+    assert check.step is Step.CHECK
+    assert not plan.take(bulk, {uuid: Simulation.asked(bulk)}, START)
+    plan.take(check, {uuid: Control(free=True, seconds=0.0, waiting=False)}, START)
+    steps = {call.step for call in plan.start(START + HOLD_SECONDS)}
+    assert steps == ({Step.XML} if via is Source.LIBVIRT else {Step.XML, Step.QOM})
 
 
 @PLANS

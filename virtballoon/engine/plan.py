@@ -131,8 +131,8 @@ class Plan(Generic[R]):
         """Whether a domain needs no other call; may add calls."""
         raise NotImplementedError
 
-    def _again(self, row: R) -> Step:
-        """What to try again once the domain is free."""
+    def _again(self, row: R) -> Step | None:
+        """What to try again once the domain is free; None if nothing is open that it held up."""
         raise NotImplementedError
 
     def _is_held_unseen(self, _row: R) -> bool:
@@ -304,8 +304,8 @@ class Plan(Generic[R]):
             self.scan()
         if is_under_way:
             self._take_blocked(row, control, now)
-        elif not is_scan:
-            self.try_again(row, self._again(row), now)
+        elif not is_scan and (step := self._again(row)) is not None:
+            self.try_again(row, step, now)
         if not is_scan or self._scan_decides:
             row.error = row.error or self.limits.expired(row.domain, now)
 

@@ -134,8 +134,10 @@ class ReadPlan(Plan[_Row]):
     def _to_scan(self) -> Iterable[_Row]:
         return [row for row in self.rows.values() if row.statistics is None]
 
-    def _again(self, row: _Row) -> Step:
-        return Step.BULK if row.statistics is None else Step.QOM
+    def _again(self, row: _Row) -> Step | None:
+        if row.statistics is None:
+            return Step.BULK
+        return Step.QOM if self.via is Source.QOM else None
 
     def _is_held_unseen(self, row: _Row) -> bool:
         return row.statistics is None
@@ -294,6 +296,8 @@ class DomainReader:
             case Step.SINGLE:
                 return partial(each, domains, read_single)
             case Step.QOM:
+                # It taints the guest: no plan for another source may come here.
+                assert self._plan.via is Source.QOM
                 row = self._plan.rows.get(domains[0].uuid)
                 configs = row.configs if row is not None else None
                 return partial(each, domains, partial(read_by_qom, configs=configs))
