@@ -87,7 +87,7 @@ class Measure(StrEnum):
     )
     OOM = (
         *("oom", COUNT, ("oom_kills",), "new_oom_kills", ""),
-        "its OOM kills are unknown (--via qom, QEMU 9.2, Linux 6.12)",
+        "its OOM kills are unknown (they need QEMU 9.2, Linux 6.12 and QOM as the source)",
     )
 
     def __new__(  # noqa: PLR0917 - by position in the table above

@@ -11,7 +11,7 @@ from virtballoon.errors import Busy, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.clock import ClockOffset, Look, offset_by_lateness, offset_by_movement
 from virtballoon.model.memory import Anomaly, Figures, Usage, anomalies
-from virtballoon.model.source import Source
+from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.value import Value
 from virtballoon.model.verdict import (
@@ -307,8 +307,7 @@ def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonEr
         "libvirt gives no statistics of this domain's balloon",
         host=host,
         domain=domain,
-        # libvirt has no monitor of another hypervisor.
-        hint="read them from QEMU: --via qom" if host.startswith("qemu") else None,
+        hint="read them from QEMU: --via qom" if may_have_qom(host) else None,
     )
 
 
