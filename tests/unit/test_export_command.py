@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.unit.command import Command
 
 USAGE = {
-    ("--format", "json"): "No such option: --format",
+    ("--format", "json"): "No such option",
     ("-q",): "--quiet requires --output",
     ("--max-age", "3"): "--max-age requires --listen",
     ("--ensure-interval", "3"): "--ensure-interval requires --listen",
