@@ -169,12 +169,12 @@ def leave_files_to_libvirt() -> None:
     """
     import ctypes
 
-    import lxml.etree  # noqa: F401 - a later import would replace the loader again
+    import lxml.etree
 
-    try:
-        libxml2 = ctypes.CDLL("libxml2.so.2")
-    except OSError:
-        # Not shared with libvirt.
+    # The extension's handle finds the libxml2 that it is linked with, of whatever version. An lxml
+    # with a copy of its own need not show it: libvirt does not share that.
+    libxml2 = ctypes.CDLL(lxml.etree.__file__)
+    if not hasattr(libxml2, "xmlSetExternalEntityLoader"):
         return
     loader = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p)
     libxml2.xmlSetExternalEntityLoader.argtypes = [ctypes.c_void_p]
