@@ -8,7 +8,7 @@ from typing import Final
 
 from virtballoon.engine.calls import Calls
 from virtballoon.engine.limits import Deadline, Limits
-from virtballoon.engine.plan import Call, Plan, R
+from virtballoon.engine.plan import Call, Plan, R, Step
 from virtballoon.errors import VirtballoonError
 from virtballoon.hypervisor.connection import Connection, Link
 from virtballoon.hypervisor.domain import Domain
@@ -46,8 +46,8 @@ class Scheduler:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether calls were left behind that have not returned."""
-        return bool(self._calls.in_flight)
+        """Whether calls were left behind that have not returned, and that a domain can hold up."""
+        return any(call.may_block or call.step is Step.XML for call in self._calls.in_flight)
 
     def close(self) -> None:
         """Make no other call."""
