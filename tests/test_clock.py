@@ -18,7 +18,7 @@ from tests.conftest import available, cannot_run
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, wait_until
 from tests.running import exporting, run
 from tests.unit.builders import VALIDATOR
-from virtballoon import DomainReport, read_domain
+from virtballoon import DomainReport, Verdict, read_domain, read_fresh
 
 #: The clock of the QEMUs minus this machine's, in seconds.
 OFFSETS = (-90, 90)
@@ -132,13 +132,16 @@ def test_the_low_memory_alert_is_not_lost(polled: list[Guest], remote: str) -> N
 def test_new_figures_are_judged_by_movement(polled: list[Guest], offset: int) -> None:
     """A single domain, and a URI that names no host."""
     guest = polled[0]
-    host, _ = read(guest.hypervisor.uri, [guest], "stats", "--fresh=0")
-    (domain,) = host["domains"]
+    host = read_fresh(guest.hypervisor.uri, [guest.name], max_age=0)
+    (domain,) = host.domains
 
-    assert domain["verdict"] == "fresh"
-    assert domain["refresh"]["fresh"]
-    assert host["clock_offset_seconds"] == pytest.approx(offset, abs=4)
-    assert -1 <= domain["age_seconds"] < 7
+    assert domain.verdict is Verdict.FRESH
+    assert domain.refresh is not None
+    assert domain.refresh.fresh
+    assert host.clock is not None
+    assert host.clock.seconds == pytest.approx(offset, abs=4)
+    assert domain.age_seconds is not None
+    assert -1 <= domain.age_seconds < 7
 
 
 def test_a_served_export_judges_by_movement(polled: list[Guest], offset: int) -> None:
