@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -121,6 +122,8 @@ def test_only_who_needs_it_is_touched(kinds: dict[str, Guest]) -> None:
 
 
 def test_who_cannot_be_made_fresh_and_why(kinds: dict[str, Guest]) -> None:
+    for name in ("old-off", "old-slow"):
+        wait_until(lambda: time.time() - last_update(kinds[name]) > 6, 60, "figures to grow old")  # noqa: B023
     words = ("stats", *kinds, "--fresh", "--timeout", "4", "--format", "json")
     result = run(kinds["old-off"].hypervisor, *words)
     domains = json.loads(result.stdout)["hosts"][0]["domains"]

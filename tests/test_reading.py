@@ -249,7 +249,7 @@ def test_qom_takes_one_call_where_qemu_has_qom_list_get(
     hypervisor: Hypervisor, guests: dict[str, Guest], caplog: pytest.LogCaptureFixture
 ) -> None:
     has_list_get = hypervisor.connection.getVersion() >= 10_001_000
-    with caplog.at_level("DEBUG", "virtballoon.hypervisor.connection"):
+    with caplog.at_level("DEBUG", "virtballoon.hypervisor"):
         assert read_domain(guests["classic"].domain, via=Source.QOM).interval.qemu is not None
     sent = [text for text in caplog.messages if "qemuMonitorCommand" in text]
     assert ["qom-list-get" in text for text in sent] == ([True] if has_list_get else [False] * 2)

@@ -304,8 +304,8 @@ class _Temporaries:
     def not_restored(self, domain: _Temporary) -> VirtballoonError:
         """The error of an interval that is not restored."""
         # By UUID: a name may contain anything.
-        words = ["virtballoon", "-c", self._session.uri, "--via", self._via.value]
-        words += ["set-interval", str(domain.before), "--live", domain.uuid]
+        words = ["virtballoon", "set-interval", "-c", self._session.uri, "--via", self._via.value]
+        words += ["--live", str(domain.before), domain.uuid]
         before = f"{domain.before} s" if domain.before else "off"
         return VirtballoonError(
             f"its polling interval, which was {before}, could not be restored",
