@@ -90,7 +90,7 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.wait_for("modern on ")
     for fact in (
         "virtio-non-transitional balloon0",
-        "  live 2 s, config 2 s, QEMU -",
+        "  live 2 s, config 2 s, saved -, QEMU -",
         "minor_faults",
     ):
         assert fact in window.text
