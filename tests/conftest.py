@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 import virtballoon
 from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, SharedGuests, wait_until
+from tests.lab.guest import BOOT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +141,9 @@ def guests(hypervisor: Hypervisor, shared_guests: SharedGuests) -> dict[str, Gue
     shared_guests.watch(guests.values())
     suspended = guests["suspended"].domain
     wait_until(
-        lambda: suspended.memoryStats().get("last_update"), 60, "the guest's first statistics"
+        lambda: suspended.memoryStats().get("last_update"),
+        BOOT_TIMEOUT,
+        "the guest's first statistics",
     )
     suspended.suspend()
     return guests
@@ -155,7 +158,7 @@ def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
         rows = virtballoon.read_host(hypervisor.uri, names).domains
         return {row.verdict for row in rows} == {virtballoon.Verdict.FRESH}
 
-    wait_until(answered, 60, "the polled guests' first answers")
+    wait_until(answered, BOOT_TIMEOUT, "the polled guests' first answers")
     return hypervisor
 
 
