@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 #define PAGE 4096u
-#define PAGES 512u
+#define HUGE_PAGE (512 * PAGE)
 #define MOST_RECORDS (PAGE / sizeof(struct record))
 
 /* virtio 1.0, 4.1.4.8 "Legacy Interfaces: A Note on PCI Device Layout" */
@@ -76,12 +76,19 @@ static unsigned short find_ports(void) {
   die("no legacy balloon");
 }
 
-static uint64_t frame_of(int pagemap, const uint8_t *page) {
+/* A huge page, which is in one piece in the guest's memory, too, and its address there. */
+static uint8_t *take_memory(uint64_t *address) {
+  FILE *pages = fopen("/proc/sys/vm/nr_hugepages", "w");
+  if (!pages || fputs("1", pages) < 0 || fclose(pages)) die_of_errno("/proc/sys/vm/nr_hugepages");
+  uint8_t *memory = mmap(NULL, HUGE_PAGE, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE, -1, 0);
+  if (memory == MAP_FAILED) die_of_errno("mmap");
   uint64_t entry;
-  if (pread(pagemap, &entry, sizeof entry, (off_t)((uintptr_t)page / PAGE * sizeof entry)) !=
-      sizeof entry)
+  int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  if (pagemap < 0 || pread(pagemap, &entry, sizeof entry, (off_t)((uintptr_t)memory / PAGE * sizeof entry)) != sizeof entry)
     die_of_errno("/proc/self/pagemap");
-  return entry & ((1ull << 55) - 1);
+  *address = (entry & ((1ull << 55) - 1)) * PAGE;
+  return memory;
 }
 
 int main(int count, char **words) {
@@ -91,19 +98,8 @@ int main(int count, char **words) {
   if (iopl(3)) die_of_errno("iopl");
   unsigned short ports = find_ports();
 
-  uint8_t *memory = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_LOCKED, -1, 0);
-  if (memory == MAP_FAILED) die_of_errno("mmap");
-  int pagemap = open("/proc/self/pagemap", O_RDONLY);
-  if (pagemap < 0) die_of_errno("/proc/self/pagemap");
-
-  /* The queue takes two pages in a row of the guest's memory, whatever their order in ours. */
-  uint8_t *first = NULL, *second = NULL;
-  for (unsigned a = 1; a < PAGES && !first; a++)
-    for (unsigned b = 1; b < PAGES && !first; b++)
-      if (frame_of(pagemap, memory + a * PAGE) + 1 == frame_of(pagemap, memory + b * PAGE))
-        first = memory + a * PAGE, second = memory + b * PAGE;
-  if (!first) die("no two pages in a row");
+  uint64_t address;
+  uint8_t *memory = take_memory(&address);
 
   struct record *records = (struct record *)memory;
   for (int i = 2; i < count; i++) {
@@ -120,16 +116,18 @@ int main(int count, char **words) {
   outl(F_STATS, ports + OUR_FEATURES);
   outw(STATS_QUEUE, ports + QUEUE);
   unsigned size = inw(ports + QUEUE_SIZE);
-  if (!size || size * sizeof(struct descriptor) + (3 + size) * 2 > PAGE) die("a queue of an unknown size");
+  if (!size) die("no size of the queue");
 
-  struct descriptor *descriptor = (struct descriptor *)first;
-  volatile uint16_t *available = (uint16_t *)(first + size * sizeof *descriptor);
-  volatile uint16_t *used = (uint16_t *)second;
-  descriptor->address = frame_of(pagemap, memory) * PAGE;
+  /* After the records the queue: at most 32768 descriptors, and what belongs to them. */
+  struct descriptor *descriptor = (struct descriptor *)(memory + PAGE);
+  volatile uint16_t *available = (uint16_t *)(descriptor + size);
+  volatile uint16_t *used =
+      (uint16_t *)(((uintptr_t)(available + 3 + size) + PAGE - 1) / PAGE * PAGE);
+  descriptor->address = address;
   /* A buffer of no bytes would break the queue; a part of a record is no record. */
   descriptor->length = count > 2 ? (uint32_t)((size_t)(count - 2) * sizeof *records) : 1;
   available[0] = NO_INTERRUPT;
-  outl((uint32_t)frame_of(pagemap, first), ports + QUEUE_PFN);
+  outl((uint32_t)(address / PAGE) + 1, ports + QUEUE_PFN);
   outb(ACKNOWLEDGE | DRIVER | DRIVER_OK, ports + STATUS);
   outl(pages, ports + ACTUAL);
 
