@@ -153,12 +153,16 @@ def test_guests_that_come_and_go_by_the_dozen(alone: Hypervisor, steady: list[st
     assert len(hosts) > dozens
     flown = set()
     for host in hosts:
-        assert (host.status, host.error) == (HostStatus.OK, None)
+        # Starting one is a job, which takes longer than it is waited for on a busy machine.
+        held = [row for row in host.domains if row.verdict is Verdict.BUSY]
+        assert host.error is None
+        assert host.status is (HostStatus.PARTIAL if held else HostStatus.OK), host.domains
         verdicts = {row.name: row.verdict for row in host.domains}
         assert [name for name in verdicts if name.startswith("steady")] == steady
         assert {verdicts[name] for name in steady} == {Verdict.SUSPENDED}
         flown |= verdicts.keys() - set(steady)
         for row in host.domains:
-            check_doomed(row)
+            if row not in held:
+                check_doomed(row)
     # The readings did fall among them.
     assert flown
