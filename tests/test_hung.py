@@ -17,7 +17,7 @@ import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import signal_process
-from tests.running import hanging
+from tests.running import hanging, run
 from tests.unit.silence import SilentHost
 from virtballoon import (
     Busy,
@@ -86,6 +86,19 @@ def test_three_hung_among_thirty(alone: Hypervisor, thirty: list[str], via: Sour
         # After that the daemon serves others, a healthy guest's monitor included.
         assert thirty[0] in alone.virsh("list").stdout
         assert "actual" in alone.virsh("dommemstat", thirty[0], timeout=60).stdout
+
+
+def test_no_command_waits_for_a_hung_one(alone: Hypervisor, thirty: list[str]) -> None:
+    commands = ("list", "stats", "set-interval 5 --all", "export", "check", "doctor")
+    with hanging(alone, thirty[3]):
+        for words in commands:
+            started = time.monotonic()
+            result = run(alone, *words.split(), "--timeout", str(int(LONG)))
+            assert time.monotonic() - started < LONG / 2, words
+            # Of the plugin it is UNKNOWN, of the others a part.
+            assert (result.returncode, words) == (3, words), result.stderr
+            assert all(name in result.stdout for name in thirty) or words == "check", words
+            assert thirty[3] in result.stdout + result.stderr
 
 
 def test_many_that_hang_leave_the_daemon_to_others(alone: Hypervisor, thirty: list[str]) -> None:
