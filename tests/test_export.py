@@ -33,6 +33,8 @@ from tests.lab.keeper import signal_process
 from tests.running import COMMAND, EXAMPLES, NOBODY_LISTENS, Exporter, exporting, hanging, program
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 
+pytestmark = pytest.mark.once
+
 HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
 
 
