@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 import virtballoon
 from tests.lab import Guest, GuestSpec, Hypervisor, LabUnavailable, SharedGuests, wait_until
 from tests.lab.guest import BOOT_TIMEOUT
+from tests.lab.shared import last_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,11 +155,21 @@ def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
     """The hypervisor, once every polled guest has answered."""
     names = ["modern", "classic", "transitional", "aliased"]
 
-    def answered() -> bool:
-        rows = virtballoon.read_host(hypervisor.uri, names).domains
-        return {row.verdict for row in rows} == {virtballoon.Verdict.FRESH}
+    def late(via: virtballoon.Source) -> list[virtballoon.DomainReport]:
+        rows = virtballoon.read_host(hypervisor.uri, names, via=via).domains
+        return [row for row in rows if row.verdict is not virtballoon.Verdict.FRESH]
 
-    wait_until(answered, BOOT_TIMEOUT, "the polled guests' first answers")
+    try:
+        wait_until(
+            lambda: not late(virtballoon.Source.LIBVIRT),
+            BOOT_TIMEOUT,
+            "the polled guests' first answers",
+        )
+    except AssertionError as error:
+        # Whether the guest, QEMU or the polling stands still.
+        rows = late(virtballoon.Source.QOM)
+        accounts = [f"{row}\n{last_words(guests[row.name])}" for row in rows]
+        pytest.fail("\n".join([str(error), *accounts]))
     return hypervisor
 
 

@@ -42,14 +42,19 @@ class SharedGuests:
             if _running_since(pid) != started:
                 del self._processes[guest]
                 self._ended.append(guest.name)
-                console = "\n".join(guest.console().splitlines()[-_CONSOLE_LINES:])
-                log = guest.hypervisor.directory / f"cache/libvirt/qemu/log/{guest.name}.log"
-                output = log.read_text(errors="replace")[-1000:] if log.exists() else ""
                 reports.append(
-                    f"shared guest {guest.name!r} (pid {pid}) does not run any more"
-                    f"; its console:\n{console}\nits QEMU's log:\n{output}"
+                    f"shared guest {guest.name!r} (pid {pid}) does not run any more; "
+                    + last_words(guest)
                 )
         return reports
+
+
+def last_words(guest: Guest) -> str:
+    """Return the end of a guest's console and of its QEMU's log."""
+    console = "\n".join(guest.console().splitlines()[-_CONSOLE_LINES:])
+    log = guest.hypervisor.directory / f"cache/libvirt/qemu/log/{guest.name}.log"
+    output = log.read_text(errors="replace")[-1000:] if log.exists() else ""
+    return f"its console:\n{console}\nits QEMU's log:\n{output}"
 
 
 def _running_since(pid: int) -> str:
