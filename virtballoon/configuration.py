@@ -1,9 +1,8 @@
-"""The configuration: hosts by name and by group, and defaults. The only module that knows TOML."""
+"""Configuration files: named and grouped hosts, and defaults of options."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.errors import ConfigurationError
+from virtballoon.model.duration import parse_seconds
 from virtballoon.model.source import Source
 
-#: The file for all users.
+#: The system-wide file.
 SYSTEM_FILE: Final = "/etc/virtballoon/config.toml"
 
-#: The variable that names a file in place of all others.
+#: The environment variable with the path of the file to read instead of the standard ones.
 VARIABLE: Final = "VIRTBALLOON_CONFIG_FILE"
 
 _Check = Callable[[Any], Any]
@@ -24,11 +24,11 @@ _Check = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredHost:
-    """A host that the configuration names.
+    """A host of the configuration.
 
-    :ivar name: its name there
+    :ivar name: its name in the configuration
     :ivar uri: its libvirt URI
-    :ivar groups: the groups that it is in
+    :ivar groups: the groups it belongs to
     """
 
     name: str
@@ -38,12 +38,12 @@ class ConfiguredHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What the configuration files say; None for a default that they do not set.
+    """The contents of the configuration files; None for a default that is not set.
 
-    :ivar files: the files that were read, the later ones winning
-    :ivar timeout: seconds for a host
-    :ivar via: where figures come from
-    :ivar jobs: how many hosts are visited at a time
+    :ivar files: the files that were read; later ones take precedence
+    :ivar timeout: time limit per host, in seconds
+    :ivar via: source of the figures
+    :ivar jobs: number of hosts read at the same time
     :ivar hosts: the hosts, in the order of the files
     """
 
@@ -54,36 +54,36 @@ class Configuration:
     hosts: tuple[ConfiguredHost, ...] = ()
 
     def select(self, words: Iterable[str]) -> tuple[ConfiguredHost, ...]:
-        """The hosts that are meant, each once.
+        """The selected hosts, each once.
 
-        :param words: names of hosts, and of groups with an ``@`` before them
-        :raise ConfigurationError: when there is no such host or group
+        :param words: names of hosts, and of groups with a leading ``@``
+        :raise ConfigurationError: if there is no such host or group
         """
         chosen: dict[str, ConfiguredHost] = {}
         for word in words:
             group = word.removeprefix("@") if word.startswith("@") else None
-            meant = [
+            selected = [
                 host
                 for host in self.hosts
                 if (host.name == word if group is None else group in host.groups)
             ]
-            if not meant:
+            if not selected:
                 what = f"host {word!r}" if group is None else f"group {group!r}"
                 where = f" in {' or '.join(self.files)}" if self.files else ""
                 hint = "" if self.files else ": there is no configuration file"
                 raise ConfigurationError(f"no {what}{where}{hint}")
-            chosen |= {host.name: host for host in meant}
+            chosen |= {host.name: host for host in selected}
         return tuple(chosen.values())
 
 
 def load_configuration(file: str | os.PathLike[str] | None = None) -> Configuration:
     """Read the configuration files: ``/etc/virtballoon/config.toml``, then the user's
-    ``$XDG_CONFIG_HOME/virtballoon/config.toml`` (``~/.config`` where that is not set), which wins
-    key by key. Hosts are merged by their names. A file that is not there is passed over.
+    ``$XDG_CONFIG_HOME/virtballoon/config.toml`` (default: ``~/.config``), whose values take
+    precedence, key by key. Hosts are merged by name. Missing files are skipped.
 
-    :param file: the one file to read instead, which has to be there; None for the one that
-        ``VIRTBALLOON_CONFIG_FILE`` in the environment names, else for those above
-    :raise ConfigurationError: when a file cannot be read or is wrong
+    :param file: the file to read instead, which must exist; default: the environment variable
+        ``VIRTBALLOON_CONFIG_FILE``
+    :raise ConfigurationError: if a file cannot be read or is invalid
     """
     file = file or os.environ.get(VARIABLE) or None
     files: list[str] = []
@@ -104,7 +104,7 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
             last_file[name] = path
     for name, host in hosts.items():
         if "uri" not in host:
-            raise _wrong(last_file[name], ("hosts", name, "uri"), "it is missing")
+            raise _wrong(last_file[name], ("hosts", name, "uri"), "missing")
     return Configuration(
         files=tuple(files),
         hosts=tuple(ConfiguredHost(name=name, **host) for name, host in hosts.items()),
@@ -114,7 +114,7 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
 
 def _standard_files() -> list[str]:
     home = os.environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification has a relative path ignored; so it has no say here, either.
+    # The XDG specification says to ignore relative paths.
     folder = home if os.path.isabs(home) else os.path.expanduser("~/.config")
     users = os.path.join(folder, "virtballoon", "config.toml")
     return [SYSTEM_FILE, users] if os.path.isabs(folder) else [SYSTEM_FILE]
@@ -131,8 +131,7 @@ def _content(path: str, *, required: bool) -> bytes | None:
 
 
 def _is_absent(path: str, error: OSError) -> bool:
-    # A home directory of /dev/null has no files; one that is closed to us, as systemd's
-    # ProtectHome= and sudo make it, has none of ours.
+    # A home directory can be /dev/null, or inaccessible (systemd's ProtectHome=, sudo).
     if isinstance(error, PermissionError) and path != SYSTEM_FILE:
         return not os.access(os.path.dirname(path), os.X_OK, effective_ids=True)
     return isinstance(error, FileNotFoundError | NotADirectoryError)
@@ -145,19 +144,19 @@ def _parsed(path: str, content: bytes) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}: no UTF-8 (at line {line})") from error
+        raise ConfigurationError(f"{path}: not UTF-8 (line {line})") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: no valid TOML: {error}") from error
+        raise ConfigurationError(f"{path}: invalid TOML: {error}") from error
 
 
 def _table_of(
     path: str, keys: tuple[str, ...], table: object, checks: Mapping[str, _Check]
 ) -> dict[str, Any]:
-    """The values of a table, each through the check of its key."""
+    """Check each value of a table by its key."""
     values: dict[str, Any] = {}
     for key, value in _checked(path, keys, table, _table).items():
         if key not in checks:
-            raise _wrong(path, (*keys, key), f"no such key; there are: {', '.join(checks)}")
+            raise _wrong(path, (*keys, key), f"unknown key; known keys: {', '.join(checks)}")
         values[key] = _checked(path, (*keys, key), value, checks[key])
     return values
 
@@ -170,7 +169,7 @@ def _checked(path: str, keys: tuple[str, ...], value: object, check: _Check) -> 
 
 
 def _wrong(path: str, keys: Iterable[str], message: str) -> ConfigurationError:
-    # As the file would have it.
+    # Keys are quoted as in TOML.
     dotted = ".".join(
         key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
         for key in keys
@@ -180,20 +179,20 @@ def _wrong(path: str, keys: Iterable[str], message: str) -> ConfigurationError:
 
 def _table(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"it is a table, not {_kind(value)}")
+        raise ValueError(f"must be a table, not {_kind(value)}")
     return value
 
 
 def _timeout(value: object) -> float:
     # A bool is an int in Python.
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"it is a number of seconds, not {_kind(value)}")
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be a time, not {_kind(value)}")
     try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise ValueError(f"it is a number of seconds above 0, not {_short(value)}")
+        seconds = parse_seconds(str(value))
+    except ValueError as error:
+        raise ValueError("must be a time such as 10, '10s' or '5m'") from error
+    if not seconds:
+        raise ValueError("must be more than 0 seconds")
     return seconds
 
 
@@ -201,42 +200,42 @@ def _via(value: object) -> Source:
     known = [source.value for source in Source]
     if not isinstance(value, str) or value not in known:
         given = repr(value) if isinstance(value, str) else _kind(value)
-        raise ValueError(f"it is {' or '.join(map(repr, known))}, not {given}")
+        raise ValueError(f"must be {' or '.join(map(repr, known))}, not {given}")
     return Source(value)
 
 
 def _jobs(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"it is a whole number, not {_kind(value)}")
+        raise ValueError(f"must be a whole number, not {_kind(value)}")
     if value < 1:
-        raise ValueError(f"it is 1 or more, not {_short(value)}")
+        raise ValueError("must be at least 1")
     return value
 
 
 def _uri(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"it is a string, not {_kind(value)}")
-    # Libvirt would take it for its default host.
+        raise ValueError(f"must be a string, not {_kind(value)}")
+    # libvirt would connect to its default host.
     if not value.strip():
-        raise ValueError("a URI cannot be empty")
+        raise ValueError("must not be empty")
     return value
 
 
 def _groups(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"it is a list of strings, not {_kind(value)}")
+        raise ValueError(f"must be a list of strings, not {_kind(value)}")
     for group in value:
         if not isinstance(group, str):
-            raise ValueError(f"it is a list of strings, and {_kind(group)} is in it")
+            raise ValueError(f"must be a list of strings, but contains {_kind(group)}")
         _name(group)
     return tuple(dict.fromkeys(value))
 
 
 def _name(name: str) -> None:
     if not name:
-        raise ValueError("a name cannot be empty")
+        raise ValueError("a name must not be empty")
     if name.startswith("@"):
-        raise ValueError("a name cannot begin with '@', which stands before groups in a selection")
+        raise ValueError("a name must not start with '@', which marks a group")
 
 
 def _kind(value: object) -> str:
@@ -249,16 +248,6 @@ def _kind(value: object) -> str:
         dict: "a table",
     }
     return kinds.get(type(value), "a date or time")
-
-
-def _short(value: float) -> str:
-    # A whole number in TOML can have thousands of digits.
-    try:
-        text = str(value)
-    except ValueError:
-        # So many that Python does not print them.
-        return "that"
-    return text if len(text) <= 20 else f"{text[:17]}..."  # noqa: PLR2004
 
 
 _TOP: Final[Mapping[str, _Check]] = {"defaults": _table, "hosts": _table}

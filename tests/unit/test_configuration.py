@@ -1,4 +1,4 @@
-"""The configuration file: what it may say, and how it is refused."""
+"""Configuration files: valid and invalid content, precedence, and selection of hosts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def written(tmp_path: Path) -> Written:
     return write
 
 
-def test_a_full_file(written: Written) -> None:
+def test_reads_every_key(written: Written) -> None:
     file = written(CONFIGURATION_FILE)
     read = load(file)
 
@@ -58,82 +58,91 @@ def test_a_full_file(written: Written) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[defaults]\n", "[hosts]\n", "# nothing\r\n"])
-def test_a_file_that_says_nothing(written: Written, content: str) -> None:
+def test_empty_file(written: Written, content: str) -> None:
     file = written(content)
 
     assert load(file) == Configuration(files=(file,))
 
 
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("5", 5), ("0.5", 0.5), ("'10'", 10), ("'10s'", 10), ("'1.5m'", 90), ("'2h'", 7200)],
+)
+def test_timeout_with_unit(written: Written, time: str, seconds: float) -> None:
+    assert load(written(f"[defaults]\ntimeout = {time}")).timeout == seconds
+
+
 HOST = '[hosts.a]\nuri = "test:///default"\n'
 
 WRONG: list[tuple[str | bytes, str]] = [
-    ("a", "no valid TOML: "),
-    ("[defaults]\nt = 1\nt = 2", "no valid TOML: "),
-    (f"jobs = 1{'0' * 5000}", "no valid TOML: Exceeds the limit "),
-    (f"jobs = {'[' * 5000}", "no valid TOML: "),
-    (b"\n\n# caf\xe9\n", "no UTF-8 (at line 3)"),
-    (b"\xff\xfea\x00", "no UTF-8 (at line 1)"),
-    ("jobs = 1", "jobs: no such key; there are: defaults, hosts"),
-    ("defaults = 1", "defaults: it is a table, not an integer"),
-    ("[[hosts]]", "hosts: it is a table, not an array"),
-    ("[defaults]\njob = 1", "defaults.job: no such key; there are: timeout, via, jobs"),
-    ("[defaults]\n'a b' = 1", 'defaults."a b": no such key; there are: timeout, via, jobs'),
-    ("[defaults]\ntimeout = '5'", "defaults.timeout: it is a number of seconds, not a string"),
-    ("[defaults]\ntimeout = true", "defaults.timeout: it is a number of seconds, not a boolean"),
-    ("[defaults]\ntimeout = 0", "defaults.timeout: it is a number of seconds above 0, not 0"),
-    ("[defaults]\ntimeout = -1", "defaults.timeout: it is a number of seconds above 0, not -1"),
-    ("[defaults]\ntimeout = nan", "defaults.timeout: it is a number of seconds above 0, not nan"),
-    ("[defaults]\ntimeout = inf", "defaults.timeout: it is a number of seconds above 0, not inf"),
-    (
-        f"[defaults]\ntimeout = 1{'0' * 400}",
-        "defaults.timeout: it is a number of seconds above 0, not 10000000000000000...",
+    ("a", "invalid TOML: "),
+    ("[defaults]\nt = 1\nt = 2", "invalid TOML: "),
+    (f"jobs = 1{'0' * 5000}", "invalid TOML: Exceeds the limit "),
+    (f"jobs = {'[' * 5000}", "invalid TOML: "),
+    (b"\n\n# caf\xe9\n", "not UTF-8 (line 3)"),
+    (b"\xff\xfea\x00", "not UTF-8 (line 1)"),
+    ("jobs = 1", "jobs: unknown key; known keys: defaults, hosts"),
+    ("defaults = 1", "defaults: must be a table, not an integer"),
+    ("[[hosts]]", "hosts: must be a table, not an array"),
+    ("[defaults]\njob = 1", "defaults.job: unknown key; known keys: timeout, via, jobs"),
+    ("[defaults]\n'a b' = 1", 'defaults."a b": unknown key; known keys: timeout, via, jobs'),
+    ("[defaults]\ntimeout = true", "defaults.timeout: must be a time, not a boolean"),
+    ("[defaults]\ntimeout = ['5s']", "defaults.timeout: must be a time, not an array"),
+    ("[defaults]\ntimeout = 0", "defaults.timeout: must be more than 0 seconds"),
+    ("[defaults]\ntimeout = '0m'", "defaults.timeout: must be more than 0 seconds"),
+    *(
+        (
+            f"[defaults]\ntimeout = {time}",
+            "defaults.timeout: must be a time such as 10, '10s' or '5m'",
+        )
+        for time in ("'5 s'", "'5d'", "''", "'-5s'", "-1", "nan", "inf", f"1{'0' * 400}")
     ),
-    ("[defaults]\nvia = 'magic'", "defaults.via: it is 'libvirt' or 'qom', not 'magic'"),
-    ("[defaults]\nvia = ['qom']", "defaults.via: it is 'libvirt' or 'qom', not an array"),
-    ("[defaults]\njobs = 0", "defaults.jobs: it is 1 or more, not 0"),
-    ("[defaults]\njobs = true", "defaults.jobs: it is a whole number, not a boolean"),
-    ("[defaults]\njobs = 2.0", "defaults.jobs: it is a whole number, not a float"),
-    ("[defaults]\njobs = 1979-05-27", "defaults.jobs: it is a whole number, not a date or time"),
-    ("hosts.a = 'test:///default'", "hosts.a: it is a table, not a string"),
-    ("[hosts.a]", "hosts.a.uri: it is missing"),
-    ("[hosts.a]\ngroups = []", "hosts.a.uri: it is missing"),
-    ("[hosts.a]\nurl = 'x'", "hosts.a.url: no such key; there are: uri, groups"),
-    ("[hosts.a]\nuri = 1", "hosts.a.uri: it is a string, not an integer"),
-    ("[hosts.a]\nuri = ''", "hosts.a.uri: a URI cannot be empty"),
-    ("[hosts.a]\nuri = '  '", "hosts.a.uri: a URI cannot be empty"),
-    (f"{HOST}groups = 'x'", "hosts.a.groups: it is a list of strings, not a string"),
-    (f"{HOST}groups = {{}}", "hosts.a.groups: it is a list of strings, not a table"),
+    ("[defaults]\nvia = 'magic'", "defaults.via: must be 'libvirt' or 'qom', not 'magic'"),
+    ("[defaults]\nvia = ['qom']", "defaults.via: must be 'libvirt' or 'qom', not an array"),
+    ("[defaults]\njobs = 0", "defaults.jobs: must be at least 1"),
+    ("[defaults]\njobs = true", "defaults.jobs: must be a whole number, not a boolean"),
+    ("[defaults]\njobs = 2.0", "defaults.jobs: must be a whole number, not a float"),
+    ("[defaults]\njobs = 1979-05-27", "defaults.jobs: must be a whole number, not a date or time"),
+    ("hosts.a = 'test:///default'", "hosts.a: must be a table, not a string"),
+    ("[hosts.a]", "hosts.a.uri: missing"),
+    ("[hosts.a]\ngroups = []", "hosts.a.uri: missing"),
+    ("[hosts.a]\nurl = 'x'", "hosts.a.url: unknown key; known keys: uri, groups"),
+    ("[hosts.a]\nuri = 1", "hosts.a.uri: must be a string, not an integer"),
+    ("[hosts.a]\nuri = ''", "hosts.a.uri: must not be empty"),
+    ("[hosts.a]\nuri = '  '", "hosts.a.uri: must not be empty"),
+    (f"{HOST}groups = 'x'", "hosts.a.groups: must be a list of strings, not a string"),
+    (f"{HOST}groups = {{}}", "hosts.a.groups: must be a list of strings, not a table"),
     (
         f"{HOST}groups = ['x', 1]",
-        "hosts.a.groups: it is a list of strings, and an integer is in it",
+        "hosts.a.groups: must be a list of strings, but contains an integer",
     ),
-    (f"{HOST}groups = ['']", "hosts.a.groups: a name cannot be empty"),
+    (f"{HOST}groups = ['']", "hosts.a.groups: a name must not be empty"),
     (
         f"{HOST}groups = ['@x']",
-        "hosts.a.groups: a name cannot begin with '@', which stands before groups in a selection",
+        "hosts.a.groups: a name must not start with '@', which marks a group",
     ),
-    ("[hosts.'']\nuri = 'x'", 'hosts."": a name cannot be empty'),
+    ("[hosts.'']\nuri = 'x'", 'hosts."": a name must not be empty'),
     (
         "[hosts.'@a']\nuri = 'x'",
-        "hosts.\"@a\": a name cannot begin with '@', which stands before groups in a selection",
+        "hosts.\"@a\": a name must not start with '@', which marks a group",
     ),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), WRONG, ids=[m[:40] for _, m in WRONG])
-def test_a_wrong_file(written: Written, content: str | bytes, message: str) -> None:
+def test_rejects_invalid_file(written: Written, content: str | bytes, message: str) -> None:
     file = written(content)
     with pytest.raises(ConfigurationError) as caught:
         load(file)
 
     if "TOML" in message:
-        # What follows is in Python's own words, which differ between its versions.
+        # The rest is Python's message, which differs between versions.
         assert str(caught.value).startswith(f"{file}: {message}")
     else:
         assert str(caught.value) == f"{file}: {message}"
 
 
-def test_a_file_that_was_asked_for_and_cannot_be_read(tmp_path: Path) -> None:
+def test_named_file_must_be_readable(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     for path, reason in [
@@ -148,7 +157,7 @@ def test_a_file_that_was_asked_for_and_cannot_be_read(tmp_path: Path) -> None:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Root may read everything, so be somebody else for a while."""
+    """Without root's permission to read everything."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -158,7 +167,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_a_file_without_permission(written: Written) -> None:
+def test_rejects_file_without_permission(written: Written) -> None:
     file = written(CONFIGURATION_FILE)
     Path(file).chmod(0)
     with unprivileged(), pytest.raises(ConfigurationError) as caught:
@@ -168,7 +177,7 @@ def test_a_file_without_permission(written: Written) -> None:
 
 @pytest.fixture
 def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """The paths of the system's file and the user's; only the former cannot be had otherwise."""
+    """The paths of the system's file and the user's."""
     system = tmp_path / "etc" / "config.toml"
     user = tmp_path / "home" / "virtballoon" / "config.toml"
     system.parent.mkdir()
@@ -179,11 +188,11 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     return system, user
 
 
-def test_no_file_at_all(both: tuple[Path, Path]) -> None:
+def test_no_files(both: tuple[Path, Path]) -> None:
     assert load() == Configuration()
 
 
-def test_the_users_file_wins_key_by_key(both: tuple[Path, Path]) -> None:
+def test_user_file_takes_precedence_key_by_key(both: tuple[Path, Path]) -> None:
     system, user = both
     system.write_text(CONFIGURATION_FILE)
     user.write_text(
@@ -200,13 +209,13 @@ def test_the_users_file_wins_key_by_key(both: tuple[Path, Path]) -> None:
     assert read.hosts[0].groups == ("mine",)
 
 
-def test_the_error_names_the_file_that_is_wrong(both: tuple[Path, Path]) -> None:
+def test_error_names_the_invalid_file(both: tuple[Path, Path]) -> None:
     system, user = both
     system.write_text(CONFIGURATION_FILE)
     user.write_text("[hosts.other]\ngroups = []\n")
     with pytest.raises(ConfigurationError) as caught:
         load()
-    assert str(caught.value) == f"{user}: hosts.other.uri: it is missing"
+    assert str(caught.value) == f"{user}: hosts.other.uri: missing"
 
     user.unlink()
     user.mkdir()
@@ -215,7 +224,7 @@ def test_the_error_names_the_file_that_is_wrong(both: tuple[Path, Path]) -> None
     assert str(caught.value) == f"{user}: Is a directory"
 
 
-def test_one_file_in_place_of_both(
+def test_named_file_replaces_both(
     both: tuple[Path, Path], written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in both:
@@ -232,7 +241,7 @@ def test_one_file_in_place_of_both(
 
 
 @pytest.mark.parametrize("config_home", [None, "", "relative"])
-def test_where_the_users_file_is(
+def test_default_path_of_user_file(
     both: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -251,7 +260,7 @@ def test_where_the_users_file_is(
     assert load().files == (str(user),)
 
 
-def test_a_home_that_is_no_directory(
+def test_home_that_is_not_a_directory(
     both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CONFIG_HOME")
@@ -260,18 +269,18 @@ def test_a_home_that_is_no_directory(
     assert load() == Configuration()
 
 
-def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_home(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     system, user = both
     user.write_text(CONFIGURATION_FILE)
     user.parent.parent.chmod(0)
     with unprivileged(), monkeypatch.context() as patch:
-        # Everything in this test's directory is closed to others.
+        # Other users cannot enter this test's directory at all.
         patch.setattr(module, "SYSTEM_FILE", "/no/such/file")
         assert load() == Configuration()
     user.parent.parent.chmod(0o700)
     assert load().files == (str(user),)
 
-    # The system's is everybody's.
+    # The system's file must be readable.
     system.write_text(CONFIGURATION_FILE)
     system.parent.chmod(0)
     with unprivileged(), pytest.raises(ConfigurationError) as caught:
@@ -280,7 +289,7 @@ def test_a_home_that_is_closed(both: tuple[Path, Path], monkeypatch: pytest.Monk
     assert str(caught.value) == f"{system}: Permission denied"
 
 
-def test_selecting(written: Written) -> None:
+def test_select(written: Written) -> None:
     read = load(written(CONFIGURATION_FILE))
 
     def names(*words: str) -> list[str]:
@@ -303,14 +312,14 @@ def test_selecting(written: Written) -> None:
         ("@", "group ''"),
     ],
 )
-def test_selecting_what_there_is_not(written: Written, word: str, what: str) -> None:
+def test_select_unknown(written: Written, word: str, what: str) -> None:
     file = written(CONFIGURATION_FILE)
     with pytest.raises(ConfigurationError) as caught:
         load(file).select(["hv1", word])
     assert str(caught.value) == f"no {what} in {file}"
 
 
-def test_selecting_without_a_file() -> None:
+def test_select_without_a_file() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Configuration().select(["hv1"])
     assert str(caught.value) == "no host 'hv1': there is no configuration file"
