@@ -134,7 +134,7 @@ def test_what_is_refused(command: Command, config: str, tmp_path: Path) -> None:
         (["-c", TEST, "-H", ""], f"no host '' in {config}"),
         (["--config-file", f"{config}.none"], f"{config}.none: No such file or directory"),
         (["--config-file", ""], "must not be empty"),
-        (["--config-file", str(broken), "-c", TEST], f"{broken}: defaults.jobs: it is a whole"),
+        (["--config-file", str(broken), "-c", TEST], f"{broken}: defaults.jobs: must be a whole"),
         (["--jobs", "0"], "at least 1"),
         (["--jobs", "many"], "many"),
     ]
@@ -160,7 +160,7 @@ def test_a_host_without_a_file(command: Command, tmp_path: Path) -> None:
 
 def test_options_win_over_defaults(command: Command, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('[defaults]\ntimeout = 1e-9\nvia = "qom"\njobs = 1\n')
+    path.write_text('[defaults]\ntimeout = "0.000000001"\nvia = "qom"\njobs = 1\n')
     common = ["--config-file", str(path), "-c", TEST, "list", "test"]
 
     late, qom, read = command.each(

@@ -156,20 +156,20 @@ def _threshold_option(
     metavar="NAME=STATE",
     multiple=True,
     callback=_states,
-    help="State of a verdict, of unreachable hosts or of an unmatched DOMAIN: ok, warning, "
-    "critical or unknown; repeatable.",
+    help="State for a verdict, or for unreachable, unmatched or clock: ok, warning, critical or "
+    "unknown; repeatable.",
 )
 @click.option(
     "--state",
     type=click.Path(readable=False),
     metavar="FILE",
-    help="File for this run's figures  [one below $XDG_STATE_HOME/virtballoon]",
+    help="File with the figures of the last run  [in $XDG_STATE_HOME/virtballoon]",
 )
 @click.option(
     "--perfdata",
     type=click.Choice(("none", "used", "all")),
     default="used",
-    help="Performance data: none; use and what has thresholds; or all figures  [used]",
+    help="Performance data: none, used (and figures with thresholds) or all  [used]",
 )
 @exclude_option
 @via_option
@@ -192,7 +192,7 @@ def command(
     """Check the memory use of running domains and exit as monitoring plugins do: 0 for OK, 1 for
     WARNING, 2 for CRITICAL, 3 for UNKNOWN, which includes every error.
 
-    DOMAIN is a name, a UUID or a shell pattern. RANGE is the range that raises no alarm: 80, 10:,
+    DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
     ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.
     """
     from virtballoon.check.judging import check_hosts

@@ -49,8 +49,8 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--listen",
     metavar="ADDRESS",
     multiple=True,
-    help="Serve on this address, such as 127.0.0.1:9177 or [::1]:9177, or on the sockets that "
-    "systemd passes (systemd); repeatable.",
+    help="Serve on an address such as 127.0.0.1:9177 or [::1]:9177, or on sockets passed by "
+    "systemd (systemd); repeatable.",
 )
 @click.option("--openmetrics", is_flag=True, help="Print the OpenMetrics format.")
 @click.option(
@@ -63,7 +63,7 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--max-age",
     type=Seconds(0),
     metavar="SECONDS",
-    help="With --listen: serve figures again up to this age  [1s]",
+    help="With --listen: reuse figures up to this age  [1s]",
 )
 @click.option(
     "--ensure-interval",

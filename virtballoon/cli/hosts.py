@@ -27,10 +27,9 @@ from virtballoon.cli.options import (
 @run_options
 @with_settings
 def command(settings: Settings) -> int:
-    """Show the selected hosts (by default those of the configuration), their groups, and whether
-    each can be reached.
+    """Show whether each host can be reached, its number of domains and its groups.
 
-    Each host is asked once, read-only; no guest is asked.
+    By default, these are the hosts of the configuration. Reading is read-only; no guest is asked.
     """
     from virtballoon.operations.fleet import probe_hosts
 

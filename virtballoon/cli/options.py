@@ -161,14 +161,14 @@ header_option = _option(
     "--no-header", is_flag=True, default=None, help="Omit the column heads of a table or CSV."
 )
 quiet_option = _option(
-    "-q", "--quiet", is_flag=True, default=None, help="Show only domains with problems."
+    "-q", "--quiet", is_flag=True, default=None, help="Show only what needs attention."
 )
-output_option = _file("--output", help="Replace this file with the data, once complete.")
+output_option = _file("--output", help="Write to this file, which is always complete.")
 log_option = _option(
     "--log",
     type=click.Choice(("stderr",)),
     metavar="stderr",
-    help="Log hosts and failures to stderr, in place of messages.",
+    help="Write log records to stderr, in place of messages.",
 )
 run_options = _all_of(
     _file("--lock", help="Exit with status 75 if another run holds this file."), log_option

@@ -76,7 +76,7 @@ def _is_time(word: str) -> bool:
 @click.option("--config", is_flag=True, help="Set it in the persistent configuration.")
 @click.option("--where-off", is_flag=True, help="Only domains whose polling is off.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be set.")
-@click.option("--wait", is_flag=True, help="Wait until each guest has answered since.")
+@click.option("--wait", is_flag=True, help="Wait until each guest has answered.")
 @click.option(
     "--wait-timeout",
     type=Seconds(0),
@@ -111,7 +111,7 @@ def command(
     live where the domain is running, else in its configuration. A live setting lasts until the
     domain is shut down; --live --config sets both.
 
-    The interval is set through libvirt, which keeps the XML right. With --via qom it is set in
+    The interval is set through libvirt, which keeps the XML correct. With --via qom it is set in
     QEMU alone, and the guest is tainted, even with --dry-run.
     """
     from virtballoon.errors import InvalidInterval

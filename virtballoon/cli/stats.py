@@ -41,14 +41,14 @@ _FRESH_SECONDS: Final = 5.0
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Get new figures where they are older than 5 s, by changing the live interval for a "
-    "moment; needs write access.",
+    help="Refresh figures older than 5 s, by changing the live interval temporarily; needs write "
+    "access.",
 )
 @click.option(
     "--rates",
     type=Seconds(),
     metavar="SECONDS",
-    help="Read twice, TIME apart, and show what each counter gained per second.",
+    help="Read twice, this far apart, and show the change per second of each counter.",
 )
 @units_option
 @via_option
@@ -68,11 +68,11 @@ def command(
     fresh: bool,
     rates: float | None,
 ) -> int:
-    """Show every statistic of domains: of those named, else of all that are running.
+    """Show every statistic of the named domains, by default of all running ones.
 
     DOMAIN is a name, a UUID or a shell pattern; a named domain is shown even if it is not
     running. Statistics have QEMU's names; sizes are in bytes, the others are counts since the
-    guest booted. A dash is a figure that the guest does not give.
+    guest booted. A dash is a figure that the guest does not report.
     """
     from virtballoon.operations.fleet import read_hosts, read_rates
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=Seconds(0.1),
     default=2.0,
     metavar="SECONDS",
-    help="Time from one reading of a host to the next  [2s]",
+    help="Time between readings of a host  [2s]",
 )
 @all_option
 @exclude_option
