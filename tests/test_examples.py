@@ -58,6 +58,24 @@ def test_memory_report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> None
     assert re.search(r"^  'nodevice': no-device$", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("hypervisor")
+def test_quickstart() -> None:
+    """Its guests and what it shows; the README's command sets them up first."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.lab", "--", EXAMPLES / "quickstart", "demonstrate"],
+        cwd=EXAMPLES.parent,
+        env={**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    shown = [line.split() for line in result.stdout.splitlines() if line.startswith("db1 ")]
+    assert ["polling-off" in words for words in shown] == [True, False, False]
+    assert ["fresh" in words for words in shown] == [False, False, True]
+
+
 @pytest.fixture(scope="module")
 def _two() -> Iterator[Fleet]:
     with started() as first, started() as second:
