@@ -220,7 +220,7 @@ def test_the_document_holds_to_the_schema() -> None:
     states = Policy(thresholds={**Policy().thresholds, **SWAP.thresholds})
     result = check_hosts([host(*rows), DEAD], states)
     validator = jsonschema.Draft202012Validator(SCHEMA)
-    data = records.check_data(result, quiet=False, generated_at=UPDATE)
+    data = records.check_data(result, quiet=False, generated_at=UPDATE, table=list)
     document = data.document()
     validator.validate(document)
     assert document["check"]["status"] == "critical"
@@ -234,7 +234,8 @@ def test_the_document_holds_to_the_schema() -> None:
         "warning": "90",
         "critical": "95",
     }
-    quiet = records.check_data(result, quiet=True, generated_at=UPDATE).document()
+    data = records.check_data(result, quiet=True, generated_at=UPDATE, table=list)
+    quiet = data.document()
     validator.validate(quiet)
     assert {d["check"]["status"] for d in quiet["hosts"][0]["domains"]} == {"critical", "unknown"}
     header = formats.to_csv(data.rows(), data.columns()).split("\n")[0]

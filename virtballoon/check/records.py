@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from virtballoon.check.judging import CheckedDomain, CheckedHost, CheckResult, CheckStatus
 from virtballoon.check.plugin import summary
 from virtballoon.render import documents
 from virtballoon.render.formats import Data, Record
 
 
-def check_data(result: CheckResult, *, quiet: bool, generated_at: float) -> Data:
-    """A check in the formats for programs.
+def check_data(
+    result: CheckResult, *, quiet: bool, generated_at: float, table: Callable[[], object]
+) -> Data:
+    """A check in every format.
 
     :param quiet: without the domains that are well
+    :param table: prints the status line
     """
     return Data(
         lambda: _document(result, quiet=quiet, generated_at=generated_at),
@@ -21,6 +26,7 @@ def check_data(result: CheckResult, *, quiet: bool, generated_at: float) -> Data
             for record in domain_records(host, quiet=quiet)
         ),
         lambda: ("uri", "check.status", *documents.domain_columns(rates=True)),
+        table,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,17 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import default_host_hint, print_data, warn
+from virtballoon.cli.finish import default_host_hint, print_data, read_selected, warn
 from virtballoon.cli.options import (
     Command,
     F,
+    data_options,
     domain_argument,
     exclude_option,
-    format_option,
-    header_option,
-    output_option,
-    quiet_option,
-    run_options,
     via_option,
     with_settings,
 )
@@ -173,11 +168,7 @@ def _threshold_option(
 )
 @exclude_option
 @via_option
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
+@data_options
 @domain_argument()
 @with_settings
 def command(
@@ -196,17 +187,9 @@ def command(
     ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.
     """
     from virtballoon.check.judging import check_hosts
-    from virtballoon.operations.fleet import read_hosts
 
     policy = _policy(thresholds, states)
-    started = time.time()
-    hosts = read_hosts(
-        settings.targets,
-        settings.words(domains),
-        via=settings.via,
-        timeout=settings.timeout,
-        jobs=settings.jobs,
-    )
+    hosts = read_selected(settings, domains)
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
         from virtballoon.check.state import compared, default_path
@@ -218,7 +201,7 @@ def command(
         result = judge()
     if settings.is_unnamed and (problem := _empty_host(settings, hosts[0])) is not None:
         result = result.with_problem(problem)
-    _print(settings, result, perfdata=perfdata, generated_at=started)
+    _print(settings, result, perfdata=perfdata)
     settings.is_complete = True
     return int(result.status)
 
@@ -255,9 +238,12 @@ def _policy(
     return Policy(thresholds=thresholds, states=states)
 
 
-def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_at: float) -> None:
+def _print(settings: Settings, result: CheckResult, *, perfdata: str) -> None:
+    from virtballoon.check.records import check_data
+
     quiet = settings.is_quiet
-    if settings.format == "table":
+
+    def table() -> None:
         from virtballoon.check.plugin import output
 
         names = {host.uri: host.name for host in settings.hosts}
@@ -268,8 +254,7 @@ def _print(settings: Settings, result: CheckResult, *, perfdata: str, generated_
             perfdata=perfdata != "none",
             quiet=quiet,
         )
-        click.echo(text, file=settings.stream, nl=False)
-    else:
-        from virtballoon.check.records import check_data
+        settings.stream.write(text)
 
-        print_data(settings, check_data(result, quiet=quiet, generated_at=generated_at))
+    data = check_data(result, quiet=quiet, generated_at=settings.started, table=table)
+    print_data(settings, data)

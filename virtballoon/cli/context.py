@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -27,11 +28,13 @@ _SHARED: Final = ("exclude", "via", "format", "no_header", "output", "quiet", "l
 class Settings:
     """The options that are not a command's own; one after the command's name wins.
 
+    :ivar started: when the run began, epoch seconds
     :ivar stream: where data goes
     :ivar is_complete: whether the output may replace a file whatever the exit status
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
+        self.started = time.time()
         self.stream: TextIO = sys.stdout
         self.is_complete = False
         given = {key: options.get(key) for key in (*HOST_OPTIONS, *_SHARED)}

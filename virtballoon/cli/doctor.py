@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
-
 import click
 
 from virtballoon.cli.context import Settings
 from virtballoon.cli.finish import command_prefixes, finish_reading, print_hosts, progress, shown
 from virtballoon.cli.options import (
     Command,
-    all_option,
-    domain_argument,
-    exclude_option,
-    format_option,
-    header_option,
-    output_option,
-    quiet_option,
-    run_options,
-    via_option,
+    data_options,
+    domain_options,
     with_settings,
 )
 
 
 @click.command("doctor", cls=Command, short_help="Explain missing or stale statistics.")
-@all_option
-@exclude_option
-@via_option
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
-@domain_argument()
+@domain_options
+@data_options
 @with_settings
 def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> int:
     """Explain missing or stale statistics of each running domain: the most likely cause, its
@@ -44,7 +27,6 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     """
     from virtballoon.doctor.examination import diagnose_hosts
 
-    started = time.time()
     with progress(settings) as line:
         hosts = diagnose_hosts(
             settings.targets,
@@ -57,7 +39,14 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             on_result=line.on_result,
         )
     selected = shown(settings, hosts)
-    if settings.format == "table":
+
+    def columns() -> list[str]:
+        from virtballoon.doctor.results import Diagnosis
+        from virtballoon.render.documents import domain_columns
+
+        return ["uri", *domain_columns(kind=Diagnosis)]
+
+    def table() -> None:
         from virtballoon.render.diagnosis import print_diagnoses
 
         print_diagnoses(
@@ -66,10 +55,6 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             with_evidence=settings.is_verbose,
             stream=settings.stream,
         )
-    else:
-        from virtballoon.doctor.results import Diagnosis
-        from virtballoon.render.documents import domain_columns
 
-        columns = partial(domain_columns, kind=Diagnosis)
-        print_hosts(settings, selected, lambda: ["uri", *columns()], generated_at=started)
+    print_hosts(settings, selected, columns, table)
     return finish_reading(settings, hosts, domains)

@@ -12,14 +12,11 @@ from virtballoon.cli.finish import finish_reading, read_selected, warn
 from virtballoon.cli.options import (
     Command,
     Seconds,
-    all_option,
-    domain_argument,
-    exclude_option,
+    domain_options,
     interval,
     output_option,
     quiet_option,
     run_options,
-    via_option,
     with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
@@ -43,8 +40,6 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 @click.command("export", cls=Command, short_help="Export metrics for Prometheus.")
-@all_option
-@exclude_option
 @click.option(
     "--listen",
     metavar="ADDRESS",
@@ -71,11 +66,10 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     metavar="SECONDS",
     help="With --listen: set this interval where polling is off; needs write access.",
 )
-@via_option
+@domain_options
 @output_option
 @quiet_option
 @run_options
-@domain_argument()
 @with_settings
 def command(
     settings: Settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -139,65 +140,79 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
 
 
 def print_data(settings: Settings, data: Data) -> None:
-    """Print data in one of the formats for programs."""
+    """Print data in the chosen format."""
     from virtballoon.render.formats import FORMATS
 
-    text = FORMATS[settings.format](data, settings.has_header)
-    click.echo(text, file=settings.stream, nl=False)
+    FORMATS[settings.format](data, settings.stream, settings.has_header)
+    # What cannot be written is noticed here.
+    settings.stream.flush()
 
 
 def print_hosts(
     settings: Settings,
     hosts: Sequence[HostReport | HostChanges],
     columns: Callable[[], Sequence[str]],
+    table: Callable[[], object],
     *,
-    generated_at: float,
     in_order: Sequence[HostReport | HostChanges] | None = None,
 ) -> None:
-    """Print hosts and domains for programs.
+    """Print hosts and domains.
 
     :param columns: gives the columns of CSV
+    :param table: prints them for people
     :param in_order: hosts with their domains in the order of JSON lines and CSV, where that is
         another; a host may appear several times
     """
-    from virtballoon.render import documents
-    from virtballoon.render.formats import Data
+    from virtballoon.render.formats import Data, Record
 
-    if settings.is_quiet and not hosts:
-        return
-    data = Data(
-        lambda: documents.document(map(documents.host_record, hosts), generated_at=generated_at),
-        lambda: (
-            {"uri": host.uri} | record
-            for host in (hosts if in_order is None else in_order)
-            for record in documents.domain_records(host)
-        ),
-        columns,
-    )
-    print_data(settings, data)
+    def document() -> Record:
+        from virtballoon.render import documents
+
+        records = map(documents.host_record, hosts)
+        return documents.document(records, generated_at=settings.started)
+
+    def rows() -> Iterator[Record]:
+        from virtballoon.render.documents import domain_records
+
+        for host in hosts if in_order is None else in_order:
+            for record in domain_records(host):
+                yield {"uri": host.uri} | record
+
+    if hosts or not settings.is_quiet:
+        print_data(settings, Data(document, rows, columns, table))
 
 
 # Readings.
 
 
 def read_selected(
-    settings: Settings, domains: Sequence[str], *, inactive: bool
+    settings: Settings,
+    domains: Sequence[str],
+    *,
+    inactive: bool = False,
+    max_age: float | None = None,
+    rates: float | None = None,
 ) -> tuple[HostReport, ...]:
     """Read the selected hosts.
 
     :param domains: names, UUIDs and patterns; none for all domains
+    :param max_age: the age from which new figures are asked for, in seconds
+    :param rates: seconds between two readings, for rates
     """
-    from virtballoon.operations.fleet import read_hosts
+    from virtballoon.operations.fleet import read_hosts, read_rates
 
-    with progress(settings) as line:
-        return read_hosts(
+    read = read_hosts if rates is None else functools.partial(read_rates, seconds=rates)
+    with progress(settings, domains=max_age is not None) as line:
+        return read(
             settings.targets,
             settings.words(domains),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
             jobs=settings.jobs,
+            max_age=max_age,
             on_result=line.on_result,
+            on_waiting=line.on_waiting,
         )
 
 

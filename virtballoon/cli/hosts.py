@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
 from virtballoon.cli.finish import print_data, progress, warn_of_errors
 from virtballoon.cli.options import (
     Command,
-    format_option,
-    header_option,
-    output_option,
-    quiet_option,
-    run_options,
+    data_options,
     with_settings,
 )
 
 
 @click.command("hosts", cls=Command, short_help="Show the hosts, and whether each can be reached.")
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
+@data_options
 @with_settings
 def command(settings: Settings) -> int:
     """Show whether each host can be reached, its number of domains and its groups.
@@ -33,7 +23,6 @@ def command(settings: Settings) -> int:
     """
     from virtballoon.operations.fleet import probe_hosts
 
-    started = time.time()
     with progress(settings) as line:
         probes = probe_hosts(
             settings.targets, timeout=settings.timeout, jobs=settings.jobs, on_result=line.on_result
@@ -46,21 +35,17 @@ def command(settings: Settings) -> int:
     ]
     if settings.is_quiet and settings.output is None:
         rows = [(host, probe) for host, probe in rows if probe.error is not None]
-    if settings.is_quiet and not rows:
-        pass
-    elif settings.format == "table":
-        from virtballoon.render.table import hosts_table
-
-        hosts_table(rows, with_header=settings.has_header, stream=settings.stream)
-    else:
+    if rows or not settings.is_quiet:
         from virtballoon.render import documents
         from virtballoon.render.formats import Data
+        from virtballoon.render.table import hosts_table
 
         records = [documents.probe_record(host, probe) for host, probe in rows]
         data = Data(
-            lambda: documents.document(records, generated_at=started),
+            lambda: documents.document(records, generated_at=settings.started),
             lambda: records,
             documents.probe_columns,
+            lambda: hosts_table(rows, with_header=settings.has_header, stream=settings.stream),
         )
         print_data(settings, data)
     warn_of_errors(settings, probes, [])

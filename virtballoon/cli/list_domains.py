@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,16 +20,9 @@ from virtballoon.cli.finish import (
 )
 from virtballoon.cli.options import (
     Command,
-    all_option,
-    domain_argument,
-    exclude_option,
-    format_option,
-    header_option,
-    output_option,
-    quiet_option,
-    run_options,
+    data_options,
+    domain_options,
     units_option,
-    via_option,
     with_settings,
 )
 
@@ -47,8 +39,6 @@ _MOST_NAMES = 8
 @click.command(
     "list", cls=Command, short_help="Show a row per domain: interval, age, use, verdict."
 )
-@all_option
-@exclude_option
 @click.option("--name", "names_only", is_flag=True, help="Print names only, one per line.")
 @click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS and intervals.")
 @click.option(
@@ -59,13 +49,8 @@ _MOST_NAMES = 8
 )
 @click.option("--sort", metavar="NAME", help="Sort by this column; -NAME reverses  [name]")
 @units_option
-@via_option
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
-@domain_argument()
+@domain_options
+@data_options
 @with_settings
 def command(
     settings: Settings,
@@ -88,20 +73,32 @@ def command(
         raise click.UsageError("--name prints names only; omit --columns, --wide and --format")
     reverse = sort is not None and sort.startswith("-")
     order = _column(sort.removeprefix("-"), "--sort") if sort else None
-    started = time.time()
     read = read_selected(settings, domains, inactive=inactive)
     hosts = shown(settings, read)
     # The library has sorted each host's by name.
     rows = [(host, row) for host in hosts for row in host.domains]
     if order is not None:
         rows = _sorted(rows, order, reverse=reverse)
-    if names_only:
-        _print_names(settings, [row.name for _, row in rows])
-    elif settings.format == "table":
-        if rows or (not domains and any(host.error is None for host in hosts)):
+
+    def table() -> None:
+        if names_only:
+            _print_names(settings, [row.name for _, row in rows])
+        elif rows or (not domains and any(host.error is None for host in hosts)):
             _print_table(settings, rows, chosen, wide=wide, units=units, with_host=len(read) > 1)
-    else:
-        _print_records(settings, hosts, rows, chosen, is_sorted=order is not None, started=started)
+
+    def csv_columns() -> list[str]:
+        from virtballoon.render.documents import domain_columns
+
+        return [column.key for column in chosen] or ["uri", *domain_columns()]
+
+    in_order = None
+    if order is not None and settings.format != "table":
+        # A document keeps the hosts together; lines are in the order of all of them.
+        in_order = [replace(host, domains=(row,)) for host, row in rows]
+        hosts = [
+            replace(host, domains=tuple(row for of, row in rows if of is host)) for host in hosts
+        ]
+    print_hosts(settings, hosts, csv_columns, table, in_order=in_order)
     status = finish_reading(settings, read, domains)
     is_read = settings.format == "table" and not names_only
     if is_read or (settings.is_quiet and settings.output is not None):
@@ -179,28 +176,6 @@ def _print_table(
         with_header=settings.has_header,
         stream=settings.stream,
     )
-
-
-def _print_records(
-    settings: Settings,
-    hosts: Sequence[HostReport],
-    rows: Sequence[Row],
-    chosen: Sequence[Column],
-    *,
-    is_sorted: bool,
-    started: float,
-) -> None:
-    from virtballoon.render.documents import domain_columns
-
-    in_order = None
-    if is_sorted:
-        # A document keeps the hosts together; lines are in the order of all of them.
-        in_order = [replace(host, domains=(row,)) for host, row in rows]
-        hosts = [
-            replace(host, domains=tuple(row for of, row in rows if of is host)) for host in hosts
-        ]
-    columns = [column.key for column in chosen] or ["uri", *domain_columns()]
-    print_hosts(settings, hosts, lambda: columns, generated_at=started, in_order=in_order)
 
 
 def _advise(host: HostReport, settings: Settings) -> None:

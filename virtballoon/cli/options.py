@@ -12,7 +12,7 @@ import click
 from virtballoon.cli.context import HOST_OPTIONS, OK, PARTLY, PROGRAM, Settings
 from virtballoon.errors import ConfigurationError
 from virtballoon.model.duration import parse_seconds
-from virtballoon.render.formats import CHOICES
+from virtballoon.render.formats import FORMATS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -146,18 +146,34 @@ host_options = _all_of(
     _option("-v", "--verbose", is_flag=True, default=None, help="Log libvirt calls to stderr."),
 )
 
+
+def _complete_domain(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    settings = _settings_so_far(ctx)
+    try:
+        targets, jobs = settings.targets, settings.jobs
+    except ConfigurationError:
+        return []
+    from virtballoon.hypervisor.translation import keep_stderr_quiet
+    from virtballoon.operations.fleet import domain_names
+
+    keep_stderr_quiet()
+    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
+
+
 via_option = _option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
     help="Source: libvirt, or QEMU's QOM tree (needs write access, taints the guest)  [libvirt]",
 )
-format_option = _option(
+_format_option = _option(
     "--format",
-    type=click.Choice(CHOICES),
+    type=click.Choice(tuple(FORMATS)),
     metavar="FORMAT",
     help="table, json, jsonl or csv  [table]",
 )
-header_option = _option(
+_header_option = _option(
     "--no-header", is_flag=True, default=None, help="Omit the column heads of a table or CSV."
 )
 quiet_option = _option(
@@ -183,21 +199,6 @@ units_option = _option(
 all_option = _option("--all", "inactive", is_flag=True, help="Include domains that do not run.")
 
 
-def _complete_domain(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    settings = _settings_so_far(ctx)
-    try:
-        targets, jobs = settings.targets, settings.jobs
-    except ConfigurationError:
-        return []
-    from virtballoon.hypervisor.translation import keep_stderr_quiet
-    from virtballoon.operations.fleet import domain_names
-
-    keep_stderr_quiet()
-    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
-
-
 exclude_option = _option(
     "--exclude",
     metavar="PATTERN",
@@ -206,6 +207,25 @@ exclude_option = _option(
     shell_complete=_complete_domain,
     help="Leave out these domains; repeatable.",
 )
+
+
+def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F], F]:
+    """Add DOMAIN, or several."""
+    metavar = "DOMAIN…" if nargs != 1 else "DOMAIN"
+    return click.argument(
+        "domains" if nargs != 1 else "domain",
+        nargs=nargs,
+        required=required,
+        metavar=metavar if required else f"[{metavar}]",
+        shell_complete=_complete_domain,
+    )
+
+
+#: What commands have that read domains.
+domain_options = _all_of(all_option, exclude_option, via_option, domain_argument())
+#: What commands have that print data in every format.
+format_options = _all_of(_format_option, _header_option)
+data_options = _all_of(format_options, output_option, quiet_option, run_options)
 
 
 def with_settings(function: Callable[..., int]) -> Callable[..., int]:
@@ -255,18 +275,6 @@ def _set_up(settings: Settings) -> None:
     for file in settings.configuration.files:
         logger.debug("configuration: %s", file)
     logger.debug("hosts: %s", ", ".join(target or default_uri() for target in targets))
-
-
-def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F], F]:
-    """Add DOMAIN, or several."""
-    metavar = "DOMAIN…" if nargs != 1 else "DOMAIN"
-    return click.argument(
-        "domains" if nargs != 1 else "domain",
-        nargs=nargs,
-        required=required,
-        metavar=metavar if required else f"[{metavar}]",
-        shell_complete=_complete_domain,
-    )
 
 
 def _settings_so_far(ctx: click.Context) -> Settings:

@@ -11,8 +11,7 @@ from virtballoon.cli.finish import print_data, progress, warn, warn_of_errors, w
 from virtballoon.cli.options import (
     Command,
     domain_argument,
-    format_option,
-    header_option,
+    format_options,
     log_option,
     via_option,
     with_settings,
@@ -22,8 +21,7 @@ from virtballoon.hypervisor.uri import default_uri
 
 @click.command("qom-path", cls=Command, short_help="Print the QOM path of a domain's balloon.")
 @via_option
-@format_option
-@header_option
+@format_options
 @log_option
 @domain_argument(nargs=1, required=True)
 @with_settings
@@ -41,7 +39,6 @@ def command(settings: Settings, *, domain: str) -> int:
     from virtballoon.render import documents
     from virtballoon.render.formats import Data
 
-    started = time.time()
     with progress(settings) as line:
         answers = find_qom_paths(
             settings.targets,
@@ -67,20 +64,20 @@ def command(settings: Settings, *, domain: str) -> int:
         return NOTHING
     (path,) = found
     record = {"name": path.name, "uuid": path.uuid, "qom_path": path.qom_path}
-    if settings.format == "table":
-        click.echo(path.qom_path, file=settings.stream)
-    else:
-        host = {
-            "uri": path.uri,
-            "hostname": path.hostname,
-            "status": HostStatus.OK.value,
-            "error": None,
-            "elapsed_seconds": round(time.time() - started, 3),
-            "domains": [record],
-        }
-        row = {"uri": path.uri} | record
-        data = Data(
-            lambda: documents.document([host], generated_at=started), lambda: [row], lambda: [*row]
-        )
-        print_data(settings, data)
+    host = {
+        "uri": path.uri,
+        "hostname": path.hostname,
+        "status": HostStatus.OK.value,
+        "error": None,
+        "elapsed_seconds": round(time.time() - settings.started, 3),
+        "domains": [record],
+    }
+    row = {"uri": path.uri} | record
+    data = Data(
+        lambda: documents.document([host], generated_at=settings.started),
+        lambda: [row],
+        lambda: [*row],
+        lambda: click.echo(path.qom_path, file=settings.stream),
+    )
+    print_data(settings, data)
     return PARTLY if failed else OK

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -20,14 +19,10 @@ from virtballoon.cli.finish import (
 from virtballoon.cli.options import (
     Command,
     Seconds,
+    data_options,
     domain_argument,
     exclude_option,
-    format_option,
-    header_option,
     interval,
-    output_option,
-    quiet_option,
-    run_options,
     via_option,
     with_settings,
 )
@@ -84,11 +79,7 @@ def _is_time(word: str) -> bool:
     help="Time to wait, in addition to --timeout; implies --wait  [twice the interval and 5s]",
 )
 @via_option
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
+@data_options
 @click.argument("seconds", metavar="SECONDS", callback=interval)
 @domain_argument()
 @with_settings
@@ -126,7 +117,6 @@ def command(
         raise click.UsageError("--wait cannot be combined with --dry-run")
     if is_waiting and wait_timeout is None:
         wait_timeout = fresh_seconds(seconds)
-    started = time.time()
     try:
         with progress(settings, domains=is_waiting) as line:
             hosts = set_intervals_on_hosts(
@@ -149,15 +139,18 @@ def command(
     except InvalidInterval as error:
         raise click.UsageError(str(error)) from error
     selected = shown(settings, hosts)
-    if settings.format != "table":
+
+    def columns() -> list[str]:
         from virtballoon.render.documents import change_columns
 
-        columns = ["uri", *change_columns(waited=is_waiting)]
-        print_hosts(settings, selected, lambda: columns, generated_at=started)
-    elif any(host.domains for host in selected):
+        return ["uri", *change_columns(waited=is_waiting)]
+
+    def table() -> None:
         from virtballoon.model.source import Source
         from virtballoon.render.table import changes_table
 
+        if not any(host.domains for host in selected):
+            return
         changes_table(
             selected,
             with_qemu=settings.via is Source.QOM,
@@ -166,6 +159,8 @@ def command(
             with_host=len(hosts) > 1,
             stream=settings.stream,
         )
+
+    print_hosts(settings, selected, columns, table)
     return _status(settings, hosts)
 
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from virtballoon.cli.context import PARTLY, Settings
-from virtballoon.cli.finish import finish_reading, print_hosts, progress, shown, warn
+from virtballoon.cli.finish import finish_reading, print_hosts, read_selected, shown, warn
 from virtballoon.cli.options import (
     Command,
     Seconds,
-    all_option,
-    domain_argument,
-    exclude_option,
-    format_option,
-    header_option,
-    output_option,
-    quiet_option,
-    run_options,
+    data_options,
+    domain_options,
     units_option,
-    via_option,
     with_settings,
 )
 
@@ -36,8 +27,6 @@ _FRESH_SECONDS: Final = 5.0
 
 
 @click.command("stats", cls=Command, short_help="Show every statistic of domains.")
-@all_option
-@exclude_option
 @click.option(
     "--fresh",
     is_flag=True,
@@ -51,13 +40,8 @@ _FRESH_SECONDS: Final = 5.0
     help="Read twice, this far apart, and show the change per second of each counter.",
 )
 @units_option
-@via_option
-@format_option
-@header_option
-@output_option
-@quiet_option
-@run_options
-@domain_argument()
+@domain_options
+@data_options
 @with_settings
 def command(
     settings: Settings,
@@ -74,38 +58,30 @@ def command(
     running. Statistics have QEMU's names; sizes are in bytes, the others are counts since the
     guest booted. A dash is a figure that the guest does not report.
     """
-    from virtballoon.operations.fleet import read_hosts, read_rates
-
-    read = read_hosts if rates is None else partial(read_rates, seconds=rates)
-    started = time.time()
-    with progress(settings, domains=fresh) as line:
-        hosts = read(
-            settings.targets,
-            settings.words(domains),
-            inactive=inactive or bool(domains),
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            max_age=_FRESH_SECONDS if fresh else None,
-            on_result=line.on_result,
-            on_waiting=line.on_waiting,
-        )
+    hosts = read_selected(
+        settings,
+        domains,
+        inactive=inactive or bool(domains),
+        max_age=_FRESH_SECONDS if fresh else None,
+        rates=rates,
+    )
     selected = shown(settings, hosts)
-    if settings.format == "table":
+
+    def columns() -> list[str]:
+        from virtballoon.render.documents import domain_columns
+
+        known = domain_columns(refresh=fresh, rates=rates is not None)
+        others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
+        at = known.index("used_bytes")
+        return ["uri", *known[:at], *others, *known[at:]]
+
+    def table() -> None:
         from virtballoon.render.table import stats_blocks
 
         rows = [(host, row) for host in selected for row in host.domains]
         stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
-    else:
-        from virtballoon.render.documents import domain_columns
 
-        def columns() -> list[str]:
-            known = domain_columns(refresh=fresh, rates=rates is not None)
-            others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
-            at = known.index("used_bytes")
-            return ["uri", *known[:at], *others, *known[at:]]
-
-        print_hosts(settings, selected, columns, generated_at=started)
+    print_hosts(settings, selected, columns, table)
     status = finish_reading(settings, hosts, domains)
     if settings.format == "table" and not settings.is_quiet:
         _hint_at_qom(hosts)

@@ -14,12 +14,9 @@ from virtballoon.cli.finish import command_prefixes, finish_reading, read_select
 from virtballoon.cli.options import (
     Command,
     Seconds,
-    all_option,
-    domain_argument,
-    exclude_option,
+    domain_options,
     log_option,
     quiet_option,
-    via_option,
     with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Time between readings of a host  [2s]",
 )
-@all_option
-@exclude_option
 @click.option(
     "--sort",
     type=click.Choice(("need", "use", "name")),
@@ -59,10 +54,9 @@ if TYPE_CHECKING:
     help="Sizes: human, bytes or percent  [human]",
 )
 @click.option("--once", is_flag=True, help="Print one frame and exit; needs no terminal.")
-@via_option
+@domain_options
 @quiet_option
 @log_option
-@domain_argument()
 @with_settings
 def command(
     settings: Settings,

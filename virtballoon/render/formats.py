@@ -1,9 +1,9 @@
-"""The output formats for programs: one table of them, and what writes each."""
+"""The output formats: one table of them, and what writes each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 
 Record = dict[str, Any]
 
@@ -17,11 +17,13 @@ class Data(NamedTuple):
     :ivar document: gives the whole document
     :ivar rows: gives a record for each line
     :ivar columns: gives the columns that a line has at most
+    :ivar table: prints it for people
     """
 
     document: Callable[[], Record]
     rows: Callable[[], Iterable[Record]]
     columns: Callable[[], Sequence[str]]
+    table: Callable[[], object]
 
 
 def to_json(value: Record) -> str:
@@ -103,11 +105,12 @@ def _listed(records: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-#: The formats for programs by name; people get a table.
-FORMATS: Final[Mapping[str, Callable[[Data, bool], str]]] = {
-    "json": lambda data, _header: to_json(data.document()),
-    "jsonl": lambda data, _header: to_jsonl(data.rows()),
-    "csv": lambda data, header: to_csv(data.rows(), data.columns(), header=header),
+#: What prints each format, the default first; the last argument is whether CSV has a header.
+FORMATS: Final[Mapping[str, Callable[[Data, TextIO, bool], object]]] = {
+    "table": lambda data, _stream, _header: data.table(),
+    "json": lambda data, stream, _header: stream.write(to_json(data.document())),
+    "jsonl": lambda data, stream, _header: stream.write(to_jsonl(data.rows())),
+    "csv": lambda data, stream, header: stream.write(
+        to_csv(data.rows(), data.columns(), header=header)
+    ),
 }
-TABLE: Final = "table"
-CHOICES: Final = (TABLE, *FORMATS)
