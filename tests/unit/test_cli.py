@@ -80,8 +80,6 @@ def test_an_interval_below_0(command: Command) -> None:
 
 WRONG_USAGE = [
     (["frobnicate"], "frobnicate"),
-    (["list", "--frobnicate"], "--frobnicate"),
-    (["list", "--format", "xml"], "xml"),
     (["list", "--format", "xml"], "xml"),
     (["list", "--via", "magic"], "magic"),
     (["list", "--columns", "no-such"], "no-such"),
@@ -106,8 +104,12 @@ WRONG_USAGE = [
     (["lst"], "Did you mean list?"),
     (["sets-interval"], "Did you mean set-interval?"),
     (["frobnicate"], "Commands: list, stats,"),
-    (["--format", "json", "list"], "A command's options follow its name."),
-    (["list", "--colums", "name"], "--columns"),
+    (["--format", "json", "list"], "No such option --format. --format follows the command's name."),
+    (["--formt", "json", "list"], "Did you mean --format? --format follows the command's name."),
+    (["--timeot", "5", "list"], "No such option --timeot. Did you mean --timeout? (see"),
+    (["list", "--timeot", "5"], "No such option --timeot. Did you mean --timeout? (see"),
+    (["list", "--frobnicate"], "No such option --frobnicate. (see"),
+    (["list", "--colums", "name"], "Did you mean --columns?"),
     (["list", "--columns", "used_byte"], "did you mean 'used_bytes'?"),
     (["list", "--name", "--wide"], "--name"),
     (["list", "--name", "--format", "csv"], "--name"),

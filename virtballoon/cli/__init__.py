@@ -12,7 +12,7 @@ import click
 from virtballoon import __version__
 from virtballoon.cli.context import NOTHING, OK, PROGRAM, Settings
 from virtballoon.cli.finish import warn
-from virtballoon.cli.options import host_options
+from virtballoon.cli.options import host_options, names_nearest
 from virtballoon.errors import ConfigurationError, VirtballoonError
 from virtballoon.system.cleanup import undo_pending
 from virtballoon.system.packages import missing_package
@@ -54,10 +54,8 @@ class _Commands(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if not error.possibilities:
-                message = f"{error.format_message()} A command's options follow its name."
-                raise click.UsageError(message, ctx) from error
-            raise
+            commands = (self.get_command(ctx, name) for name in _COMMANDS)
+            raise names_nearest(error, self, *filter(None, commands)) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -20,8 +20,38 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def names_nearest(
+    error: click.NoSuchOption, own: click.Command, *others: click.Command
+) -> click.UsageError:
+    """The error of an unknown option, with the nearest right one.
+
+    :param own: what was called
+    :param others: the commands that have further options
+    """
+    from difflib import get_close_matches
+
+    def names(command: click.Command) -> set[str]:
+        return {name for parameter in command.params for name in parameter.opts}
+
+    known = names(own).union(*map(names, others))
+    message = f"No such option {error.option_name}."
+    for near in get_close_matches(error.option_name, sorted(known), n=1, cutoff=0.7):
+        if near != error.option_name:
+            message += f" Did you mean {near}?"
+        if near not in names(own):
+            message += f" {near} follows the command's name."
+    return click.UsageError(message, error.ctx)
+
+
 class Command(click.Command):
     """A command whose help shows its own options first, and those for hosts in a block below."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise names_nearest(error, self) from error
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options."""
