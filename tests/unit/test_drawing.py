@@ -272,16 +272,15 @@ def test_escape_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = view(guest("漢字 👨", used=GIB))
     row = drawing.fitted(frame(shown), 24)[3]
-    painted = drawing.Painter().painted(row)
+    (_, name), (start, rest) = row
     # What follows the name has its own column, however wide the terminal draws the name.
-    assert [start for start, _ in painted] == [0, 14]
-    assert cell_len(row[0][1].plain) == 14
-    assert "\x1b[1;31m" in painted[1][1]
+    assert (start, cell_len(name.plain)) == (14, 14)
+    assert "\x1b[1;31m" in drawing.Painter().painted(rest)
 
     monkeypatch.setenv("NO_COLOR", "1")
-    (_, rest) = drawing.Painter().painted(row)[1]
-    assert "\x1b[1m" in rest
-    assert not re.search(r"\x1b\[[\d;]*3\d", rest)
+    without = drawing.Painter().painted(rest)
+    assert "\x1b[1m" in without
+    assert not re.search(r"\x1b\[[\d;]*3\d", without)
     press(shown, "down", "down")
-    (_, first) = drawing.Painter().painted(drawing.fitted(frame(shown), 24)[3])[0]
-    assert first.startswith("\x1b[7m")
+    ((_, first), _) = drawing.fitted(frame(shown), 24)[3]
+    assert drawing.Painter().painted(first).startswith("\x1b[7m")

@@ -253,18 +253,18 @@ def test_age_grows_after_the_reading() -> None:
 def test_history_has_a_value_per_update_and_gaps() -> None:
     past = History()
     half, full = guest("a", used=GIB // 2), guest("a", used=GIB, last_update=UPDATE + 2)
+    down = host(error=OSError("down"))
     for row in (half, half, full, guest("a", error=Busy("held")), None, full):
-        past.add("a", row)
-    past.add("a", guest("a", used=GIB // 4, last_update=UPDATE + 4))
-    past.add("off", OFF)
+        past.add(0, down if row is None else host([row, OFF]))
+    past.add(0, host([guest("a", used=GIB // 4, last_update=UPDATE + 4), OFF]))
 
-    assert past.of("a") == (0.5, 1.0, None, 0.25)
-    assert past.of("off") == past.of("unknown") == ()
+    assert past.of((0, "uuid-a")) == (0.5, 1.0, None, 0.25)
+    assert past.of((0, OFF.uuid)) == past.of((1, "unknown")) == ()
     for second in range(3 * HISTORY):
-        past.add("a", guest("a", last_update=UPDATE + 10 + second % 100))
-    assert len(past.of("a")) == HISTORY
-    past.keep({"off"})
-    assert past.of("a") == ()
+        past.add(0, host([guest("a", last_update=UPDATE + 10 + second % 100)]))
+    assert len(past.of((0, "uuid-a"))) == HISTORY
+    past.add(0, host([OFF]))
+    assert past.of((0, "uuid-a")) == ()
 
 
 def test_history_survives_an_unreachable_host() -> None:

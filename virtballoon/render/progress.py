@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TextIO, TypeAlias
-
-from rich.console import Console
-from rich.control import Control
-from rich.segment import ControlType
-from rich.text import Text
+from typing import Final, Self, TextIO, TypeAlias
 
 from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import HostResult
 from virtballoon.operations.reading import QomPath
-from virtballoon.render.text import printable
+from virtballoon.render import text
 from virtballoon.system.cleanup import Cleanup, write_in_time
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 #: What to call with the result of each host.
 Done: TypeAlias = Callable[[HostResult[object] | QomPath | VirtballoonError], None]
 
-_WIPE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+_WIPE: Final = "\r\x1b[2K"
 
 
 class Progress:
@@ -41,28 +33,16 @@ class Progress:
         self._cleanup = Cleanup(self._wipe)
         self._total = len(labels)
         self._ended = 0
-        self._console = Console(
-            file=stream,
-            force_terminal=True,
-            color_system=None,
-            markup=False,
-            emoji=False,
-            highlight=False,
-        )
+        self._stream = stream
 
     def __enter__(self) -> Self:
         self._cleanup.__enter__()
         self._draw()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._drawing:
-            self._console.control(_WIPE)
+            self._write("")
             self._is_over = True
             self._cleanup.__exit__()
 
@@ -81,13 +61,10 @@ class Progress:
 
     def _wipe(self, _seconds: float) -> bool:
         self._is_over = True
-        write_in_time(self._console.file.fileno(), b"\r\x1b[2K")
+        write_in_time(self._stream.fileno(), _WIPE.encode())
         return True
 
     def _draw(self) -> None:
-        if self._console.is_dumb_terminal:
-            # It cannot take a line back.
-            return
         guests = self._guests
         if self._total == 1:
             awaited = ", ".join(guests.values())
@@ -97,11 +74,16 @@ class Progress:
             named = [f"{label} ({guests[u]})" if guests.get(u) else label for u, label in labels]
             words = f"{self._ended} of {self._total} hosts done"
             words += f", waiting for {', '.join(named)}" if named else ""
-        line = Text(printable(words))
-        # In the last column, some terminals begin a new line.
-        line.truncate(max(self._console.width - 1, 1), overflow="ellipsis")
         with self._drawing:
             # Other threads may still report hosts.
             if not self._is_over:
-                self._console.control(_WIPE)
-                self._console.print(line, end="", soft_wrap=True)
+                self._write(words)
+
+    def _write(self, words: str) -> None:
+        if text.is_dumb():
+            # The terminal cannot take a line back.
+            return
+        # In the last column, some terminals begin a new line.
+        room = max((text.terminal_width(self._stream) or 80) - 1, 1)
+        self._stream.write(_WIPE + text.cut(text.printable(words), room))
+        self._stream.flush()

@@ -148,10 +148,14 @@ _CODES: Final = {
 }
 
 
+def is_dumb() -> bool:
+    """Whether the terminal knows no escape sequences."""
+    return os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
+
+
 def is_coloured(stream: TextIO) -> bool:
     """Whether to print colours on this stream."""
-    is_dumb = os.environ.get("TERM", "").lower() in {"dumb", "unknown"}
-    return stream.isatty() and not is_dumb and not os.environ.get("NO_COLOR")
+    return stream.isatty() and not is_dumb() and not os.environ.get("NO_COLOR")
 
 
 def styled(text: str, style: str, *, coloured: bool) -> str:

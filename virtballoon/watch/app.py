@@ -13,8 +13,7 @@ from virtballoon.doctor.results import HostDiagnosis
 from virtballoon.engine.calls import BackgroundCall
 from virtballoon.model.report import HostReport, unmatched_everywhere
 from virtballoon.model.source import Source
-from virtballoon.render.styled import console
-from virtballoon.render.text import terminal_width
+from virtballoon.render.text import is_coloured, terminal_width
 from virtballoon.watch import drawing
 from virtballoon.watch.poller import HostPoller
 from virtballoon.watch.screen import GONE, Terminal
@@ -37,9 +36,10 @@ def print_frame(view: View, stream: TextIO, *, source: Source) -> None:
         every=None,
         source=source,
     )
-    out = console(stream)
+    painter = drawing.Painter() if is_coloured(stream) else None
     for row in drawing.whole(frame):
-        out.print(drawing.plain(row), soft_wrap=True)
+        line = drawing.plain(row)
+        stream.write(f"{painter.painted(line) if painter else line.plain}\n")
 
 
 class DoctorWorker:
@@ -107,7 +107,8 @@ def run(
                 source=source,
                 notice=_notice(view),
             )
-            terminal.draw([painter.painted(row) for row in drawing.fitted(frame, height)])
+            rows = drawing.fitted(frame, height)
+            terminal.draw([[(at, painter.painted(piece)) for at, piece in row] for row in rows])
             for key in terminal.events(_TICK_SECONDS - now % _TICK_SECONDS):
                 if key == GONE:
                     view.is_done = True

@@ -20,7 +20,7 @@ from virtballoon.render import text
 from virtballoon.render.columns import column, is_size
 from virtballoon.render.diagnosis import diagnosis_facts
 from virtballoon.render.documents import timestamp
-from virtballoon.render.styled import aligned, verdict_text
+from virtballoon.render.table import STYLES
 from virtballoon.watch.view import (
     BINDINGS,
     DomainLine,
@@ -151,14 +151,11 @@ class Painter:
             highlight=False,
         )
 
-    def painted(self, row: Row) -> list[tuple[int, str]]:
-        """The pieces of a line."""
-        pieces = []
-        for start, piece in row:
-            with self._console.capture() as capture:
-                self._console.print(piece, end="", soft_wrap=True)
-            pieces.append((start, capture.get()))
-        return pieces
+    def painted(self, line: Text) -> str:
+        """A line, or a piece of one."""
+        with self._console.capture() as capture:
+            self._console.print(line, end="", soft_wrap=True)
+        return capture.get()
 
 
 def _row(line: Text) -> Row:
@@ -173,6 +170,14 @@ def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
     line.truncate(max(0, width - len(glyphs.ellipsis)), overflow="crop")
     line.append(glyphs.ellipsis[:width])
     return line
+
+
+def _aligned(cell: Text, width: int, glyphs: Glyphs, *, flush_right: bool = False) -> Text:
+    """The cell, cut or filled to this width."""
+    cell = _cut(cell, width, glyphs).copy()
+    pad = cell.pad_left if flush_right else cell.pad_right
+    pad(width - cell.cell_len)
+    return cell
 
 
 # The title and the foot.
@@ -207,9 +212,9 @@ def _title(frame: Frame) -> Text:
     facts.append(f"by {view.order.value}")
     facts.append(f"source: {frame.source.value}")
     of_all = f"{view.shown} of " if view.shown != view.domains else ""
-    facts.append(f"{of_all}{_count(view.domains, 'domain')}")
+    facts.append(f"{of_all}{text.counted(view.domains, 'domain')}")
     if view.hosts > 1:
-        facts.append(_count(view.hosts, "host"))
+        facts.append(text.counted(view.hosts, "host"))
     if frame.every is not None:
         facts.append(f"every {frame.every:g} s")
     return _bar_of_words(facts, time.strftime("%H:%M:%S", time.localtime(frame.now)), frame)
@@ -230,10 +235,6 @@ def _foot(frame: Frame) -> Text:
     if frame.notice:
         hints.insert(0, frame.glyphs.safe(frame.notice))
     return _bar_of_words(hints, "", frame)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # The list.
@@ -351,12 +352,11 @@ def _laid_out(
 ) -> Row:
     """A line of the list: the name, then the cells, whatever the name's width."""
     first = Text(mark.ljust(layout.indent))
-    first.append_text(aligned(_cut(name, layout.name, frame.glyphs), layout.name))
+    first.append_text(_aligned(name, layout.name, frame.glyphs))
     rest = Text()
     for (kind, width), cell in zip(layout.columns, cells, strict=True):
         rest.append(" " * _GAP)
-        fitting = _cut(cell, width, frame.glyphs)
-        rest.append_text(aligned(fitting, width, flush_right=kind.is_number))
+        rest.append_text(_aligned(cell, width, frame.glyphs, flush_right=kind.is_number))
     if mark:
         # On a reversed line, colours would be background colours.
         first, rest = Text(first.plain), Text(rest.plain)
@@ -390,15 +390,15 @@ def _host(line: HostLine, frame: Frame, width: int) -> Text:
     if report is None:
         rest.append("not read yet", "dim")
     elif not line.is_complete:
-        rest.append(f"still reading, {_count(len(report.domains), 'domain')} so far", "dim")
+        rest.append(f"still reading, {text.counted(len(report.domains), 'domain')} so far", "dim")
     else:
-        rest.append_text(verdict_text(report.status.value))
+        rest.append(report.status.value, STYLES.get(report.status.value))
         if report.error is not None:
             hint = f" ({report.error.hint})" if report.error.hint else ""
             rest.append(f", {frame.glyphs.safe(report.error.message + hint)}")
         else:
             read = text.duration(max(0.0, frame.now - line.read_at))
-            domains = _count(len(report.domains), "domain")
+            domains = text.counted(len(report.domains), "domain")
             rest.append(f", {domains}, read {read} ago", "dim")
             if report.clock is not None and report.clock_problem is not None:
                 rest.append(f", clock off by {report.clock.seconds:+.0f} s", "yellow")
@@ -448,7 +448,7 @@ def _verdict(line: DomainLine, _width: int, frame: Frame) -> Text:
     word = line.report.verdict.value
     if is_outdated(line.report, frame.now):
         return Text().append(f"{word}?", "yellow")
-    return Text().append_text(verdict_text(word))
+    return Text().append(word, STYLES.get(word))
 
 
 def _memory(line: DomainLine, width: int, frame: Frame) -> Text:
@@ -618,7 +618,7 @@ def _figures(line: DomainLine, frame: Frame) -> list[Text]:
     for at in range(height):
         shown = Text()
         for cell in cells[at::height]:
-            shown.append_text(aligned(_cut(cell, 39, frame.glyphs), 39))
+            shown.append_text(_aligned(cell, 39, frame.glyphs))
         shown.rstrip()
         lines.append(shown)
     return lines

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from virtballoon.engine.fleet import DEFAULT_JOBS
 from virtballoon.engine.session import DEFAULT_TIMEOUT
@@ -14,9 +14,6 @@ from virtballoon.hypervisor.connection import Target
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
 from virtballoon.operations.rereading import HostReader
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _THREAD: Final = "virtballoon-poller"
 
@@ -95,12 +92,7 @@ class HostPoller:
             threading.Thread(target=self._poll, args=arguments, name=_THREAD, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()

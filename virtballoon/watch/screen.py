@@ -1,14 +1,17 @@
 """A terminal: its keys, its size, a full screen, and restoring it.
 
 The escape sequences are those that every current terminal and multiplexer knows (ECMA-48 and
-xterm's), so no terminal database is needed. Not curses: its ``endwin()`` blocks for as long as the
-terminal takes no output, after Ctrl-S, for example, and it drops joiners from names.
+xterm's), so no terminal database is needed. Neither curses nor urwid: both block for as long as the
+terminal takes no output, after Ctrl-S, for example, when they leave the screen; of names, curses
+drops joiners, which urwid 2.1 takes for a column each.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import re
 import select
 import signal
 import termios
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 from virtballoon.system.cleanup import Cleanup, write_in_time
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 #: A line to draw: pieces with their escape sequences, each with the column where it begins.
 Pieces: TypeAlias = Sequence[tuple[int, str]]
@@ -49,29 +52,19 @@ _CONTROLS: Final[Mapping[str, str]] = {
     "\x15": "ctrl-u",
     " ": "space",
 }
-_FINALS: Final[Mapping[str, str]] = {
-    "A": "up",
-    "B": "down",
-    "C": "right",
-    "D": "left",
-    "H": "home",
-    "F": "end",
-}
-_NUMBERS: Final[Mapping[str, str]] = {
-    "1": "home",
-    "4": "end",
-    "5": "pgup",
-    "6": "pgdn",
-    "7": "home",
-    "8": "end",
-}
+_FINALS: Final = dict(zip("ABCDHF", ("up", "down", "right", "left", "home", "end"), strict=True))
+_NUMBERS: Final = dict(zip("145678", ("home", "end", "pgup", "pgdn", "home", "end"), strict=True))
+# Escape and what was typed after it is two keys. A key pressed with Alt, which has no function
+# here, looks the same.
+_KEY: Final = re.compile(r"\x1b[\[O](?P<numbers>[ -?]*)(?P<final>[@-~]?)|\x1b|.", re.DOTALL)
 
 
 class Keys:
     """Turns what a terminal sends into keys: characters, and names of other keys."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
+        self._rest = ""
 
     @property
     def is_waiting(self) -> bool:
@@ -80,61 +73,32 @@ class Keys:
 
     def feed(self, data: bytes) -> list[str]:
         """Add input, and return the keys that are complete."""
-        self._rest += data
-        keys: list[str] = []
-        while self._rest and (taken := _first_key(self._rest)) is not None:
-            length, key = taken
-            self._rest = self._rest[length:]
-            if key:
-                keys.append(key)
-        return keys
+        text = self._rest + self._decode(data)
+        self._rest = ""
+        keys = []
+        for found in _KEY.finditer(text):
+            if found[0].startswith("\x1b") and not found["final"] and found.end() == len(text):
+                self._rest = found[0]
+            else:
+                keys.append(_name(found))
+        return [key for key in keys if key]
 
     def flush(self) -> list[str]:
         """The keys in what there is, if nothing more follows."""
-        rest, self._rest = self._rest, b""
-        # After an Escape key, or a byte that is not part of a character, there may be others.
-        return (["esc"] if rest.startswith(b"\x1b") else []) + self.feed(rest[1:])
+        rest, self._rest = self._rest, ""
+        return ["esc", *self.feed(rest[1:].encode())] if rest else []
 
 
-def _first_key(data: bytes) -> tuple[int, str] | None:
-    """The length and name of the first key, the name "" if it is unknown; None if it is not
-    complete."""
-    if data[0] == 0x1B:  # noqa: PLR2004
-        return _escaped(data)
-    length = _utf8_length(data[0])
-    if len(data) < length:
-        return None
-    try:
-        character = data[:length].decode()
-    except UnicodeDecodeError:
-        return 1, ""
-    key = _CONTROLS.get(character, character)
-    return length, key if len(key) > 1 or key.isprintable() else ""
-
-
-def _utf8_length(first: int) -> int:
-    for bits, length in ((0xF8, 1), (0xF0, 4), (0xE0, 3), (0xC0, 2)):
-        if first & bits == bits:
-            return length
-    return 1
-
-
-def _escaped(data: bytes) -> tuple[int, str] | None:
-    if len(data) == 1 or (data[1:2] in {b"[", b"O"} and len(data) == 2):  # noqa: PLR2004
-        return None
-    if data[1:2] not in {b"[", b"O"}:
-        # Escape, and what was typed after it. A key pressed with Alt, which has no function here,
-        # looks the same.
-        return 1, "esc"
-    for at, byte in enumerate(data[2:], 2):
-        if 0x40 <= byte <= 0x7E:  # noqa: PLR2004
-            parameters, final = data[2:at].decode("ascii", "replace"), chr(byte)
-            if final == "~":
-                return at + 1, _NUMBERS.get(parameters.partition(";")[0], "")
-            return at + 1, _FINALS.get(final, "")
-        if not 0x20 <= byte <= 0x3F:  # noqa: PLR2004
-            return at, ""
-    return None
+def _name(found: re.Match[str]) -> str:
+    """The key; "" if it is unknown."""
+    if found[0] == "\x1b":
+        return "esc"
+    if found["final"] is None:
+        key = _CONTROLS.get(found[0], found[0])
+        return key if len(key) > 1 or key.isprintable() else ""
+    if found["final"] == "~":
+        return _NUMBERS.get(found["numbers"].partition(";")[0], "")
+    return _FINALS.get(found["final"], "")
 
 
 class Terminal:
@@ -174,12 +138,7 @@ class Terminal:
             raise
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self.leave()

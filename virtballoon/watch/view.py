@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
@@ -118,6 +118,16 @@ class _Past:
     ratios: deque[float | None] = field(default_factory=lambda: deque(maxlen=HISTORY))
     last_update: int | None = None
 
+    def add(self, domain: DomainReport | None) -> None:
+        is_fresh = domain is not None and domain.verdict is Verdict.FRESH
+        ratio = domain.usage.ratio if domain is not None and is_fresh else None
+        if domain is None or ratio is None:
+            if self.ratios and self.ratios[-1] is not None:
+                self.ratios.append(None)
+        elif domain.last_update != self.last_update:
+            self.ratios.append(ratio)
+            self.last_update = domain.last_update
+
 
 class History:
     """The used share of each domain's memory, one value per update.
@@ -127,32 +137,25 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._pasts: dict[Hashable, _Past] = {}
+        self._pasts: dict[int, dict[str, _Past]] = {}
 
-    def add(self, key: Hashable, domain: DomainReport | None) -> None:
-        """Add a reading.
+    def add(self, index: int, report: HostReport) -> None:
+        """Add a reading, and remove domains that do not exist any more.
 
-        :param key: identifies the domain
-        :param domain: the reading; None if the domain could not be read
+        :param index: the number of the host
         """
-        past = self._pasts.setdefault(key, _Past())
-        is_fresh = domain is not None and domain.verdict is Verdict.FRESH
-        ratio = domain.usage.ratio if domain is not None and is_fresh else None
-        if domain is None or ratio is None:
-            if past.ratios and past.ratios[-1] is not None:
-                past.ratios.append(None)
-        elif domain.last_update != past.last_update:
-            past.ratios.append(ratio)
-            past.last_update = domain.last_update
+        there = {domain.uuid: domain for domain in report.domains}
+        pasts = self._pasts.get(index, {})
+        # The domains of a host that does not answer may still exist.
+        known = there.keys() if report.error is None else there.keys() | pasts.keys()
+        self._pasts[index] = {uuid: pasts.get(uuid) or _Past() for uuid in known}
+        for uuid, past in self._pasts[index].items():
+            past.add(there.get(uuid))
 
-    def of(self, key: Hashable) -> tuple[float | None, ...]:
+    def of(self, key: LineKey) -> tuple[float | None, ...]:
         """The used share at each update, 0 to 1, the oldest first; None for a gap."""
-        past = self._pasts.get(key)
+        past = self._pasts.get(key[0], {}).get(key[1])
         return tuple(past.ratios) if past is not None else ()
-
-    def keep(self, keys: Collection[Hashable]) -> None:
-        """Remove all other domains."""
-        self._pasts = {key: past for key, past in self._pasts.items() if key in keys}
 
 
 class View:
@@ -202,7 +205,6 @@ class View:
         self._reports: dict[int, HostReport] = {}
         self._complete: dict[int, HostReport] = {}
         self._read_at: dict[int, float] = {}
-        self._known: dict[int, frozenset[str]] = {}
         self._lines: tuple[Line, ...] | None = None
         self._top = dict.fromkeys(Screen, 0)
         self._place = 0
@@ -227,13 +229,7 @@ class View:
         self._reports[index] = report
         self._read_at[index] = now
         self._lines = None
-        there = {each.uuid: each for each in report.domains}
-        # The domains of a host that does not answer may still exist.
-        known = self._known.get(index, frozenset()) if report.error is not None else frozenset()
-        self._known[index] = known | there.keys()
-        for uuid in self._known[index]:
-            self.history.add((index, uuid), there.get(uuid))
-        self.history.keep({(i, uuid) for i, uuids in self._known.items() for uuid in uuids})
+        self.history.add(index, report)
 
     @property
     def reports(self) -> tuple[HostReport, ...]:
@@ -263,17 +259,14 @@ class View:
         report = self._reports.get(index)
         for domain in report.domains if report is not None else ():
             if domain.uuid == uuid:
-                return DomainLine(key, self._label(index), domain)
+                return DomainLine(key, self._given[index], domain)
         return None
-
-    def _label(self, index: int) -> str:
-        return self._given[index]
 
     def _host(self, index: int) -> HostLine:
         report = self._reports.get(index)
         return HostLine(
             (index, ""),
-            self._label(index),
+            self._given[index],
             report,
             self._read_at.get(index, 0.0),
             is_complete=report is self._complete.get(index),
