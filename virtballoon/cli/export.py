@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -221,7 +222,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
     import signal
 
     from virtballoon.exporter import http as serving
-    from virtballoon.exporter.metrics import Exporter
+    from virtballoon.exporter.metrics import scrape
     from virtballoon.system.cleanup import end_on_signals
 
     sockets = []
@@ -236,8 +237,8 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
             sockets.append(serving.listen(address))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-    exporter = Exporter(reader, libvirt_exporter=libvirt_exporter)
-    with serving.Server(sockets, exporter.scrape) as server:
+    answer = partial(scrape, reader, libvirt_exporter=libvirt_exporter)
+    with serving.Server(sockets, answer) as server:
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             server.stop()

@@ -122,64 +122,41 @@ def _used_percent(row: DomainReport) -> float | None:
     return row.usage.percent if formula is not None and formula.leaves_out_caches else None
 
 
-#: The names of other exporters of libvirt's figures: Tinkoff's and those before it, and inovex's,
-#: which differ in places. The words are libvirt's: its ``available`` is the total.
-_LIBVIRT_EXPORTER: Final = tuple(
-    _Figure(f"libvirt_domain_{name}", f"As {meaning}.", value)
-    for name, meaning, value in (
-        (
-            "info_maximum_memory_bytes",
-            "virtballoon_domain_maximum_bytes",
-            lambda row: row.figures.maximum_bytes,
-        ),
-        (
-            "info_memory_usage_bytes",
-            "virtballoon_domain_current_bytes",
-            lambda row: row.figures.current_bytes,
-        ),
-        (
-            "memory_stats_actual_balloon_bytes",
-            "virtballoon_domain_current_bytes",
-            lambda row: row.figures.current_bytes,
-        ),
-        (
-            "memory_stats_current_balloon_bytes",
-            "virtballoon_domain_current_bytes",
-            lambda row: row.figures.current_bytes,
-        ),
-        (
-            "memory_stats_maximum_bytes",
-            "virtballoon_domain_maximum_bytes",
-            lambda row: row.figures.maximum_bytes,
-        ),
-        (
-            "memory_stats_rss_bytes",
-            "virtballoon_domain_rss_bytes",
-            lambda row: row.figures.rss_bytes,
-        ),
-        (
-            "memory_stats_last_update_timestamp_seconds",
-            "virtballoon_domain_last_update_timestamp_seconds",
-            lambda row: row.last_update,
-        ),
-        *(
-            (f"memory_stats_{theirs}", f"the statistic {ours}", _statistic(ours))
-            for theirs, ours in (
-                ("unused_bytes", "free_memory"),
-                ("available_bytes", "total_memory"),
-                ("usable_bytes", "available_memory"),
-                ("disk_cache_bytes", "disk_caches"),
-                ("disk_caches_bytes", "disk_caches"),
-                ("swap_in_bytes", "swap_in"),
-                ("swap_out_bytes", "swap_out"),
-                ("major_fault_total", "major_faults"),
-                ("minor_fault_total", "minor_faults"),
-                ("hugetlb_pgalloc_total", "htlb_pgalloc"),
-                ("hugetlb_pgfail_total", "htlb_pgfail"),
-            )
-        ),
-        ("memory_stats_used_percent", "virtballoon_domain_used_ratio, times 100", _used_percent),
-    )
+#: The names of other exporters of libvirt's figures, behind ``libvirt_domain_``, and which of ours
+#: they are, behind ``virtballoon_domain_``: Tinkoff's and those before it, and inovex's, which
+#: differ in places. The words are libvirt's: its ``available`` is the total.
+_THEIRS: Final = {
+    "info_maximum_memory_bytes": "maximum_bytes",
+    "info_memory_usage_bytes": "current_bytes",
+    "memory_stats_actual_balloon_bytes": "current_bytes",
+    "memory_stats_current_balloon_bytes": "current_bytes",
+    "memory_stats_maximum_bytes": "maximum_bytes",
+    "memory_stats_rss_bytes": "rss_bytes",
+    "memory_stats_last_update_timestamp_seconds": "last_update_timestamp_seconds",
+    "memory_stats_unused_bytes": "free_memory_bytes",
+    "memory_stats_available_bytes": "total_memory_bytes",
+    "memory_stats_usable_bytes": "available_memory_bytes",
+    "memory_stats_disk_cache_bytes": "disk_caches_bytes",
+    "memory_stats_disk_caches_bytes": "disk_caches_bytes",
+    "memory_stats_swap_in_bytes": "swap_in_bytes_total",
+    "memory_stats_swap_out_bytes": "swap_out_bytes_total",
+    "memory_stats_major_fault_total": "major_faults_total",
+    "memory_stats_minor_fault_total": "minor_faults_total",
+    "memory_stats_hugetlb_pgalloc_total": "htlb_pgalloc_total",
+    "memory_stats_hugetlb_pgfail_total": "htlb_pgfail_total",
+}
+_FIGURE_BY_NAME: Final = {figure.name: figure for figure in _FIGURES}
+_LIBVIRT_EXPORTER: Final = (
+    *(
+        _Figure(f"libvirt_domain_{theirs}", f"As {ours}.", _FIGURE_BY_NAME[ours].value)
+        for theirs, name in _THEIRS.items()
+        for ours in (f"virtballoon_domain_{name}",)
+    ),
+    _Figure(
+        "libvirt_domain_memory_stats_used_percent",
+        "As virtballoon_domain_used_ratio, times 100.",
+        _used_percent,
+    ),
 )
 
 
@@ -226,30 +203,20 @@ class Collector(_Collector):
         return _all(nothing, libvirt_exporter=self._libvirt_exporter)
 
 
-class Exporter:
-    """The answers of a server of metrics: the hosts, and this process.
+def scrape(
+    reader: SharedReader, accept: str, timeout: float | None, *, libvirt_exporter: bool = False
+) -> tuple[bytes, str]:
+    """The answer of a server of metrics, the hosts and this process, and its media type.
 
-    :param reader: what reads the hosts
-    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    :param accept: the media types that the client accepts, as HTTP's ``Accept``
+    :param timeout: how long it waits, in seconds
     """
-
-    def __init__(self, reader: SharedReader, *, libvirt_exporter: bool = False) -> None:
-        self._reader = reader
-        self._libvirt_exporter = libvirt_exporter
-        self._process = ProcessCollector(registry=None)
-
-    def scrape(self, accept: str, timeout: float | None) -> tuple[bytes, str]:
-        """The metrics, and their media type.
-
-        :param accept: the media types that the client accepts, as HTTP's ``Accept``
-        :param timeout: how long it waits, in seconds
-        """
-        snapshot = self._reader.read(timeout)
-        encode, media_type = choose_encoder(accept)
-        registry = _registry(
-            [*families(snapshot, libvirt_exporter=self._libvirt_exporter), *self._process.collect()]
-        )
-        return encode(registry), media_type
+    metrics = [
+        *families(reader.read(timeout), libvirt_exporter=libvirt_exporter),
+        *ProcessCollector(registry=None).collect(),
+    ]
+    encode, media_type = choose_encoder(accept)
+    return encode(_registry(metrics)), media_type
 
 
 def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
@@ -258,9 +225,6 @@ def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
     class Given(_Collector):
         def collect(self) -> Iterable[Metric]:
             return metrics
-
-        def describe(self) -> Iterable[Metric]:
-            return ()
 
     registry = CollectorRegistry()
     registry.register(Given())
