@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lab import Guest, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
+from tests.process import finished
 from virtballoon import Verdict, read_host
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
@@ -34,30 +35,22 @@ def run(
     """Run the installed command as a user would, elsewhere than in the checkout."""
     if not COMMAND.exists():
         pytest.fail(f"{COMMAND} is missing: install the package into this environment")
-    return subprocess.run(
+    return finished(
         [COMMAND, *words],
         env={**os.environ, "LIBVIRT_DEFAULT_URI": hypervisor.uri, **environment},
         cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
 
 
 def take_advice(hypervisor: Hypervisor, complaint: str) -> subprocess.CompletedProcess[str]:
     """Have a shell do what a list says about polling."""
-    return subprocess.run(
+    return finished(
         ["/bin/sh", "-c", complaint.partition("to turn polling on: ")[2]],
         env={
             **os.environ,
             "LIBVIRT_DEFAULT_URI": hypervisor.uri,
             "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 
@@ -104,7 +97,7 @@ def run_example(
     """Run a command that finds the installed virtballoon, and the private hypervisor or those of
     a configuration."""
     binaries = Path(sys.executable).parent
-    return subprocess.run(
+    return finished(
         command,
         cwd="/",
         env={
@@ -112,11 +105,6 @@ def run_example(
             "LIBVIRT_DEFAULT_URI": hypervisor.uri,
             "VIRTBALLOON_CONFIG_FILE": str(configuration),
         },
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
 
 

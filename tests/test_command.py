@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory
 from tests.lab import GuestSpec, Hypervisor
+from tests.process import finished
 from tests.running import COMMAND, on_a_terminal, run, take_advice
 
 
@@ -297,7 +297,7 @@ def test_completion_offers_domains(fresh: Hypervisor, shell: str) -> None:
         "CURRENT=3; _virtballoon_completion",
         "fish": "echo $script | source; complete -C 'virtballoon list c'",
     }
-    result = subprocess.run(
+    result = finished(
         [shell, "-c", programs[shell]],
         env={
             **os.environ,
@@ -305,10 +305,6 @@ def test_completion_offers_domains(fresh: Hypervisor, shell: str) -> None:
             "LIBVIRT_DEFAULT_URI": fresh.uri,
             "PATH": f"{COMMAND.parent}:{os.environ['PATH']}",
         },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
     offered = {line.split()[0] for line in result.stdout.splitlines() if line.strip()}
     assert {"classic", "cmdline-id", "cmdline-anon"} <= offered, result.stderr

@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab import GuestSpec, wait_until
 from tests.lab.guest import domain_xml
+from tests.process import finished
 
 # Run as root, the driver would run guests as a user of the machine. What is imported later than
 # this could lie where only root can read.
@@ -77,14 +78,10 @@ def qemus(directory: Path) -> list[int]:
 
 
 def run(script: str, *words: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return finished(
         [sys.executable, "-c", PREPARE + script, *words],
         env={"PATH": os.environ["PATH"], "HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)},
         cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
 
 

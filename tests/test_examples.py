@@ -20,6 +20,7 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from tests.process import finished
 from tests.running import EXAMPLES, NOBODY_LISTENS, fields, program, run_example
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
@@ -139,9 +140,7 @@ def test_configuration(fleet: Fleet, tmp_path: Path) -> None:
 
 def test_crontab(fleet: Fleet, tmp_path: Path) -> None:
     crontab = EXAMPLES / "cron" / "virtballoon.crontab"
-    checked = subprocess.run(
-        [program("crontab"), "-n", crontab], capture_output=True, text=True, check=False
-    )
+    checked = finished([program("crontab"), "-n", crontab])
     assert checked.returncode == 0, checked.stderr
     (line,) = [x for x in crontab.read_text().splitlines() if x.startswith("*/")]
     command = line.split(maxsplit=5)[5]
@@ -210,12 +209,7 @@ def test_systemd_units(tmp_path: Path) -> None:
         text = (SERVICE.parent / unit.name).read_text()
         # The verification sees to it that what is started is there.
         unit.write_text(text.replace("/usr/local/bin", str(Path(sys.executable).parent)))
-    checked = subprocess.run(
-        [program("systemd-analyze"), "verify", "--man=no", *units],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    checked = finished([program("systemd-analyze"), "verify", "--man=no", *units])
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -223,12 +217,9 @@ def test_systemd_units(tmp_path: Path) -> None:
 def test_systemd_exposure(name: str, most: float) -> None:
     unit = SERVICE.with_name(f"virtballoon-{name}.service")
     text = unit.read_text()
-    checked = subprocess.run(
+    checked = finished(
         [program("systemd-analyze"), "security", "--offline=true", unit],
         env={**os.environ, "LANG": "C"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     level = re.search(r"exposure level for \S+: ([\d.]+)", checked.stdout)
     assert level is not None, checked.stderr
@@ -236,9 +227,7 @@ def test_systemd_exposure(name: str, most: float) -> None:
     # What the unit says of it is so, by the systemd that it names: others weigh differently.
     stated = re.search(r"^# systemd-analyze .*: ([\d.]+) of 10 \(systemd (\d+)\)\.$", text, re.M)
     assert stated is not None
-    version = subprocess.run(
-        [program("systemd-analyze"), "--version"], capture_output=True, text=True, check=True
-    )
+    version = finished([program("systemd-analyze"), "--version"], check=True)
     if version.stdout.split()[1] == stated[2]:
         assert level[1] == stated[1]
 
@@ -412,7 +401,7 @@ def test_polkit_rule(tmp_path: Path) -> None:
     assert user in rule
     script = tmp_path / "script.js"
     script.write_text(POLKIT + rule + ASKED)
-    result = subprocess.run([duk, script], capture_output=True, text=True, check=False)
+    result = finished([duk, script])
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         "virtballoon unix.monitor yes",

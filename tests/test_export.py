@@ -30,6 +30,7 @@ import virtballoon
 from tests.conftest import available, started
 from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.lab.keeper import signal_process
+from tests.process import finished
 from tests.running import COMMAND, EXAMPLES, NOBODY_LISTENS, Exporter, exporting, hanging, program
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 
@@ -167,9 +168,7 @@ def test_rules(scraped: tuple[Exporter, Prometheus]) -> None:
         ("check", "config", rules / "prometheus.yml"),
         ("test", "rules", rules / "virtballoon.rules.test.yml"),
     ):
-        checked = subprocess.run(
-            [program("promtool"), *words], capture_output=True, text=True, check=False
-        )
+        checked = finished([program("promtool"), *words])
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
     def states() -> dict[str, str]:
@@ -406,9 +405,7 @@ def test_reverse_proxy(alone: Hypervisor, tmp_path: Path) -> None:
         f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
     )
     subprocess.run(made.split(), capture_output=True, check=True)
-    hashed = subprocess.run(
-        [openssl, "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True
-    ).stdout
+    hashed = finished([openssl, "passwd", "-apr1", "secret"], check=True).stdout
     users.write_text(f"prometheus:{hashed}")
     with ExitStack() as stack:
         exporter = stack.enter_context(exporting("-c", alone.uri))
@@ -468,13 +465,7 @@ def test_file_for_the_textfile_collector(alone: Hypervisor, tmp_path: Path) -> N
         ((NOBODY_LISTENS,), 1, [0.0]),
     ):
         words = [word for host in hosts for word in ("-c", host)]
-        result = subprocess.run(
-            [COMMAND, "export", *words, "--output", file],
-            capture_output=True,
-            text=True,
-            umask=0o022,
-            check=False,
-        )
+        result = finished([COMMAND, "export", *words, "--output", file], umask=0o022)
         assert (result.returncode, result.stdout) == (status, "")
         found = list(text_string_to_metric_families(file.read_text()))
         (family,) = [family for family in found if family.name == "virtballoon_up"]

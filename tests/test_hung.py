@@ -17,6 +17,7 @@ import virtballoon
 from tests.conftest import GuestFactory, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.keeper import signal_process
+from tests.process import finished
 from tests.running import hanging, run
 from tests.unit.silence import SilentHost
 from virtballoon import (
@@ -56,14 +57,7 @@ def thirty(alone: Hypervisor) -> list[str]:
 
 def run_python(script: str) -> subprocess.CompletedProcess[str]:
     """Run a program that imports the package, in a Python of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return finished([sys.executable, "-c", script], cwd=Path(__file__).parent.parent)
 
 
 @pytest.mark.parametrize("via", Source)
@@ -215,12 +209,7 @@ def test_one_line_for_each_exception_where_the_data_is_in_a_file(
     words = ["-c", alone.uri, "--timeout", "4", "list", "-q", "--format", "jsonl"]
     with hanging(alone, thirty[0]):
         plain, logged = (
-            subprocess.run(
-                [str(COMMAND), *words, "--output", str(report), *more],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            finished([str(COMMAND), *words, "--output", str(report), *more])
             for more in ([], ["--log", "stderr"])
         )
     assert (plain.returncode, plain.stdout) == (3, "")

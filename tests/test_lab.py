@@ -19,6 +19,7 @@ from tests.conftest import available
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, SharedGuests, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
+from tests.process import finished
 
 if TYPE_CHECKING:
     from tests.conftest import GuestFactory
@@ -265,13 +266,10 @@ class TestLeavesNothing:
 
     def test_command_gets_the_uri_and_its_status_comes_back(self) -> None:
         shell = 'virsh uri; echo "$LIBVIRT_DEFAULT_URI $VIRTBALLOON_CONFIG_FILE"; exit 7'
-        done = subprocess.run(
+        done = finished(
             lab_command("--no-guests", "--", "sh", "-c", shell),
             cwd=CHECKOUT,
             env={**os.environ, "VIRTBALLOON_CONFIG_FILE": "/the/machines/own"},
-            capture_output=True,
-            text=True,
-            check=False,
         )
         uri, given, configuration = done.stdout.split()
         assert done.returncode == 7

@@ -22,6 +22,7 @@ from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.lab.kernel import CACHE, CHECKOUT
 from tests.pages import OTHER_PAGES, PAGES, blocks, sections, tool, words
+from tests.process import finished
 from virtballoon import (
     Busy,
     HostStatus,
@@ -218,7 +219,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def quietly(*command: str | Path) -> None:
     """Run a program, whose output counts only where it fails."""
-    result = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    result = finished(command, cwd=CHECKOUT)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -230,7 +231,7 @@ def test_the_wheel_has_every_page_where_man_looks(installed: Path) -> None:
     for page in OTHER_PAGES:
         name, _, section = page.rpartition(".")
         command = [reader, "-M", str(share), "-w", section, name]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = finished(command)
         assert result.stdout.strip() == str(share / f"man{section}" / page)
 
 
@@ -248,5 +249,5 @@ def test_a_caller_is_typed(installed: Path, tmp_path: Path) -> None:
         *sorted(path.name for path in tmp_path.glob("*.py")),
     ]
     # Not from the checkout, where the package itself would be found.
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = finished(command, cwd=tmp_path)
     assert result.stdout == f"Success: no issues found in {len(EXAMPLES) + 1} source files\n"

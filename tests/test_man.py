@@ -26,6 +26,7 @@ from tests.pages import (
     tool,
     words,
 )
+from tests.process import finished
 from virtballoon import configuration
 from virtballoon.cli import cli
 from virtballoon.model.memory import Anomaly, UsedFormula
@@ -290,7 +291,7 @@ def test_examples_can_be_copied(page: str, built: Path) -> None:
 @every_page
 def test_mandoc_has_no_complaint(page: str, built: Path) -> None:
     command = [tool("mandoc"), "-T", "lint", "-W", "warning", str(built / page)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = finished(command)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, wait_until
+from tests.process import finished
 from tests.running import EXAMPLES, NOBODY_LISTENS, parsed, program, run_example
 from virtballoon import Verdict, read_domain
 
@@ -54,15 +55,7 @@ def has_figures(guest: Guest) -> bool:
 
 def checked(*command: str | Path, **environment: str) -> str:
     """What a program says of a configuration that it finds nothing wrong with."""
-    result = subprocess.run(
-        command,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = finished(command, env=os.environ | environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 

@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import available
 from tests.lab import Hypervisor, Link, SshServer, wait_until
 from tests.lab.hypervisor import unprivileged
+from tests.process import finished
 from virtballoon import (
     AuthError,
     ConnectError,
@@ -164,14 +165,7 @@ def test_each_obstacle_costs_its_own_row(
 
 def test_an_obstacle_is_one_line(obstacles: dict[str, type[ConnectError]]) -> None:
     for uri, kind in obstacles.items():
-        result = subprocess.run(
-            [COMMAND, "-c", uri, "list"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        result = finished([COMMAND, "-c", uri, "list"])
         assert (result.returncode, result.stdout) == (1, ""), uri
         (line,) = result.stderr.splitlines()
         assert line.startswith(f"virtballoon: on {uri}: ")
@@ -290,15 +284,7 @@ SET = ["set-interval", "5", "--all"]
 def run_command(
     environment: dict[str, str], home: Path, *words: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *words],
-        env={"PATH": os.defpath, "HOME": str(home), **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return finished([COMMAND, *words], env={"PATH": os.defpath, "HOME": str(home), **environment})
 
 
 @pytest.mark.parametrize("way", ["authfile", "LIBVIRT_AUTH_FILE", "the user's"])
@@ -349,17 +335,9 @@ def lonely() -> Iterator[Hypervisor]:
 
 def as_user(hypervisor: Hypervisor, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command as the user of this daemon, with no host named."""
-    return subprocess.run(
-        unprivileged([sys.executable, "-P", "-m", "virtballoon", *words]),
-        env=hypervisor.environment,
-        # Where this user can be.
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = unprivileged([sys.executable, "-P", "-m", "virtballoon", *words])
+    # Where this user can be.
+    return finished(command, env=hypervisor.environment, cwd="/")
 
 
 def test_an_empty_session_that_nothing_names(lonely: Hypervisor) -> None:

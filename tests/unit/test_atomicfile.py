@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process import finished
 from tests.unit.command import COLD, Command, clean_environment
 
 if TYPE_CHECKING:
@@ -238,14 +239,7 @@ def test_full_disk(tmp_path: Path, report: Path) -> None:
         ' sh "$@"
     """
     words = ["-c", TEST, "list", "--format", "json", "--output", str(report)]
-    result = subprocess.run(
-        ["sh", "-c", script, "sh", *COLD, *words],
-        env=clean_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = finished(["sh", "-c", script, "sh", *COLD, *words], env=clean_environment(tmp_path))
     assert result.stderr == f"virtballoon: cannot write {report}: No space left on device\n"
     assert result.stdout == "report\nold\n"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process import finished
 from tests.unit.command import clean_environment, fill
 
 if TYPE_CHECKING:
@@ -39,14 +40,9 @@ def run(folder: Path, *args: str, ignored: int | None = None) -> subprocess.Comp
         if ignored is not None:
             signal.signal(ignored, signal.SIG_IGN)
 
-    return subprocess.run(
+    return finished(
         [sys.executable, "-c", AT_AN_IMPORT, *args],
         env=clean_environment(folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
         preexec_fn=ignore,
     )
 
@@ -122,13 +118,8 @@ def test_undoes_what_is_pending_before_the_end(
     tmp_path: Path, undone: str, words: list[str], status: int, said: list[str]
 ) -> None:
     """With a cleanup of the test's own, since no real one can be made to hang like this."""
-    result = subprocess.run(
-        [sys.executable, "-c", PENDING, undone, *words],
-        env=clean_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    result = finished(
+        [sys.executable, "-c", PENDING, undone, *words], env=clean_environment(tmp_path)
     )
     assert result.returncode == status
     assert "undone one" in result.stdout

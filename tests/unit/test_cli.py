@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.process import finished
 from tests.unit.command import (
     COLD,
     EVIL,
@@ -223,13 +224,9 @@ def test_a_missing_package_is_named(tmp_path: Path, words: str) -> None:
             f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {words.split()!r}; "
             "from virtballoon.__main__ import main; main()"
         )
-        run = subprocess.run(
+        run = finished(
             [sys.executable, "-P", "-c", code],
             env=clean_environment(tmp_path) | {"LIBVIRT_DEFAULT_URI": TEST},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
         plugin = words == "check"
         start = "MEMORY UNKNOWN - " if plugin else "virtballoon: "
@@ -603,14 +600,8 @@ def test_completion_scripts(command: Command, shell: str) -> None:
 
 def cold(redirection: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     # Python looks at its streams when it starts, so this starts one.
-    return subprocess.run(
-        ["sh", "-c", f'"$@" {redirection}', "sh", *COLD, *args],
-        env=clean_environment(folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    return finished(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *COLD, *args], env=clean_environment(folder)
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import suppress
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.process import finished
 from tests.unit.builders import domain, memballoon
 from virtballoon.errors import DomainXMLError
 from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
@@ -382,7 +382,7 @@ def test_lxml_leaves_files_to_libvirt(node: str, uri: str | None, is_left: bool)
     if not Path(str(lxml.etree.__file__)).is_relative_to("/usr/lib"):
         pytest.skip("PyPI's lxml has a libxml2 of its own")
     command = [sys.executable, "-c", LOADER, uri or node]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = finished(command)
     assert (result.stdout.split(), result.stderr) == (["False", str(is_left)], "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import socket
-import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.waiting import wait_until
+from tests.process import finished
 from virtballoon import VirtballoonError
 from virtballoon.exporter import http
 from virtballoon.exporter.http import Limits, Server, listen
@@ -266,23 +266,17 @@ def test_sockets_passed_by_systemd(tmp_path: Path, is_ours: bool) -> None:
         listening.bind(path)
         listening.listen()
         shell = f'exec 3<&{listening.fileno()}; exec "$@"'
-        result = subprocess.run(
+        result = finished(
             ["bash", "-c", shell, "bash", sys.executable, "-c", PASSED, str(int(not is_ours))],
             pass_fds=[listening.fileno()],
             env={**os.environ, "LISTEN_FDS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
         )
     assert (result.stdout, result.stderr) == (f"{[path] if is_ours else []} None\n", "")
 
 
 def test_rejects_other_files_passed_by_systemd() -> None:
-    result = subprocess.run(
+    result = finished(
         ["bash", "-c", 'exec 3</dev/null; exec "$@"', "bash", sys.executable, "-c", PASSED, "0"],
         env={**os.environ, "LISTEN_FDS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert "VirtballoonError: systemd passed no socket" in result.stderr

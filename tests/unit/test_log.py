@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.process import finished
 from tests.running import fields
 from tests.unit.command import Command, clean_environment
 from virtballoon.log import FIELDS
@@ -89,14 +89,7 @@ def test_record_has_the_fields_of_its_message(command: Command, node: str) -> No
 
 def test_no_output_without_logging_configuration(tmp_path: Path) -> None:
     script = f"import virtballoon; virtballoon.read_host({NOBODY_LISTENS!r})"
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        env=clean_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    result = finished([sys.executable, "-c", script], env=clean_environment(tmp_path), check=True)
     # Libvirt's own error is there, since the library must not silence it.
     assert [line for line in result.stderr.splitlines() if not line.startswith("libvirt: ")] == []
 

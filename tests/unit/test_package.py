@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 import virtballoon
+from tests.process import finished
 from tests.unit.command import COLD, clean_environment
 
 HEAVY = ["libvirt", "libvirt_qemu", "lxml", "rich", "prometheus_client"]
@@ -21,14 +21,7 @@ HEAVY = ["libvirt", "libvirt_qemu", "lxml", "rich", "prometheus_client"]
 
 def run_python(code: str, folder: Path) -> Any:
     """What a Python of its own prints last, JSON."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        env=clean_environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    result = finished([sys.executable, "-W", "error", "-c", code], env=clean_environment(folder))
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return json.loads(result.stdout.splitlines()[-1])
@@ -168,14 +161,7 @@ def test_version_and_help_are_light(tmp_path: Path) -> None:
 
 
 def test_the_command_starts_cold(tmp_path: Path) -> None:
-    result = subprocess.run(
-        [*COLD, "--version"],
-        env=clean_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    result = finished([*COLD, "--version"], env=clean_environment(tmp_path))
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"virtballoon {virtballoon.__version__}\n"

@@ -81,10 +81,21 @@ def command(
         rows = _sorted(rows, order, reverse=reverse)
 
     def table() -> None:
+        from virtballoon.render.columns import DEFAULT, WIDE, column
+        from virtballoon.render.table import list_table
+
         if names_only:
             _print_names(settings, [row.name for _, row in rows])
         elif rows or (not domains and any(host.error is None for host in hosts)):
-            _print_table(settings, rows, chosen, wide=wide, units=units, with_host=len(read) > 1)
+            usual = [column(key) for key in (WIDE if wide else DEFAULT)]
+            list_table(
+                rows,
+                [c for c in chosen if c.key != "uri"] or usual,
+                exact=units == "bytes",
+                with_host=len(read) > 1 or any(c.key == "uri" for c in chosen),
+                with_header=settings.has_header,
+                stream=settings.stream,
+            )
 
     def csv_columns() -> list[str]:
         from virtballoon.render.documents import domain_columns
@@ -153,29 +164,6 @@ def _print_names(settings: Settings, names: Sequence[str]) -> None:
         # A name may contain a newline, which would make two of it.
         shows = printable(name) if on_a_terminal or "\n" in name else name
         click.echo(shows, file=settings.stream)
-
-
-def _print_table(
-    settings: Settings,
-    rows: Sequence[Row],
-    chosen: Sequence[Column],
-    *,
-    wide: bool,
-    units: str,
-    with_host: bool,
-) -> None:
-    from virtballoon.render import columns
-    from virtballoon.render.table import list_table
-
-    keys = columns.WIDE if wide else columns.DEFAULT
-    list_table(
-        rows,
-        [c for c in chosen if c.key != "uri"] or [columns.column(key) for key in keys],
-        exact=units == "bytes",
-        with_host=with_host or any(c.key == "uri" for c in chosen),
-        with_header=settings.has_header,
-        stream=settings.stream,
-    )
 
 
 def _advise(host: HostReport, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from enum import Enum, StrEnum, auto
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from virtballoon.model.report import DomainReport, HostReport
-from virtballoon.model.verdict import Verdict, judge
+from virtballoon.model.verdict import Verdict, fresh_seconds
 
 if TYPE_CHECKING:
     from virtballoon.doctor.results import Diagnosis
@@ -103,14 +103,9 @@ def is_outdated(domain: DomainReport, now: float) -> bool:
 
     :param now: the time, epoch seconds
     """
-    return domain.verdict is Verdict.FRESH and Verdict.FRESH is not judge(
-        state=domain.state,
-        has_balloon=domain.balloon is not None,
-        interval=domain.interval.in_force,
-        last_update=domain.last_update,
-        age_seconds=age_seconds(domain, now),
-        is_empty=domain.stats.is_empty,
-    )
+    age, interval = age_seconds(domain, now), domain.interval.in_force
+    is_old = age is not None and interval is not None and age > fresh_seconds(interval)
+    return domain.verdict is Verdict.FRESH and is_old
 
 
 @dataclass(slots=True)
