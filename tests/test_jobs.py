@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import libvirt
 import pytest
@@ -138,27 +139,46 @@ def mover(alone: Hypervisor, other: Hypervisor) -> Iterator[Guest]:
             hypervisor.connection.lookupByName("mover").destroy()
 
 
-def test_a_guest_on_its_way_to_another_host(
-    alone: Hypervisor, other: Hypervisor, mover: Guest
-) -> None:
-    leaving = mover.domain
+@contextmanager
+def migrating(
+    guest: Guest, destination: Hypervisor, flags: int, *, end: Callable[[], object]
+) -> Iterator[None]:
+    """Move the guest slowly in the background.
+
+    :param end: what ends the migration
+    """
     way = {
         libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1",
         libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1,
     }
-    flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
-    with meanwhile(lambda: leaving.migrate3(other.connection, way, flags)):
+    domain = guest.domain
+
+    def migrate() -> None:
+        # It may be aborted.
+        with suppress(libvirt.libvirtError):
+            domain.migrate3(destination.connection, way, flags | libvirt.VIR_MIGRATE_UNSAFE)
+
+    with meanwhile(migrate):
         try:
             wait_until(
-                lambda: leaving.jobStats().get("data_processed"), 60, "the migration to begin"
+                lambda: domain.jobStats().get("data_processed"), 60, "the migration to begin"
             )
-            hosts = {via: read_host(other.uri, via=via, timeout=LONG) for via in Source}
-            changes = set_intervals(other.uri, 6, None, timeout=LONG).domains
-            (named,) = set_intervals(other.uri, 6, ["mover"], timeout=LONG).domains
-            here = rows(alone, timeout=60)["mover"]
-            assert "mover" in other.virsh("list").stdout
+            yield
         finally:
-            leaving.migrateSetMaxSpeed(10_000)
+            end()
+
+
+def test_a_guest_on_its_way_to_another_host(
+    alone: Hypervisor, other: Hypervisor, mover: Guest
+) -> None:
+    leaving = mover.domain
+    faster = partial(leaving.migrateSetMaxSpeed, 10_000)
+    with migrating(mover, other, libvirt.VIR_MIGRATE_LIVE, end=faster):
+        hosts = {via: read_host(other.uri, via=via, timeout=LONG) for via in Source}
+        changes = set_intervals(other.uri, 6, None, timeout=LONG).domains
+        (named,) = set_intervals(other.uri, 6, ["mover"], timeout=LONG).domains
+        here = rows(alone, timeout=60)["mover"]
+        assert "mover" in other.virsh("list").stdout
     for host in hosts.values():
         assert host.status is HostStatus.OK
         assert host.elapsed_seconds < LONG / 2
@@ -187,24 +207,9 @@ def test_the_source_of_a_migration_that_stops_the_guest(
 ) -> None:
     """Its state is that of the destination: paused, for a migration."""
     leaving = mover.domain
-    way = {
-        libvirt.VIR_MIGRATE_PARAM_URI: "tcp://127.0.0.1",
-        libvirt.VIR_MIGRATE_PARAM_BANDWIDTH: 1,
-    }
-
-    def migrate() -> None:
-        with suppress(libvirt.libvirtError):
-            leaving.migrate3(other.connection, way, libvirt.VIR_MIGRATE_UNSAFE)
-
-    with meanwhile(migrate):
-        try:
-            wait_until(
-                lambda: leaving.jobStats().get("data_processed"), 60, "the migration to begin"
-            )
-            state = leaving.state()
-            (row,) = read_host(alone.uri, ["mover"], timeout=LONG).domains
-        finally:
-            leaving.abortJob()
+    with migrating(mover, other, 0, end=leaving.abortJob):
+        state = leaving.state()
+        (row,) = read_host(alone.uri, ["mover"], timeout=LONG).domains
     assert state == [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION]
     assert (row.verdict, row.error) == (Verdict.SUSPENDED, None)
     assert row.stats.total_memory

@@ -11,11 +11,10 @@ import click
 
 from virtballoon import __version__
 from virtballoon.cli.context import NOTHING, OK, PROGRAM, Settings
-from virtballoon.cli.finish import warn
+from virtballoon.cli.finish import message_of, warn
 from virtballoon.cli.options import host_options, names_nearest
 from virtballoon.errors import ConfigurationError, VirtballoonError
 from virtballoon.system.cleanup import undo_pending
-from virtballoon.system.packages import missing_package
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
@@ -119,28 +118,23 @@ def _run() -> int:
         result = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx is not None else PROGRAM
-        warn(f"{error.format_message()} (see '{place} --help')")
+        warn(f"{message_of(error)} (see '{place} --help')")
         return error.exit_code
     except click.Abort:
         warn("interrupted")
         return _INTERRUPTED
-    except ConfigurationError as error:
-        warn(str(error))
-        return _USAGE
-    except VirtballoonError as error:
-        warn(str(error))
-        return int(getattr(error, "exit_status", NOTHING))
-    except ImportError as error:
-        warn(missing_package(error))
+    except (VirtballoonError, ImportError) as error:
+        warn(message_of(error))
+        usual = _USAGE if isinstance(error, ConfigurationError) else NOTHING
+        return int(getattr(error, "exit_status", usual))
     except OSError:
         raise
     except Exception as error:
         if _is_verbose():
             raise
-        warn(f"internal error: {type(error).__name__}: {error} (-v shows where)")
-    else:
-        return result if isinstance(result, int) else OK
-    return NOTHING
+        warn(f"{message_of(error)} (-v shows where)")
+        return NOTHING
+    return result if isinstance(result, int) else OK
 
 
 def _is_verbose() -> bool:

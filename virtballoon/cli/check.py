@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import default_host_hint, print_data, read_selected, warn
+from virtballoon.cli.finish import (
+    default_host_hint,
+    message_of,
+    print_data,
+    read_selected,
+    warn,
+)
 from virtballoon.cli.options import (
     Command,
     F,
@@ -22,8 +28,6 @@ from virtballoon.cli.options import (
     via_option,
     with_settings,
 )
-from virtballoon.errors import VirtballoonError
-from virtballoon.system.packages import missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,20 +77,12 @@ def _unknown(error: Exception) -> int:
         with contextlib.suppress(OSError):
             warn(str(error))
         os._exit(_UNKNOWN)
-    if isinstance(error, click.ClickException):
-        message = error.format_message()
-    elif isinstance(error, VirtballoonError):
-        message = str(error)
-    elif isinstance(error, ImportError):
-        message = missing_package(error)
-    else:
-        import logging
+    import logging
 
-        logging.getLogger(__package__).debug("internal error", exc_info=error)
-        message = f"internal error: {type(error).__name__}: {error}"
     from virtballoon.check.plugin import failure
 
-    click.echo(failure(message))
+    logging.getLogger(__package__).debug("UNKNOWN", exc_info=error)
+    click.echo(failure(message_of(error)))
     return _UNKNOWN
 
 

@@ -36,6 +36,20 @@ def warn(text: str) -> None:
     click.echo(f"{priority(WARNING)}{PROGRAM}: {printable(line)}", err=True)
 
 
+def message_of(error: Exception) -> str:
+    """What to print of an exception that ends the run."""
+    from virtballoon.errors import VirtballoonError
+    from virtballoon.system.packages import missing_package
+
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, ImportError):
+        return missing_package(error)
+    if isinstance(error, VirtballoonError | OSError):
+        return str(error)
+    return f"internal error: {type(error).__name__}: {error}"
+
+
 def warn_of_errors(
     settings: Settings,
     hosts: Iterable[HostResult[object]],
