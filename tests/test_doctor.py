@@ -254,6 +254,22 @@ def test_booting_guest(alone: Hypervisor, guest_maker: GuestFactory) -> None:
         assert found.cause in {Cause.JUST_ANSWERED, Cause.WELL}
 
 
+def test_guest_agent_shows_that_a_guest_has_booted(guest_maker: GuestFactory) -> None:
+    guest = guest_maker(GuestSpec("agent", period=1, driver=False, agent=True))
+    guest.wait_booted()
+    found = diagnosed(guest)
+    assert Sign.AGENT_DISCONNECTED in found.seen
+    assert Cause.BOOTING in causes(found)
+    # As the agent does it: what opens the channel keeps it open.
+    guest.run("load_modules agent; until ls /dev/vport*; do sleep 0.1; done")
+    guest.run('for port in /dev/vport*; do sleep 600 <>"$port" >/dev/null 2>&1 & done')
+    wait_until(lambda: "state='connected'" in guest.domain.XMLDesc(), 60, "the open channel")
+    found = diagnosed(guest)
+    assert Sign.AGENT_CONNECTED in found.seen
+    assert found.cause is Cause.NO_DRIVER
+    assert Cause.BOOTING not in causes(found)
+
+
 def test_iommu_on(alone: Hypervisor, guest_maker: GuestFactory) -> None:
     guest = guest_maker(
         GuestSpec("iommu", model="virtio-non-transitional", machine="q35", period=1, start=False)

@@ -56,6 +56,7 @@ class GuestSpec:
     size to swap to.
     `cmdline` is appended to the kernel's command line. `lies` is for a guest that is to `lie`,
     which takes a balloon that a legacy driver can drive. `hotplug` makes room for memory devices.
+    `agent` gives it the channel of a guest agent, which nobody opens.
     `balloon_driver` replaces QEMU's device of the balloon behind libvirt's back.
     """
 
@@ -75,6 +76,7 @@ class GuestSpec:
     lies: bool = False
     autodeflate: bool = False
     hotplug: bool = False
+    agent: bool = False
     balloon_driver: str | None = None
 
 
@@ -125,6 +127,9 @@ def domain_xml(spec: GuestSpec, files: BootFiles | None = None) -> str:
         control = ET.SubElement(devices, "serial", type="unix")
         ET.SubElement(control, "source", mode="bind", path=str(files.control))
         ET.SubElement(control, "target", port="1")
+    if spec.agent:
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
     _add_balloon(domain, devices, spec)
     return ET.tostring(domain, encoding="unicode")
 

@@ -33,6 +33,7 @@ def build_initramfs(kernel: Kernel) -> bytes:
         "balloon": kernel.balloon,
         "disk": kernel.disk or (),
         "memory": kernel.memory or (),
+        "agent": kernel.agent or (),
     }
     for path in dict.fromkeys(path for paths in modules.values() for path in paths):
         archive.add(f"modules/{module_name(path)}.ko", stat.S_IFREG | 0o644, module_image(path))

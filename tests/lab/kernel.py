@@ -25,7 +25,8 @@ class LabUnavailable(Exception):
 class Kernel:
     """A bootable kernel and its module files, each after those it depends on.
 
-    `disk` and `memory` are None where the kernel has no driver for a disk or for virtio-mem.
+    `disk`, `memory` and `agent` are None where the kernel has no driver for a disk, for virtio-mem
+    or for a guest agent's channel.
     """
 
     release: str
@@ -34,6 +35,7 @@ class Kernel:
     balloon: tuple[Path, ...]
     disk: tuple[Path, ...] | None
     memory: tuple[Path, ...] | None
+    agent: tuple[Path, ...] | None
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -124,6 +126,7 @@ def _kernel(release: str, image: Path, tree: Path, modules: Path) -> Kernel:
         tuple(path for path in balloon if path not in transport),
         _optional("virtio_blk"),
         _optional("virtio_mem"),
+        _optional("virtio_console"),
     )
 
 
