@@ -437,8 +437,8 @@ def watched(
     domain.add([(evidence, probes.Answer("y", {}, begun))])
     stats = SOME if last_update else MemoryStats()
     later = examined(figures=Figures(stats=stats, last_update=last_update), now=read_at).report
-    has_new_update = domain.add_look(later)
-    domain.end_watch()
+    domain.add_watch(later)
+    has_new_update = domain.report is later
     domain.add_processor_time(probes.ProcessorTime(domain.begun + 3, 100.0 + processor_seconds, 1))
     return domain.diagnosis(PREFIXES), has_new_update
 

@@ -69,9 +69,9 @@ def test_which_domains_are_polled(
         assert refreshing._needs_polling(old, 10) == needs_polling
 
 
-def temporary(domain: FakeDomain) -> refreshing._Temporary:
+def temporary(domain: FakeDomain) -> refreshing._Change:
     interval = Interval(live=domain.live, config=domain.config)
-    return refreshing._Temporary(report(id=domain.id, interval=interval), Source.LIBVIRT)
+    return refreshing._Change(report(id=domain.id, interval=interval), Source.LIBVIRT)
 
 
 @given(before=st.integers(0, 3600), config=st.integers(0, 5))
@@ -80,9 +80,9 @@ def test_a_temporary_interval_is_restored(before: int, config: int) -> None:
     interval = temporary(domain)
 
     assert interval.set(domain) is True
-    assert (domain.live, interval.was_set, interval.is_changed) == (1, True, True)
+    assert (domain.live, interval.was_set, interval.restored) == (1, True, False)
     assert interval.restore(domain) is True
-    assert (domain.live, domain.config, interval.is_changed) == (before, config, False)
+    assert (domain.live, domain.config, interval.restored) == (before, config, True)
 
 
 def test_what_another_program_sets_stays() -> None:
@@ -91,7 +91,7 @@ def test_what_another_program_sets_stays() -> None:
     interval.set(domain)
     domain.live = 7
     interval.restore(domain)
-    assert (domain.live, interval.is_changed) == (7, False)
+    assert (domain.live, interval.restored) == (7, True)
 
 
 def test_a_domain_that_was_restarted_keeps_its_interval() -> None:
@@ -100,7 +100,7 @@ def test_a_domain_that_was_restarted_keeps_its_interval() -> None:
     interval.set(domain)
     domain.id += 1
     interval.restore(domain)
-    assert (domain.live, interval.is_changed) == (1, False)
+    assert (domain.live, interval.restored) == (1, True)
 
 
 @pytest.mark.parametrize("error", [ReadOnly("no"), AccessDenied("no"), NotRunning("no")])
@@ -109,7 +109,8 @@ def test_a_refused_change_is_none(error: VirtballoonError) -> None:
     interval = temporary(domain)
     with pytest.raises(type(error)):
         interval.set(domain)
-    assert interval.is_changed is None
+    interval.restore(domain)
+    assert (domain.sent, interval.was_set, interval.restored) == ([], False, None)
 
 
 @pytest.mark.parametrize("takes_effect", [True, False])
@@ -121,18 +122,18 @@ def test_a_change_that_failed_may_have_taken_effect(
     interval = temporary(domain)
     with pytest.raises(VirtballoonError):
         interval.set(domain)
-    assert interval.is_changed is True
+    assert interval.restored is False
     domain.failing, domain.error = "", None
     interval.restore(domain)
-    assert (domain.live, interval.is_changed) == (0, False)
+    assert (domain.live, interval.restored) == (0, True if takes_effect else None)
 
 
 def test_nothing_is_set_after_it_was_restored() -> None:
     domain = FakeDomain(0)
     interval = temporary(domain)
-    assert interval.close() is False
+    interval.restore(domain)
     assert interval.set(domain) is True
-    assert (domain.sent, interval.is_changed) == ([], None)
+    assert (domain.sent, interval.restored) == ([], None)
 
 
 def test_a_held_domain_is_neither_polled_nor_restored() -> None:
@@ -143,7 +144,7 @@ def test_a_held_domain_is_neither_polled_nor_restored() -> None:
     interval.set(domain)
     domain.held = HELD
     assert interval.restore(domain) is HELD
-    assert (domain.live, interval.close()) == (1, True)
+    assert (domain.live, interval.restored) == (1, False)
 
 
 REFRESHES = (

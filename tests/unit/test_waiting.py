@@ -29,7 +29,7 @@ def row(last_update: int | None, **facts: Any) -> DomainReport:
 
 def judged(before: int | None, now: DomainReport, *, is_over: bool = False) -> Waited | None:
     watched = Watched(domain=WEB1, id=7, last_update=before, since=time.monotonic())
-    return watched.result(now, is_over=is_over, even_unpolled=False)
+    return watched.result(now, is_over=is_over)
 
 
 @pytest.mark.parametrize(

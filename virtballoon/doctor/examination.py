@@ -8,14 +8,13 @@ delay it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from virtballoon.doctor.causes import Cause, Sign, possible_causes
 from virtballoon.doctor.probes import (
     PROBES,
-    WATCHED,
     Answer,
     Probe,
     ProcessorTime,
@@ -34,7 +33,7 @@ from virtballoon.doctor.results import (
 )
 from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.engine.tasks import NoAnswer, run_per_domain
+from virtballoon.engine.tasks import TaskResult, run_per_domain
 from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
 from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.domain import AnyDomain, Domain
@@ -45,6 +44,7 @@ from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
 from virtballoon.operations.reading import chosen_domains, read_domains
+from virtballoon.operations.waiting import Watched, updates
 
 #: The share of the time that reading may take; the rest is for questions and watching.
 _READING_SHARE: Final = 0.6
@@ -166,7 +166,6 @@ class DomainExamination:
         self.begun = time.monotonic()
         self._qemu_version: tuple[int, int] | None = None
         self._processor: ProcessorTime | None = None
-        self._last_look: float | None = None
         self._clock: ClockOffset | None = None
 
     @property
@@ -175,29 +174,22 @@ class DomainExamination:
         return possible_causes(self.report.verdict, self.signs)
 
     @property
-    def may_be_updated(self) -> bool:
-        """Whether watching it may show something."""
-        return self.report.verdict in WATCHED or self._may_be_polled
-
-    @property
-    def _may_be_polled(self) -> bool:
-        """Whether its QEMU may poll it although the XML has no interval, and so often that it soon
-        shows."""
-        age = self.report.age_seconds
-        return (
-            Cause.POLLING_OFF in self.causes
-            and self.report.verdict is Verdict.POLLING_OFF
-            and Sign.QEMU_INTERVAL not in self.signs
-            and age is not None
-            and age <= UNPOLLED_SECONDS
-        )
-
-    @property
-    def watch_seconds(self) -> float:
-        """How long to watch it."""
+    def watch_seconds(self) -> tuple[float, ...]:
+        """How long watching it shows something, the longest time first; empty for never."""
+        if self.report.may_be_polled:
+            return (UNPOLLED_SECONDS + _LATE_SECONDS, _LOOK_SECONDS)
+        if not self.report.verdict.lacks_update:
+            return ()
         if Cause.NOT_DUE in self.causes:
-            return (self.report.interval.in_force or 0) + _LATE_SECONDS
-        return UNPOLLED_SECONDS + _LATE_SECONDS if self._may_be_polled else _LOOK_SECONDS
+            return ((self.report.interval.in_force or 0) + _LATE_SECONDS, _LOOK_SECONDS)
+        return (_LOOK_SECONDS,)
+
+    def watched(self, domain: Domain, until: float) -> Watched | None:
+        """How it is watched, at most until then, by ``time.monotonic()``; None for not."""
+        for seconds in self.watch_seconds:
+            if self.begun + seconds <= until:
+                return Watched.of(domain, self.report, since=self.begun, seconds=seconds)
+        return None
 
     def add(self, answers: Iterable[tuple[Evidence, Answer]]) -> None:
         """Add the answers to some questions."""
@@ -209,39 +201,35 @@ class DomainExamination:
             elif answer.found is not None:
                 self._qemu_version = answer.found
 
-    def add_missing(self, outcome: object, source: Source) -> None:
+    def add_missing(self, error: VirtballoonError, source: Source) -> None:
         """Add that questions have no answer, and why."""
-        error = outcome.error if isinstance(outcome, NoAnswer) else outcome
-        text = error.message if isinstance(error, VirtballoonError) else "no answer in time"
-        self.evidence.append(Evidence(asked="further questions", by=source, answer=text))
+        answer = error.message
+        self.evidence.append(Evidence(asked="further questions", by=source, answer=answer))
 
-    def add_look(self, report: DomainReport) -> bool:
-        """Add a later reading, and return whether it has another last update: a later one; an
-        earlier one, where the host's clock was set back; or none, where a reset has cleared it."""
-        last_update = report.figures.last_update
-        if last_update is not None:
-            self._last_look = time.monotonic()
-        if last_update in {None, self.report.last_update or 0}:
-            return False
-        self.report = report
-        if last_update:
-            self.signs[Sign.UPDATED] = True
-        else:
-            for sign in _UNTIL_RESET:
-                self.signs.pop(sign, None)
-        return True
+    def add_watch(self, report: DomainReport) -> None:
+        """Add what watching it has shown.
 
-    def end_watch(self) -> None:
-        """Add what watching it has shown."""
+        :param report: what was read of it last. Its last update is a later one than before, or an
+            earlier one where the host's clock was set back, or none where a reset cleared it; or
+            there was no new one.
+        """
         text, asked = "no answer in time", "statistics, watched"
-        if self._last_look is not None:
-            elapsed = self._last_look - self.begun
+        last_update, interval = report.figures.last_update, self.report.interval.in_force
+        if last_update is not None:
+            elapsed = time.monotonic() - self.begun
             asked += f" for {elapsed:.1f} s"
-            is_updated = self.report is not self.first
-            text = update_text(self.report) if is_updated else "no new update"
-            interval = self.report.interval.in_force
-            if not is_updated and interval and elapsed >= interval + _LATE_SECONDS:
-                self.signs[Sign.OVERDUE] = True
+            if last_update != (self.report.last_update or 0):
+                self.report = report
+                text = update_text(report)
+                if last_update:
+                    self.signs[Sign.UPDATED] = True
+                else:
+                    for sign in _UNTIL_RESET:
+                        self.signs.pop(sign, None)
+            else:
+                text = "no new update"
+                if interval and elapsed >= interval + _LATE_SECONDS:
+                    self.signs[Sign.OVERDUE] = True
         self.evidence.append(Evidence(asked=asked, by=self.report.source, answer=text))
 
     def add_processor_time(self, now: ProcessorTime) -> None:
@@ -320,22 +308,20 @@ class HostExamination:
             domain = self._session.domains.get(uuid)
             if domain is not None and any(p.applies(examined.report, domain) for p in allowed):
                 tasks[uuid] = partial(ask, domain, examined.report, allowed)
-        for uuid, outcome in self._run(tasks).items():
-            if isinstance(outcome, list):
-                self._examined[uuid].add(outcome)
-            else:
-                self._examined[uuid].add_missing(outcome, self._via)
+        for domain, value, error, _ in self._run(tasks):
+            if error is not None:
+                self._examined[domain.uuid].add_missing(error, self._via)
+            elif isinstance(value, list):
+                self._examined[domain.uuid].add(value)
 
-    def _run(self, tasks: Mapping[str, Callable[[], object]]) -> dict[str, object]:
-        """Run a task for each of these domains, by UUID, and return what each gave or raised."""
-        outcomes: dict[str, object] = {}
+    def _run(self, tasks: Mapping[str, Callable[[], object]]) -> Iterator[TaskResult]:
+        """Run a task for each of these domains, by UUID."""
         by_domain = {self._session.domains[uuid]: task for uuid, task in tasks.items()}
         session = self._session
-        for domain, outcome in run_per_domain(session.scheduler, by_domain, session.deadline):
-            if isinstance(outcome, ConnectionLost):
-                raise outcome
-            outcomes[domain.uuid] = outcome
-        return outcomes
+        for result in run_per_domain(session.scheduler, by_domain, session.deadline):
+            if isinstance(result.error, ConnectionLost):
+                raise result.error
+            yield result
 
     def _add_clock(self) -> None:
         """Estimate the offset of the host's clock, by what was read and what moved since."""
@@ -349,35 +335,21 @@ class HostExamination:
                 examined.add_clock(self.clock)
 
     def _watch(self) -> None:
-        """Read again those that may be updated, until each was or was watched for long enough."""
-        waiting = {
-            uuid: examined
-            for uuid, examined in self._examined.items()
-            if examined.may_be_updated and self._end_of(examined) <= self._session.deadline.at
-        }
-        watched = list(waiting)
-        while waiting:
-            now = time.monotonic()
-            soonest = min(now + _LOOK_SECONDS, *map(self._end_of, waiting.values()))
-            time.sleep(max(0.0, soonest - now))
-            existing = self._session.domains
-            domains = {uuid: existing[uuid] for uuid in waiting if uuid in existing}
-            for report in read_domains(self._session, domains, via=self._via):
-                examined = waiting[report.uuid]
-                is_over = time.monotonic() >= self._end_of(examined)
-                if examined.add_look(report) or is_over:
-                    del waiting[report.uuid]
-                    examined.end_watch()
-            for uuid in waiting.keys() - domains.keys():
-                # It vanished.
-                del waiting[uuid]
-        existing = self._session.domains
-        tasks = {u: partial(ProcessorTime.of, existing[u]) for u in watched if u in existing}
-        for uuid, outcome in self._run(tasks).items():
-            if isinstance(outcome, ProcessorTime):
-                self._examined[uuid].add_processor_time(outcome)
-
-    def _end_of(self, examined: DomainExamination) -> float:
-        # Where the time does not suffice for what would decide, a short look must do.
-        end = examined.begun + examined.watch_seconds
-        return end if end < self._session.deadline.at else examined.begun + _LOOK_SECONDS
+        """Wait for the next update of those that may be updated, each for as long as that shows
+        something."""
+        session = self._session
+        watched = [
+            one
+            for uuid, domain in session.domains.items()
+            if (examined := self._examined.get(uuid))
+            and (one := examined.watched(domain, session.deadline.at))
+        ]
+        for found in updates(session, watched, via=self._via):
+            for wait in found:
+                if wait.report is not None:
+                    self._examined[wait.uuid].add_watch(wait.report)
+        uuids = [one.domain.uuid for one in watched if one.domain.uuid in session.domains]
+        tasks = {uuid: partial(ProcessorTime.of, session.domains[uuid]) for uuid in uuids}
+        for domain, value, *_ in self._run(tasks):
+            if isinstance(value, ProcessorTime):
+                self._examined[domain.uuid].add_processor_time(value)

@@ -25,9 +25,6 @@ from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
 
-#: Domains with these verdicts may update while they are watched.
-WATCHED: Final = frozenset({Verdict.STALE, Verdict.UNANSWERED})
-
 #: A guest that has used this much processor time was not started just now.
 _LONG_RUN_SECONDS: Final = 300.0
 #: Linux uses all of one CPU after a crash and, emulation apart, while it boots.
@@ -181,8 +178,12 @@ def _qemu_version(domain: Domain) -> Answer:
     return Answer(dotted(version), signs, version)
 
 
-def _has(*verdicts: Verdict) -> Callable[[DomainReport, Domain], bool]:
-    return lambda report, _domain: report.verdict in verdicts
+def _has(verdict: Verdict) -> Callable[[DomainReport, Domain], bool]:
+    return lambda report, _domain: report.verdict is verdict
+
+
+def _lacks_update(report: DomainReport, _domain: Domain) -> bool:
+    return report.verdict.lacks_update
 
 
 PROBES: Final = (
@@ -197,8 +198,8 @@ PROBES: Final = (
     Probe(
         "version of libvirt", Source.LIBVIRT, _has(Verdict.FAILED), _libvirt_version, waits=False
     ),
-    Probe("processor time of its QEMU", Source.LIBVIRT, _has(*WATCHED), _processor, waits=False),
-    Probe("guest agent", Source.LIBVIRT, _has(*WATCHED), _agent),
+    Probe("processor time of its QEMU", Source.LIBVIRT, _lacks_update, _processor, waits=False),
+    Probe("guest agent", Source.LIBVIRT, _lacks_update, _agent),
     Probe("iommu of the balloon's driver", Source.LIBVIRT, _has(Verdict.UNANSWERED), _iommu),
     Probe(
         "balloon in <qemu:commandline>",
@@ -301,7 +302,7 @@ def evidence_of(report: DomainReport) -> list[Evidence]:
         if seconds is not None and balloon is not None:
             text = "0 s, which is off" if seconds == 0 else f"{seconds} s"
             found.append((f"interval of {owner}", by, text))
-    if verdict not in {Verdict.BUSY, Verdict.SHUTOFF, Verdict.NO_DEVICE}:
+    if verdict.has_figures and verdict is not Verdict.BUSY:
         found.append(("statistics", source, update_text(report)))
     return [Evidence(asked=asked, by=by, answer=answer) for asked, by, answer in found]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from virtballoon.engine.limits import Deadline, Limits, incoming
 from virtballoon.engine.plan import Call, Plan, Row, Step
@@ -22,15 +23,18 @@ def hold_of(domain: Domain) -> Control | None:
     return None if control.free else control
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoAnswer:
-    """Why a domain's task was not completed.
+class TaskResult(NamedTuple):
+    """The result of one domain's task.
 
-    :ivar error: the error to report
+    :ivar domain: the domain
+    :ivar value: what the task returned; None if it failed or was not completed
+    :ivar error: what it raised, or why it was not completed
     :ivar in_flight: whether a call is still under way, so that it may take effect later
     """
 
-    error: VirtballoonError
+    domain: Domain
+    value: object = None
+    error: VirtballoonError | None = None
     in_flight: bool = False
 
 
@@ -80,9 +84,8 @@ def run_per_domain(
     scheduler: Scheduler,
     tasks: Mapping[Domain, Callable[[], object]],
     deadline: Deadline,
-) -> Iterator[tuple[Domain, object]]:
-    """Run a task for each domain, a few at a time, and yield what it returned or raised of ours,
-    or a :class:`NoAnswer`.
+) -> Iterator[TaskResult]:
+    """Run a task for each domain, a few at a time, and yield each result as soon as it is there.
 
     A task that finds its domain held returns what holds it, and is run again until the domain has
     been held for ``HOLD_SECONDS``. One that takes long is checked for being blocked, and waited
@@ -97,9 +100,10 @@ def run_per_domain(
         return partial(each, call.domains, read)
 
     for row in scheduler.run(plan, work, deadline):
-        in_flight = plan.is_under_way(row)
-        if row.outcome is not None:
-            yield row.domain, row.outcome
+        if isinstance(row.outcome, VirtballoonError):
+            yield TaskResult(row.domain, error=row.outcome)
+        elif row.outcome is not None:
+            yield TaskResult(row.domain, row.outcome)
         else:
             error = row.error or incoming(row.domain)
-            yield row.domain, NoAnswer(error=error, in_flight=in_flight)
+            yield TaskResult(row.domain, error=error, in_flight=plan.is_under_way(row))

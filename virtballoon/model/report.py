@@ -17,6 +17,7 @@ from virtballoon.model.value import Value
 from virtballoon.model.verdict import (
     CLOCK_SKEW_SECONDS,
     STOPPED_STATES,
+    UNPOLLED_SECONDS,
     State,
     Verdict,
     is_in_future,
@@ -296,8 +297,14 @@ class DomainReport(Value):
     @property
     def needs_polling(self) -> bool:
         """Whether setting an interval would bring this domain's figures to life."""
-        unpolled = self.verdict in {Verdict.POLLING_OFF, Verdict.SUSPENDED}
-        return unpolled and self.interval.in_force == 0
+        return self.verdict.may_be_unpolled and self.interval.in_force == 0
+
+    @property
+    def may_be_polled(self) -> bool:
+        """Whether polling is off by libvirt, and a QEMU that polls it all the same would show that
+        soon."""
+        is_recent = self.age_seconds is not None and self.age_seconds <= UNPOLLED_SECONDS
+        return self.verdict is Verdict.POLLING_OFF and self.interval.qemu is None and is_recent
 
 
 def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonError:

@@ -29,7 +29,7 @@ def fresh_seconds(interval: int) -> float:
 
 
 class Traits(NamedTuple):
-    """All that is known of a verdict.
+    """All that is known of a verdict, which has it as its own attributes.
 
     :ivar meaning: what it says of a domain, as a clause
     :ivar advice: what to do about it; None where nothing is to be done
@@ -38,6 +38,8 @@ class Traits(NamedTuple):
     :ivar was_read: whether the domain could be read
     :ivar has_figures: whether the domain can have figures
     :ivar can_update: whether the guest can give new ones
+    :ivar lacks_update: whether it is polled, and has not answered in time
+    :ivar may_be_unpolled: whether its interval may be 0, so that it needs one
     """
 
     meaning: str
@@ -47,6 +49,8 @@ class Traits(NamedTuple):
     was_read: bool = True
     has_figures: bool = True
     can_update: bool = True
+    lacks_update: bool = False
+    may_be_unpolled: bool = False
 
 
 class Verdict(StrEnum):
@@ -58,15 +62,20 @@ class Verdict(StrEnum):
         Traits(
             "its figures are no longer updated",
             "see whether the guest hangs or its balloon driver was unloaded",
+            lacks_update=True,
         ),
     )
-    POLLING_OFF = "polling-off", Traits("polling is off", "set an interval")
+    POLLING_OFF = (
+        "polling-off",
+        Traits("polling is off", "set an interval", may_be_unpolled=True),
+    )
     UNANSWERED = (
         "unanswered",
         Traits(
             "it has not given any figures yet",
             "wait if it is booting; else it has no balloon driver, or one without statistics "
             "(FreeBSD, OpenBSD, OpenWrt)",
+            lacks_update=True,
         ),
     )
     EMPTY = (
@@ -75,7 +84,9 @@ class Verdict(StrEnum):
     )
     SUSPENDED = (
         "suspended",
-        Traits("it is suspended", style="cyan", is_well=True, can_update=False),
+        Traits(
+            "it is suspended", style="cyan", is_well=True, can_update=False, may_be_unpolled=True
+        ),
     )
     INCOMING = (
         "incoming",
@@ -109,44 +120,26 @@ class Verdict(StrEnum):
         Traits("it could not be read", style="bold red", was_read=False, can_update=False),
     )
 
-    traits: Traits
+    meaning: str
+    advice: str | None
+    style: str
+    is_well: bool
+    was_read: bool
+    has_figures: bool
+    can_update: bool
+    lacks_update: bool
+    may_be_unpolled: bool
 
     def __new__(cls, value: str, traits: Traits) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
-        member.traits = traits
+        vars(member).update(traits._asdict())
         return member
-
-    @property
-    def meaning(self) -> str:
-        """What it says of a domain, as a clause."""
-        return self.traits.meaning
 
     @property
     def explanation(self) -> str:
         """Its meaning, and the advice if there is any."""
-        meaning, advice = self.traits[:2]
-        return f"{meaning}: {advice}" if advice else meaning
-
-    @property
-    def is_well(self) -> bool:
-        """Whether nothing is to be done."""
-        return self.traits.is_well
-
-    @property
-    def was_read(self) -> bool:
-        """Whether the domain could be read."""
-        return self.traits.was_read
-
-    @property
-    def has_figures(self) -> bool:
-        """Whether the domain can have figures."""
-        return self.traits.has_figures
-
-    @property
-    def can_update(self) -> bool:
-        """Whether the guest can give new figures."""
-        return self.traits.can_update
+        return f"{self.meaning}: {self.advice}" if self.advice else self.meaning
 
 
 class State(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -195,12 +196,9 @@ def read_domain(
         domain.connection.require_monitor()
     asking = BackgroundCall(domain.connection.link)
     link = asking.result() if asking.wait(timeout) else None
-    scheduler = Scheduler(domain.connection, link)
-    try:
+    with closing(Scheduler(domain.connection, link)) as scheduler:
         for row in DomainReader(scheduler, [domain], via=via, deadline=deadline):
             return row
-    finally:
-        scheduler.close()
     raise DomainNotFound("it vanished", host=domain.connection.uri, domain=domain.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import Final, Literal, NamedTuple, Self
 from virtballoon.engine.limits import Deadline
 from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.engine.tasks import NoAnswer, hold_of, run_per_domain
+from virtballoon.engine.tasks import hold_of, run_per_domain
 from virtballoon.errors import (
     DomainError,
     DomainNotFound,
@@ -141,14 +142,9 @@ def set_intervals(
                     session.scheduler, request, chosen, session.deadline, watch=wait is not None
                 )
             )
-            watched = [each.watched for each in done if each.watched is not None]
+            watched = [replace(each.watched, seconds=wait) for each in done if each.watched]
             batches = updates(
-                session,
-                watched,
-                seconds=wait,
-                via=request.via,
-                timeout=timeout,
-                on_waiting=on_waiting,
+                session, watched, via=request.via, timeout=timeout, on_waiting=on_waiting
             )
             waited.update((each.uuid, each.waited) for each in chain.from_iterable(batches))
     changes = [each.change for each in done]
@@ -171,17 +167,9 @@ def set_interval(
     may have been set.
     """
     chosen = Selected(domain=Domain.of(domain), exact=True)
-    scheduler = Scheduler(chosen.domain.connection, None)
-    try:
-        (done,) = _set_all(
-            scheduler,
-            IntervalRequest.of(request),
-            [chosen],
-            Deadline.after(timeout),
-            watch=False,
-        )
-    finally:
-        scheduler.close()
+    request, deadline = IntervalRequest.of(request), Deadline.after(timeout)
+    with closing(Scheduler(chosen.domain.connection, None)) as scheduler:
+        (done,) = _set_all(scheduler, request, [chosen], deadline, watch=False)
     return done.change
 
 
@@ -214,26 +202,23 @@ def _set_all(
     by_domain = {one.domain: one for one in chosen}
     watch = watch and request.seconds > 0
     tasks = {d: partial(_set_one, request, one, watch) for d, one in by_domain.items()}
-    for domain, outcome in run_per_domain(scheduler, tasks, deadline):
-        one = by_domain[domain]
-        error: object = outcome
-        if isinstance(outcome, _Done):
-            error = outcome.change.error
-        elif isinstance(outcome, NoAnswer):
-            error = outcome.error
-            if outcome.in_flight:
-                outcome.error.message += "; what was sent may still take effect"
-        if isinstance(error, DomainNotFound) and not one.exact:
+    for domain, value, failure, in_flight in run_per_domain(scheduler, tasks, deadline):
+        is_named = by_domain[domain].exact
+        done = value if isinstance(value, _Done) else None
+        error = failure if done is None else done.change.error
+        if isinstance(error, DomainNotFound) and not is_named:
             # It vanished, and was not asked for by name.
             continue
-        if isinstance(outcome, _Done):
-            yield outcome
-        elif isinstance(error, VirtballoonError):
+        if done is not None:
+            yield done
+        elif error is not None:
+            if in_flight:
+                error.message += "; what was sent may still take effect"
             # A domain in migration brings its interval along, if it is set on the source.
-            is_skipped = isinstance(error, Incoming) and not one.exact
+            is_skipped = isinstance(error, Incoming) and not is_named
             change = IntervalChange(
-                name=one.domain.name,
-                uuid=one.domain.uuid,
+                name=domain.name,
+                uuid=domain.uuid,
                 outcome=Outcome.SKIPPED if is_skipped else Outcome.FAILED,
                 changed=False,
                 before=Interval(),

@@ -48,25 +48,45 @@ class Watched:
     :ivar id: libvirt's ID of the running domain; None for that of the first reading
     :ivar last_update: the update that does not count; None for that of the first reading
     :ivar since: since when it is waited for, by ``time.monotonic()``
+    :ivar seconds: how long; None for twice its interval and 5 seconds
+    :ivar even_unpolled: whether it is waited for although its interval is 0 by libvirt
     """
 
     domain: Domain
     id: int | None = None
     last_update: int | None = None
     since: float
+    seconds: float | None = None
+    even_unpolled: bool = False
 
     @classmethod
-    def since_report(cls, domain: Domain, report: DomainReport) -> Watched:
-        """From now on, a domain that has been read."""
-        update = report.last_update or 0
-        return cls(domain=domain, id=report.id, last_update=update, since=time.monotonic())
+    def of(cls, domain: Domain, report: DomainReport, *, since: float, seconds: float) -> Watched:
+        """A domain that has been read, polled by libvirt's word or not."""
+        return cls(
+            domain=domain,
+            id=report.id,
+            last_update=report.last_update or 0,
+            since=since,
+            seconds=seconds,
+            even_unpolled=True,
+        )
+
+    @property
+    def until(self) -> float:
+        """Until when it is waited for, as far as that is known."""
+        return self.since + (math.inf if self.seconds is None else self.seconds)
 
     def seen(self, report: DomainReport) -> Watched:
         """The same with what its first reading shows."""
-        update = report.last_update or 0 if self.last_update is None else self.last_update
-        return replace(self, last_update=update, id=report.id if self.id is None else self.id)
+        update, seconds = self.last_update, self.seconds
+        return replace(
+            self,
+            id=report.id if self.id is None else self.id,
+            last_update=report.last_update or 0 if update is None else update,
+            seconds=fresh_seconds(report.interval.in_force or 0) if seconds is None else seconds,
+        )
 
-    def result(self, report: DomainReport, *, is_over: bool, even_unpolled: bool) -> Waited | None:
+    def result(self, report: DomainReport, *, is_over: bool) -> Waited | None:
         """The result by the newest reading; None while it is still waited for."""
         if self.id is not None and report.id is not None and self.id != report.id:
             # Another QEMU: what was set in the one before does not apply to it.
@@ -75,7 +95,7 @@ class Watched:
             return Waited(answered=True, seconds=time.monotonic() - self.since)
         # No update is to be expected of these, which is not a failure.
         is_quiet = report.verdict.was_read and not report.verdict.can_update
-        if is_quiet or (report.verdict is Verdict.POLLING_OFF and not even_unpolled):
+        if is_quiet or (report.verdict is Verdict.POLLING_OFF and not self.even_unpolled):
             return Waited(answered=None, reason=Unheard(report.verdict.value))
         if report.verdict is Verdict.BUSY:
             return self.missed(Unheard.BUSY)
@@ -121,12 +141,10 @@ def wait_for_update(
         session.connect()
         now = time.monotonic()
         watched = [
-            Watched(domain=domain, last_update=(since or {}).get(uuid), since=now)
+            Watched(domain=domain, last_update=(since or {}).get(uuid), since=now, seconds=seconds)
             for uuid, domain in chosen_domains(session, inactive=False).items()
         ]
-        batches = updates(
-            session, watched, seconds=seconds, via=via, timeout=timeout, on_waiting=on_waiting
-        )
+        batches = updates(session, watched, via=via, timeout=timeout, on_waiting=on_waiting)
         found.update((wait.uuid, wait) for wait in chain.from_iterable(batches))
     report = session.result(
         HostWait,
@@ -147,25 +165,19 @@ def updates(
     session: HostSession,
     watched: Iterable[Watched],
     *,
-    seconds: float | None,
     via: Source,
-    timeout: float,
+    timeout: float | None = None,
     on_waiting: WaitCallback | None = None,
     cancelled: threading.Event | None = None,
-    even_unpolled: bool = False,
 ) -> Iterator[list[DomainWait]]:
     """Read these domains again and again, and yield after each reading those that were updated and
     those that are waited for no longer.
 
-    :param seconds: how long to wait for each; None for twice its interval and 5 seconds
-    :param timeout: seconds for each reading
+    :param timeout: seconds for each reading; None for all of them by the session's deadline
     :param cancelled: ends the wait when it is set
-    :param even_unpolled: whether domains whose interval is 0 by libvirt are waited for, too
     :raise ConnectionLost: when the connection is lost for good, after all have been yielded
     """
     left = {one.domain.uuid: one for one in watched}
-    default = math.inf if seconds is None else seconds
-    until = {uuid: one.since + default for uuid, one in left.items()}
     domains = {uuid: one.domain for uuid, one in left.items()}
     cancelled = cancelled or threading.Event()
     began = time.monotonic()
@@ -173,23 +185,20 @@ def updates(
         if on_waiting is not None:
             on_waiting(session.uri, sorted(one.domain.name for one in left.values()))
         reading = time.monotonic()
-        rest = max(max(until.values()) - reading, _LEAST_SECONDS)
-        session.deadline.at = reading + min(timeout, rest)
+        if timeout is not None:
+            rest = max(max(one.until for one in left.values()) - reading, _LEAST_SECONDS)
+            session.deadline.at = reading + min(timeout, rest)
         found: list[DomainWait] = []
         unseen = set(left)
         try:
             for report in read_domains(session, domains, via=via):
                 uuid = report.uuid
                 unseen.discard(uuid)
-                if until[uuid] == math.inf:
-                    until[uuid] = left[uuid].since + fresh_seconds(report.interval.in_force or 0)
-                waited = left[uuid].result(
-                    report, is_over=reading >= until[uuid], even_unpolled=even_unpolled
-                )
-                if waited is None:
-                    left[uuid] = left[uuid].seen(report)
-                    continue
-                found.append(DomainWait(name=report.name, uuid=uuid, waited=waited, report=report))
+                one = left[uuid] = left[uuid].seen(report)
+                if waited := one.result(report, is_over=reading >= one.until):
+                    found.append(
+                        DomainWait(name=report.name, uuid=uuid, waited=waited, report=report)
+                    )
         except VirtballoonError:
             yield found
             raise
@@ -197,12 +206,13 @@ def updates(
             waited, name = one.missed(Unheard.VANISHED), one.domain.name
             found.append(DomainWait(name=name, uuid=one.domain.uuid, waited=waited, report=None))
         for wait in found:
-            del left[wait.uuid], until[wait.uuid]
+            del left[wait.uuid]
             domains.pop(wait.uuid, None)
         yield found
         if left:
             now = time.monotonic()
             pause = max(_FIRST_PAUSE_SECONDS, (now - began) * _SHARE, (now - reading) / _SHARE)
-            cancelled.wait(max(0.0, min(pause, _LONGEST_PAUSE_SECONDS, min(until.values()) - now)))
+            soonest = min(one.until for one in left.values())
+            cancelled.wait(max(0.0, min(pause, _LONGEST_PAUSE_SECONDS, soonest - now)))
     if on_waiting is not None:
         on_waiting(session.uri, [])

@@ -25,7 +25,7 @@ def print_diagnoses(
     for host, diagnosis in diagnoses:
         verdict = diagnosis.verdict
         heading = styled(text.printable(diagnosis.name), "bold")
-        heading += f": {styled(verdict.value, verdict.traits.style)}"
+        heading += f": {styled(verdict.value, verdict.style)}"
         if diagnosis.age_seconds is not None:
             heading += f", {text.duration(diagnosis.age_seconds)} old"
         if with_host:

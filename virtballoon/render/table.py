@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: The colours of verdicts, outcomes and states of hosts.
 STYLES: Final = {
-    **{verdict.value: verdict.traits.style for verdict in Verdict},
+    **{verdict.value: verdict.style for verdict in Verdict},
     "changed": "green",
     "unchanged": "dim",
     "skipped": "dim",

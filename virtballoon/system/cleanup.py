@@ -45,7 +45,8 @@ class Cleanup:
 
     :param undo: called with the time it has, in seconds; may be called more than once. Without
         ``remaining`` it is called where a signal arrives, must return at once and take no lock, and
-        says whether it has wiped the line of a terminal; else it is called in any thread.
+        says whether it has wiped the line of a terminal; else it is called in any thread, and at
+        the end of the block, too.
     :param remaining: a line for each thing that is not undone, with what to do about it. It must
         not take a lock.
     """
@@ -66,6 +67,8 @@ class Cleanup:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.remaining is not None:
+            self.undo(UNDO_SECONDS)
         if self in pending:
             pending.remove(self)
 
