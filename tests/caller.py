@@ -6,6 +6,7 @@ tests/test_library.py checks it against the installed wheel; nothing runs it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import assert_type
 
 import virtballoon
@@ -72,8 +73,8 @@ def read(uri: str) -> None:
     assert_type(host.domains, tuple[DomainReport, ...])
     assert_type(virtballoon.iter_domains(uri), Iterator[DomainReport])
     assert_type(virtballoon.read_hosts([uri, None]), tuple[HostReport, ...])
-    assert_type(virtballoon.iter_hosts([uri]), Iterator[HostReport])
-    assert_type(virtballoon.probe_hosts([uri]), tuple[HostProbe, ...])
+    probes = virtballoon.on_hosts([uri, None], partial(virtballoon.probe_host, timeout=5))
+    assert_type(probes, tuple[HostProbe, ...])
     for domain in host.domains:
         assert_type(domain.verdict, Verdict)
         assert_type(domain.age_seconds, float | None)
@@ -102,7 +103,7 @@ def read_anew(uri: str) -> None:
         assert_type(domain.since(Sample.from_dict(domain.sample.as_dict())), DomainReport)
     assert_type(virtballoon.read_host(uri).since(host), HostReport)
     assert_type(COUNTERS, tuple[str, ...])
-    for again in virtballoon.read_rates([uri], seconds=10, max_age=5):
+    for again in virtballoon.read_hosts([uri], rates_over=10, max_age=5):
         for domain in again.domains:
             assert_type(domain.rates, Rates | None)
             if domain.rates is not None:
@@ -134,7 +135,8 @@ def diagnose(uri: str) -> None:
     """What diagnosing gives."""
     host = virtballoon.diagnose_host(uri, ["web*"], inactive=True, prefixes=CommandPrefixes.by_uri)
     assert_type(host, HostDiagnosis)
-    assert_type(virtballoon.diagnose_hosts([uri]), tuple[HostDiagnosis, ...])
+    everywhere = virtballoon.on_hosts([uri], virtballoon.diagnose_host, jobs=4)
+    assert_type(everywhere, tuple[HostDiagnosis, ...])
     assert_type(host.domains, tuple[Diagnosis, ...])
     for domain in host.domains:
         assert_type(domain.cause, Cause | None)
@@ -178,7 +180,5 @@ def look(uri: str) -> None:
     assert_type(configuration, Configuration)
     assert_type(configuration.select(["@prod"]), tuple[ConfiguredHost, ...])
     assert_type(virtballoon.find_qom_path(uri, "web1"), QomPath)
-    paths = virtballoon.find_qom_paths([uri], "web1")
-    assert_type(paths, tuple[QomPath | VirtballoonError, ...])
     monitor = Monitor(lambda command: command)
     assert_type(monitor.polling_interval("/machine"), int)

@@ -24,7 +24,6 @@ from virtballoon.doctor.causes import Cause as Cause, Sign as Sign
 from virtballoon.doctor.examination import (
     diagnose_domain as diagnose_domain,
     diagnose_host as diagnose_host,
-    diagnose_hosts as diagnose_hosts,
 )
 from virtballoon.doctor.results import (
     CommandPrefixes as CommandPrefixes,
@@ -33,6 +32,7 @@ from virtballoon.doctor.results import (
     HostDiagnosis as HostDiagnosis,
     PossibleCause as PossibleCause,
 )
+from virtballoon.engine.fleet import on_hosts as on_hosts
 from virtballoon.errors import (
     AccessDenied as AccessDenied,
     AmbiguousDomain as AmbiguousDomain,
@@ -113,17 +113,14 @@ from virtballoon.model.verdict import (
     judge as judge,
 )
 from virtballoon.operations.fleet import (
-    find_qom_paths as find_qom_paths,
-    iter_hosts as iter_hosts,
-    probe_hosts as probe_hosts,
     read_hosts as read_hosts,
-    read_rates as read_rates,
     set_intervals_on_hosts as set_intervals_on_hosts,
 )
 from virtballoon.operations.reading import (
     QomPath as QomPath,
     find_qom_path as find_qom_path,
     iter_domains as iter_domains,
+    probe_host as probe_host,
     qom_path as qom_path,
     read_domain as read_domain,
     read_host as read_host,

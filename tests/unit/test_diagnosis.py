@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from itertools import product
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -380,7 +381,8 @@ def test_library_gives_what_the_command_prints(node: str) -> None:
     assert row.cause is Cause.POLLING_OFF
     assert row.remedy == f"virtballoon -c {node} set-interval 10 passing"
     assert not row.is_well
-    hosts = virtballoon.diagnose_hosts([node, "test:///no-such-file"], ["bare"])
+    diagnose = partial(virtballoon.diagnose_host, domains=["bare"])
+    hosts = virtballoon.on_hosts([node, "test:///no-such-file"], diagnose)
     assert [each.error is None for each in hosts] == [True, False]
     assert hosts[0].domains[0].is_well
     assert hosts[1].domains == ()

@@ -574,7 +574,7 @@ def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatc
     # A path is QEMU's, and here is no QEMU: the finding is stood in for.
     found = QomPath(uri=HOST, hostname="hv1", name="we\nb", uuid=UUID, qom_path="/machine/x")
     monkeypatch.setattr(
-        "virtballoon.operations.fleet.find_qom_path", lambda *_args, **_kwargs: found
+        "virtballoon.operations.reading.find_qom_path", lambda *_args, **_kwargs: found
     )
     # A test run's stderr stays as noisy as it is.
     monkeypatch.setattr("virtballoon.hypervisor.translation.keep_stderr_quiet", lambda: None)

@@ -53,15 +53,6 @@ def test_each_host_is_told_of_as_it_ends(silent: SilentHost) -> None:
     assert threads == {threading.current_thread()}
 
 
-def test_hosts_as_an_iterator(silent: SilentHost) -> None:
-    hosts = virtballoon.iter_hosts([silent.uri, TEST], ["test"], timeout=LONG)
-
-    first = next(hosts)
-    assert (first.uri, [row.name for row in first.domains]) == (TEST, ["test"])
-    silent.close()
-    assert [host.uri for host in hosts] == [silent.uri]
-
-
 def test_a_host_that_waits_for_a_job_keeps_its_time(silent: SilentHost) -> None:
     # Together the silent ones take as long as a host has.
     targets = [silent.uri, silent.uri, TEST]
@@ -97,7 +88,7 @@ def test_no_more_hosts_than_jobs_at_a_time() -> None:
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_no_jobs(jobs: int) -> None:
     with pytest.raises(ValueError, match=str(jobs)):
-        virtballoon.probe_hosts([TEST], jobs=jobs)
+        on_hosts([TEST], virtballoon.probe_host, jobs=jobs)
 
 
 @pytest.mark.parametrize("words", [["test"], ["nowhere"], None], ids=str)
@@ -113,19 +104,8 @@ def test_setting_tells_of_each_host_once(words: list[str] | None) -> None:
     assert [host.uri for host in hosts] == targets
 
 
-def test_looking_for_a_domain_tells_of_each_host() -> None:
-    told: list[object] = []
-    answers = virtballoon.find_qom_paths([TEST, NOBODY_LISTENS], "test", on_result=told.append)
-
-    assert {id(answer) for answer in told} == {id(answer) for answer in answers}
-    assert [type(answer) for answer in answers] == [
-        virtballoon.NotSupported,
-        virtballoon.NoDaemon,
-    ]
-
-
 def test_probing() -> None:
-    good, nobody = virtballoon.probe_hosts([TEST, NOBODY_LISTENS])
+    good, nobody = on_hosts([TEST, NOBODY_LISTENS], virtballoon.probe_host)
 
     assert (good.uri, good.status, good.error) == (TEST, HostStatus.OK, None)
     assert good.hostname == socket.gethostname()

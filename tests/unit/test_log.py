@@ -11,7 +11,9 @@ import pytest
 from tests.process import finished
 from tests.running import fields
 from tests.unit.command import Command, clean_environment
+from virtballoon.errors import NoDaemon
 from virtballoon.log import FIELDS
+from virtballoon.operations.reading import find_qom_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +68,6 @@ def test_record_per_host_and_failure(command: Command, node: str) -> None:
         # Here each host is visited twice.
         f"set_intervals_on_hosts({both}, 9, ['polled'])": [well, *unreachable],
         f"set_intervals_on_hosts({both}, 9, ['nobody'])": [well, *unreachable],
-        f"find_qom_paths([{NOBODY_LISTENS!r}], 'polled')": unreachable,
     }
     for call, logged in expected.items():
         found = records(command, call)
@@ -75,6 +76,12 @@ def test_record_per_host_and_failure(command: Command, node: str) -> None:
         # A failure comes before the host that it is of is done.
         levels = [record["level"] for record in found]
         assert levels[-1] == "INFO"
+
+
+def test_search_for_a_qom_path_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "virtballoon"), pytest.raises(NoDaemon):
+        find_qom_path(NOBODY_LISTENS, "polled")
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
 def test_record_has_the_fields_of_its_message(command: Command, node: str) -> None:

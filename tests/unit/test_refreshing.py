@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from tests.unit.fakedomain import FREE, HELD, FakeDomain
 from virtballoon.cli.finish import with_problems
 from virtballoon.errors import (
     AccessDenied,
+    Busy,
     ConnectionLost,
     NotRunning,
     ReadOnly,
@@ -27,6 +30,9 @@ from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.operations import refreshing
 from virtballoon.render import documents, formats, text
+
+if TYPE_CHECKING:
+    from virtballoon.engine.session import HostSession
 
 NOW = 1_700_000_000
 
@@ -69,82 +75,106 @@ def test_which_domains_are_polled(
         assert refreshing._needs_polling(old, 10) == needs_polling
 
 
-def temporary(domain: FakeDomain) -> refreshing._Change:
+def temporary(domain: FakeDomain) -> refreshing._Temporary:
+    session = SimpleNamespace(uri=HOST, domains={domain.uuid: domain}, connection=domain.connection)
+    return refreshing._Temporary(cast("HostSession", session), Source.LIBVIRT, threading.Event())
+
+
+def set_temporarily(domain: FakeDomain) -> refreshing._Temporary:
+    intervals = temporary(domain)
+    intervals.set([old(domain)], 5)
+    return intervals
+
+
+def old(domain: FakeDomain) -> DomainReport:
     interval = Interval(live=domain.live, config=domain.config)
-    return refreshing._Change(report(id=domain.id, interval=interval), Source.LIBVIRT)
+    return report(uuid=domain.uuid, id=domain.id, interval=interval)
+
+
+def restored(intervals: refreshing._Temporary, domain: FakeDomain) -> bool | None:
+    intervals.restore_all(5)
+    done = refreshing._report(old(domain), None, intervals, 5).refresh
+    assert done is not None
+    assert done.asked == (domain.uuid in intervals.was_set)
+    assert (done.restored is False) == bool(intervals.remaining())
+    return done.restored
 
 
 @given(before=st.integers(0, 3600), config=st.integers(0, 5))
 def test_a_temporary_interval_is_restored(before: int, config: int) -> None:
     domain = FakeDomain(before, config)
-    interval = temporary(domain)
+    intervals = set_temporarily(domain)
 
-    assert interval.set(domain) is True
-    assert (domain.live, interval.was_set, interval.restored) == (1, True, False)
-    assert interval.restore(domain) is True
-    assert (domain.live, domain.config, interval.restored) == (before, config, True)
+    assert (domain.live, intervals.was_set) == (1, {domain.uuid})
+    assert restored(intervals, domain) is True
+    assert (domain.live, domain.config) == (before, config)
 
 
 def test_what_another_program_sets_stays() -> None:
     domain = FakeDomain(0)
-    interval = temporary(domain)
-    interval.set(domain)
+    intervals = set_temporarily(domain)
     domain.live = 7
-    interval.restore(domain)
-    assert (domain.live, interval.restored) == (7, True)
+    assert restored(intervals, domain) is True
+    assert domain.live == 7
 
 
 def test_a_domain_that_was_restarted_keeps_its_interval() -> None:
     domain = FakeDomain(0)
-    interval = temporary(domain)
-    interval.set(domain)
+    intervals = set_temporarily(domain)
     domain.id += 1
-    interval.restore(domain)
-    assert (domain.live, interval.restored) == (1, True)
+    assert restored(intervals, domain) is True
+    assert domain.live == 1
+
+
+def test_a_domain_that_is_gone_needs_nothing() -> None:
+    domain = FakeDomain(0)
+    intervals = set_temporarily(domain)
+    intervals._session.domains.clear()
+    assert restored(intervals, domain) is True
 
 
 @pytest.mark.parametrize("error", [ReadOnly("no"), AccessDenied("no"), NotRunning("no")])
 def test_a_refused_change_is_none(error: VirtballoonError) -> None:
     domain = FakeDomain(0, error=error)
-    interval = temporary(domain)
-    with pytest.raises(type(error)):
-        interval.set(domain)
-    interval.restore(domain)
-    assert (domain.sent, interval.was_set, interval.restored) == ([], False, None)
+    intervals = set_temporarily(domain)
+    assert intervals.errors == {domain.uuid: error}
+    assert restored(intervals, domain) is None
+    assert domain.sent == []
 
 
 @pytest.mark.parametrize("takes_effect", [True, False])
-def test_a_change_that_failed_may_have_taken_effect(
-    takes_effect: bool,
-) -> None:
+def test_a_change_that_failed_may_have_taken_effect(takes_effect: bool) -> None:
     error = None if takes_effect else ConnectionLost("gone")
     domain = FakeDomain(0, failing="live" if takes_effect else "", error=error)
-    interval = temporary(domain)
-    with pytest.raises(VirtballoonError):
-        interval.set(domain)
-    assert interval.restored is False
+    intervals = set_temporarily(domain)
+    assert intervals.errors
+    assert intervals.remaining()
     domain.failing, domain.error = "", None
-    interval.restore(domain)
-    assert (domain.live, interval.restored) == (0, True if takes_effect else None)
+    assert restored(intervals, domain) is (True if takes_effect else None)
+    assert domain.live == 0
 
 
 def test_nothing_is_set_after_it_was_restored() -> None:
     domain = FakeDomain(0)
-    interval = temporary(domain)
-    interval.restore(domain)
-    assert interval.set(domain) is True
-    assert (domain.sent, interval.restored) == ([], None)
+    intervals = temporary(domain)
+    intervals.restore_all(5)
+    intervals.set([old(domain)], 5)
+    assert restored(intervals, domain) is None
+    assert domain.sent == []
 
 
 def test_a_held_domain_is_neither_polled_nor_restored() -> None:
     domain = FakeDomain(0, control=HELD)
-    interval = temporary(domain)
-    assert interval.set(domain) is HELD
+    intervals = set_temporarily(domain)
+    assert isinstance(intervals.errors[domain.uuid], Busy)
+    assert restored(intervals, domain) is None
     domain.held = FREE
-    interval.set(domain)
+    intervals = set_temporarily(domain)
     domain.held = HELD
-    assert interval.restore(domain) is HELD
-    assert (domain.live, interval.restored) == (1, False)
+    assert restored(intervals, domain) is False
+    assert domain.live == 1
+    (line,) = intervals.remaining()
+    assert line.endswith(f"--live 0 {domain.uuid})")
 
 
 REFRESHES = (

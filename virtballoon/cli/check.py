@@ -208,9 +208,10 @@ def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
     if host.error is not None or host.domains or host.unmatched:
         return None
     from virtballoon.check.judging import CheckStatus, Problem
-    from virtballoon.operations.fleet import probe_hosts
+    from virtballoon.operations.reading import probe_host
 
-    (probe,) = probe_hosts(settings.targets, timeout=settings.timeout)
+    (target,) = settings.targets
+    probe = probe_host(target, timeout=settings.timeout)
     if probe.error is not None:
         return Problem(status=CheckStatus.UNKNOWN, message=str(probe.error))
     if probe.running or probe.defined:

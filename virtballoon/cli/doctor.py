@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from virtballoon.cli.context import Settings
@@ -25,19 +27,19 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     DOMAIN is a name, a UUID or a shell pattern; a domain that is named is examined even if it is
     not running. No guest is tainted, unless --via qom is given.
     """
-    from virtballoon.doctor.examination import diagnose_hosts
+    from virtballoon.doctor.examination import diagnose_host
+    from virtballoon.engine.fleet import on_hosts
 
     with progress(settings) as line:
-        hosts = diagnose_hosts(
-            settings.targets,
-            settings.words(domains),
+        visit = partial(
+            diagnose_host,
+            domains=settings.words(domains),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
-            jobs=settings.jobs,
             prefixes=lambda uri: command_prefixes(settings, uri),
-            on_result=line.on_result,
         )
+        hosts = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
     selected = shown(settings, hosts)
 
     def columns() -> list[str]:

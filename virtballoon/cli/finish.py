@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -213,11 +212,10 @@ def read_selected(
     :param max_age: the age from which new figures are asked for, in seconds
     :param rates: seconds between two readings, for rates
     """
-    from virtballoon.operations.fleet import read_hosts, read_rates
+    from virtballoon.operations.fleet import read_hosts
 
-    read = read_hosts if rates is None else functools.partial(read_rates, seconds=rates)
     with progress(settings, domains=max_age is not None) as line:
-        return read(
+        return read_hosts(
             settings.targets,
             settings.words(domains),
             inactive=inactive,
@@ -225,6 +223,7 @@ def read_selected(
             timeout=settings.timeout,
             jobs=settings.jobs,
             max_age=max_age,
+            rates_over=rates,
             on_result=line.on_result,
             on_waiting=line.on_waiting,
         )

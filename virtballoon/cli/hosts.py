@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
@@ -21,12 +23,12 @@ def command(settings: Settings) -> int:
 
     By default, these are the hosts of the configuration. Reading is read-only; no guest is asked.
     """
-    from virtballoon.operations.fleet import probe_hosts
+    from virtballoon.engine.fleet import on_hosts
+    from virtballoon.operations.reading import probe_host
 
     with progress(settings) as line:
-        probes = probe_hosts(
-            settings.targets, timeout=settings.timeout, jobs=settings.jobs, on_result=line.on_result
-        )
+        visit = partial(probe_host, timeout=settings.timeout)
+        probes = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
     # A host with two names was asked once and is shown twice.
     rows = [
         (host, probe)

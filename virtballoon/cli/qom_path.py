@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from virtballoon.cli.options import (
 )
 from virtballoon.hypervisor.uri import default_uri
 
+if TYPE_CHECKING:
+    from virtballoon.hypervisor.connection import Target
+
 
 @click.command("qom-path", cls=Command, short_help="Print the QOM path of a domain's balloon.")
 @via_option
@@ -32,22 +36,21 @@ def command(settings: Settings, *, domain: str) -> int:
     the live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found only with
     --via qom.
     """
+    from virtballoon.engine.fleet import on_hosts
     from virtballoon.errors import DomainNotFound, VirtballoonError
     from virtballoon.model.report import HostStatus
-    from virtballoon.operations.fleet import find_qom_paths
-    from virtballoon.operations.reading import QomPath
+    from virtballoon.operations.reading import QomPath, find_qom_path
     from virtballoon.render import documents
     from virtballoon.render.formats import Data
 
+    def visit(target: Target) -> QomPath | VirtballoonError:
+        try:
+            return find_qom_path(target, domain, via=settings.via, timeout=settings.timeout)
+        except VirtballoonError as error:
+            return error
+
     with progress(settings) as line:
-        answers = find_qom_paths(
-            settings.targets,
-            domain,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            on_result=line.on_result,
-        )
+        answers = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [
         answer

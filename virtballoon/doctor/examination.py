@@ -31,7 +31,6 @@ from virtballoon.doctor.results import (
     HostDiagnosis,
     PrefixesByHost,
 )
-from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import TaskResult, run_per_domain
 from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
@@ -92,35 +91,6 @@ def diagnose_host(
         clock=examination.clock,
     )
     return log_host(host)
-
-
-def diagnose_hosts(
-    targets: Sequence[Target],
-    domains: Iterable[str] | None = None,
-    *,
-    inactive: bool = False,
-    via: Source = Source.LIBVIRT,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-    prefixes: PrefixesByHost = CommandPrefixes.by_uri,
-    on_result: Callable[[HostDiagnosis], object] | None = None,
-) -> tuple[HostDiagnosis, ...]:
-    """Find out why the figures of several hosts' domains are as they are, as
-    :func:`diagnose_host` does, many hosts at a time.
-
-    :param jobs: the number of hosts at a time
-    :param on_result: called in this thread with each host as soon as it is done
-    :return: the diagnoses of each target, in their order
-    """
-    diagnose = partial(
-        diagnose_host,
-        domains=None if domains is None else tuple(domains),
-        inactive=inactive,
-        via=via,
-        timeout=timeout,
-        prefixes=prefixes,
-    )
-    return on_hosts(targets, diagnose, jobs=jobs, on_result=on_result)
 
 
 def diagnose_domain(

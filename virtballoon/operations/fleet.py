@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from virtballoon.engine.fleet import DEFAULT_JOBS, as_they_end, on_hosts
+from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.errors import DomainNotFound, HostError, VirtballoonError
+from virtballoon.errors import DomainNotFound
 from virtballoon.hypervisor.connection import Target
-from virtballoon.log import log_host
-from virtballoon.model.report import HostReport, HostResult, HostStatus
+from virtballoon.log import log_host, log_pleas
+from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.selection import means_all
 from virtballoon.model.source import Source
-from virtballoon.operations.reading import QomPath, find_qom_path, probe_host, read_host
+from virtballoon.operations.reading import read_host
 from virtballoon.system import cleanup
 
 if TYPE_CHECKING:
-    from virtballoon.model.outcome import HostChanges, HostProbe
+    from virtballoon.model.outcome import HostChanges
     from virtballoon.operations.setting import IntervalRequest
     from virtballoon.operations.waiting import WaitCallback
 
@@ -38,6 +38,7 @@ def read_hosts(
     timeout: float = DEFAULT_TIMEOUT,
     jobs: int = DEFAULT_JOBS,
     max_age: float | None = None,
+    rates_over: float | None = None,
     on_result: Callable[[HostReport], object] | None = None,
     on_waiting: WaitCallback | None = None,
 ) -> tuple[HostReport, ...]:
@@ -46,109 +47,39 @@ def read_hosts(
     :param jobs: the number of hosts at a time
     :param max_age: the greatest age of figures, in seconds; older ones are refreshed as
         :func:`read_fresh` does. None for not refreshing.
+    :param rates_over: read twice, and return the second readings with the rates in between: seconds
+        from the start of the first reading to that of the second, which waits for the end of the
+        first. Domains that are polled less often have no rates. None for reading once.
     :param on_result: called in this thread with each report as soon as it is there
     :param on_waiting: called in other threads with a host's URI and the names of its domains that
         are waited for
     :return: a report for each target, in their order
     """
     words = None if domains is None else tuple(domains)
-    if max_age is None:
-        read = partial(read_host, domains=words, inactive=inactive, via=via, timeout=timeout)
-        return on_hosts(targets, read, jobs=jobs, on_result=on_result)
-    from virtballoon.log import log_pleas
-    from virtballoon.operations.refreshing import read_fresh
-
     cancelled = threading.Event()
-    refresh = partial(
-        read_fresh,
-        domains=words,
-        max_age=max_age,
-        inactive=inactive,
-        via=via,
-        timeout=timeout,
-        on_waiting=on_waiting,
-        cancelled=cancelled,
-    )
+    visit: Callable[..., HostReport] = read_host
+    if max_age is not None:
+        from virtballoon.operations.refreshing import read_fresh
+
+        visit = partial(read_fresh, max_age=max_age, on_waiting=on_waiting, cancelled=cancelled)
+    visit = partial(visit, domains=words, inactive=inactive, via=via, timeout=timeout)
     try:
-        return on_hosts(targets, refresh, jobs=jobs, on_result=on_result)
+        if rates_over is None:
+            return on_hosts(targets, visit, jobs=jobs, on_result=on_result)
+        began = time.monotonic()
+        earlier = on_hosts(targets, visit, jobs=jobs)
+        time.sleep(max(0.0, began + rates_over - time.monotonic()))
+        if max_age is not None:
+            # Each of the two moments in between may seem up to a second older than it is.
+            visit = partial(visit, max_age=min(max_age, max(0.0, rates_over - 1)))
+        later = on_hosts(targets, visit, jobs=jobs, on_result=on_result)
+        return tuple(host.since(before) for before, host in zip(earlier, later, strict=True))
     except BaseException:
         # The visits are in threads that end with the process, which may be about to end.
         cancelled.set()
-        slow = [each for each in cleanup.pending if each.remaining is not None]
-        log_pleas(cleanup.undo_all(slow, cleanup.UNDO_SECONDS))
+        if max_age is not None:
+            log_pleas(cleanup.undo_all(cleanup.UNDO_SECONDS))
         raise
-
-
-def read_rates(
-    targets: Sequence[Target],
-    domains: Iterable[str] | None = None,
-    *,
-    seconds: float,
-    inactive: bool = False,
-    via: Source = Source.LIBVIRT,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-    max_age: float | None = None,
-    on_result: Callable[[HostReport], object] | None = None,
-    on_waiting: WaitCallback | None = None,
-) -> tuple[HostReport, ...]:
-    """Read several hosts twice as :func:`read_hosts` does, for the rates in between.
-
-    :param seconds: from the start of the first reading to that of the second, which waits for the
-        end of the first. Domains that are polled less often have no rates.
-    :param max_age: as for :func:`read_hosts`; for the second reading always less than ``seconds``
-    :param on_result: called in this thread with each report of the second reading
-    :return: the second reading of each target, in their order
-    """
-    read = partial(
-        read_hosts,
-        targets,
-        None if domains is None else tuple(domains),
-        inactive=inactive,
-        via=via,
-        timeout=timeout,
-        jobs=jobs,
-        on_waiting=on_waiting,
-    )
-    began = time.monotonic()
-    earlier = read(max_age=max_age)
-    time.sleep(max(0.0, began + seconds - time.monotonic()))
-    if max_age is not None:
-        # Each of the two moments in between may seem up to a second older than it is.
-        max_age = min(max_age, max(0.0, seconds - 1))
-    later = read(max_age=max_age, on_result=on_result)
-    return tuple(host.since(before) for before, host in zip(earlier, later, strict=True))
-
-
-def iter_hosts(
-    targets: Sequence[Target],
-    domains: Iterable[str] | None = None,
-    *,
-    inactive: bool = False,
-    via: Source = Source.LIBVIRT,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-) -> Iterator[HostReport]:
-    """Read several hosts as :func:`read_hosts` does, and yield each report as soon as it is
-    there."""
-    words = None if domains is None else tuple(domains)
-    read = partial(read_host, domains=words, inactive=inactive, via=via, timeout=timeout)
-    for _, host in as_they_end(targets, read, jobs=jobs):
-        yield host
-
-
-def probe_hosts(
-    targets: Sequence[Target],
-    *,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-    on_result: Callable[[HostProbe], object] | None = None,
-) -> tuple[HostProbe, ...]:
-    """Check which hosts answer, without reading their domains: one read-only connection each.
-
-    :return: the result for each target, in their order
-    """
-    return on_hosts(targets, partial(probe_host, timeout=timeout), jobs=jobs, on_result=on_result)
 
 
 def domain_names(
@@ -164,47 +95,6 @@ def domain_names(
         return {selected.domain.name for selected in session.selection.domains}
 
     return frozenset().union(*on_hosts(targets, names, jobs=jobs))
-
-
-def find_qom_paths(
-    targets: Sequence[Target],
-    domain: str,
-    *,
-    via: Source = Source.LIBVIRT,
-    timeout: float = DEFAULT_TIMEOUT,
-    jobs: int = DEFAULT_JOBS,
-    on_result: Callable[[QomPath | VirtballoonError], object] | None = None,
-) -> tuple[QomPath | VirtballoonError, ...]:
-    """Find a domain on several hosts as :func:`find_qom_path` does.
-
-    :return: for each target, in their order, where QEMU has its balloon, or the error
-    """
-
-    def find(target: Target) -> QomPath | VirtballoonError:
-        started = time.monotonic()
-        try:
-            path = find_qom_path(target, domain, via=via, timeout=timeout)
-        except VirtballoonError as error:
-            # Another host may have the domain.
-            failure = None if isinstance(error, DomainNotFound) else error
-            _log_search(str(error.host), None, failure, time.monotonic() - started)
-            return error
-        _log_search(path.uri, path.hostname, None, time.monotonic() - started)
-        return path
-
-    return on_hosts(targets, find, jobs=jobs, on_result=on_result)
-
-
-def _log_search(
-    uri: str, hostname: str | None, error: VirtballoonError | None, elapsed_seconds: float
-) -> None:
-    status = HostStatus.OK if error is None else HostStatus.PARTIAL
-    if isinstance(error, HostError):
-        status = HostStatus.UNREACHABLE
-    result: HostResult[QomPath] = HostResult(
-        uri=uri, hostname=hostname, status=status, error=error, elapsed_seconds=elapsed_seconds
-    )
-    log_host(result, domains=int(hostname is not None))
 
 
 def set_intervals_on_hosts(

@@ -26,7 +26,7 @@ from virtballoon.hypervisor.device import locate, read_configs
 from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
-from virtballoon.model.report import DomainReport, HostReport, HostStatus
+from virtballoon.model.report import DomainReport, HostReport, HostResult, HostStatus
 from virtballoon.model.source import Source
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def read_session(
             rows.append(row)
             if each is not None:
                 each(row)
-    return host_report(session, rows, earlier=earlier)
+    return log_host(host_report(session, rows, earlier=earlier))
 
 
 def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]:
@@ -126,17 +126,10 @@ def read_domains(
 def host_report(
     session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
 ) -> HostReport:
-    """The report of a host whose domains have been read, logged.
+    """The report of a host whose domains have been read, by the host's clock; not logged.
 
     :param earlier: the reading before it of the same host, to judge by what has moved since
     """
-    return log_host(unlogged_report(session, rows, earlier=earlier))
-
-
-def unlogged_report(
-    session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
-) -> HostReport:
-    """The report of a host whose domains have been read, by the host's clock."""
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     is_complete = all(row.is_complete for row in rows)
     report = session.result(HostReport, domains=rows, complete=is_complete)
@@ -280,18 +273,28 @@ def find_qom_path(
     :raise NotRunning: a domain that does not run has no QEMU
     :raise NoBalloon: it has no balloon device
     """
-    readonly = via is Source.LIBVIRT
-    with HostSession(target, [domain], via=via, readonly=readonly, timeout=timeout) as session:
-        session.connect()
-        found = [selected.domain for selected in session.selection.domains]
-        if not found:
-            raise DomainNotFound(f"no domain matches {domain!r}", host=session.uri)
-        if len(found) > 1:
-            raise AmbiguousDomain(f"{len(found)} domains match {domain!r}", host=session.uri)
-        return QomPath(
-            uri=session.uri,
-            hostname=session.hostname or "",
-            name=found[0].name,
-            uuid=found[0].uuid,
-            qom_path=session.within(lambda: qom_path(found[0], via=via)),
-        )
+    session = HostSession(
+        target, [domain], via=via, readonly=via is Source.LIBVIRT, timeout=timeout
+    )
+    found: list[Domain] = []
+    try:
+        with session:
+            session.connect()
+            found += [selected.domain for selected in session.selection.domains]
+            if not found:
+                raise DomainNotFound(f"no domain matches {domain!r}", host=session.uri)
+            if len(found) > 1:
+                raise AmbiguousDomain(f"{len(found)} domains match {domain!r}", host=session.uri)
+            return QomPath(
+                uri=session.uri,
+                hostname=session.hostname or "",
+                name=found[0].name,
+                uuid=found[0].uuid,
+                qom_path=session.within(lambda: qom_path(found[0], via=via)),
+            )
+    except VirtballoonError as error:
+        # Another host may have the domain.
+        session.error = error if not isinstance(error, DomainNotFound) else None
+        raise
+    finally:
+        log_host(session.result(HostResult, complete=True), domains=len(found))

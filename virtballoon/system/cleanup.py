@@ -86,14 +86,14 @@ def end_on_signals() -> None:
             signal.signal(number, _end)
 
 
-def undo_all(cleanups: Iterable[Cleanup], seconds: float) -> list[str]:
-    """Undo all of these at the same time, and return what remains.
+def undo_all(seconds: float) -> list[str]:
+    """Undo all that is pending and may take long, at the same time, and return what remains.
 
     A signal can interrupt any code, also the start of a thread by :mod:`threading`; so nothing here
     takes a lock. A cleanup may take one; where the interrupted code holds it, the cleanup is not
     done in time, and its ``remaining`` says so.
     """
-    cleanups = list(cleanups)
+    cleanups = [cleanup for cleanup in tuple(pending) if cleanup.remaining is not None]
     deadline = time.monotonic() + seconds
     running = [_thread.allocate_lock() for _ in cleanups]
     for lock, cleanup in zip(running, cleanups, strict=True):
@@ -118,10 +118,9 @@ def _remaining(cleanups: Iterable[Cleanup]) -> list[str]:
 def undo_pending() -> list[str]:
     """Undo what is pending before the process ends, and return what remains; the second time,
     return only what remains."""
-    slow = [cleanup for cleanup in tuple(pending) if cleanup.remaining is not None]
     if ending.acquire(blocking=False):
-        return undo_all(slow, UNDO_SECONDS)
-    return _remaining(slow)
+        return undo_all(UNDO_SECONDS)
+    return _remaining(tuple(pending))
 
 
 def write_in_time(file: int, data: bytes) -> None:
