@@ -146,16 +146,9 @@ def test_qom_path_stands_alone_on_its_line(fresh: Hypervisor) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "complaint"),
     [
-        (["list", "nobody"], 1, "no domain matches 'nobody'"),
-        (["list", "no*where"], 1, "no domain matches 'no\\*where'"),
-        (["list", "of*"], 1, "--all"),
-        (["list", "classic", "nobody"], 3, "no domain matches 'nobody'"),
         (["set-interval", "5", "classic", "nobody"], 1, "nothing was changed"),
-        (["set-interval", "-1", "classic"], 2, "below 0"),
         (["set-interval", "2147483648", "classic"], 2, "0 to 2147483647"),
         (["set-interval", "4294967296", "classic", "--via", "qom"], 2, "0 to 4294967295"),
-        (["set-interval", "2.5", "classic"], 2, "whole number"),
-        (["set-interval", "ten", "classic"], 2, "not a time such as 10"),
         (["set-interval", "5", "off", "--live"], 1, "domain 'off' on .*does not run"),
         (["set-interval", "5", "nodevice"], 1, "no balloon"),
         (["set-interval", "5", "transient", "--config"], 1, "transient"),

@@ -133,10 +133,6 @@ def _complete_host(
     return _offered([*(host.name for host in hosts), *groups], incomplete)
 
 
-def _option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    return click.option(*names, **attributes)
-
-
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     def add(function: F) -> F:
         for option in reversed(options):
@@ -148,11 +144,11 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 def _file(*names: str, **attributes: Any) -> Callable[[F], F]:
     kind = click.Path(readable=False)
-    return _option(*names, type=kind, callback=_not_empty, metavar="FILE", **attributes)
+    return click.option(*names, type=kind, callback=_not_empty, metavar="FILE", **attributes)
 
 
 host_options = _all_of(
-    _option(
+    click.option(
         "-c",
         "--connect",
         metavar="URI",
@@ -160,7 +156,7 @@ host_options = _all_of(
         callback=_not_empty,
         help="Host by libvirt URI; repeatable.",
     ),
-    _option(
+    click.option(
         "-H",
         "--host",
         metavar="NAME|@GROUP",
@@ -169,11 +165,13 @@ host_options = _all_of(
         help="Host or group from the configuration; repeatable.",
     ),
     _file("--config-file", help="Configuration file, in place of the standard ones."),
-    _option("--timeout", type=Seconds(), metavar="SECONDS", help="Time limit per host  [10s]"),
-    _option(
+    click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Time limit per host  [10s]"),
+    click.option(
         "--jobs", type=int, callback=_at_least_1, metavar="N", help="Hosts at the same time  [32]"
     ),
-    _option("-v", "--verbose", is_flag=True, default=None, help="Log libvirt calls to stderr."),
+    click.option(
+        "-v", "--verbose", is_flag=True, default=None, help="Log libvirt calls to stderr."
+    ),
 )
 
 
@@ -192,25 +190,25 @@ def _complete_domain(
     return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
 
 
-via_option = _option(
+via_option = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
     help="Source: libvirt, or QEMU's QOM tree (needs write access, taints the guest)  [libvirt]",
 )
-_format_option = _option(
+_format_option = click.option(
     "--format",
     type=click.Choice(tuple(FORMATS)),
     metavar="FORMAT",
     help="table, json, jsonl or csv  [table]",
 )
-_header_option = _option(
+_header_option = click.option(
     "--no-header", is_flag=True, default=None, help="Omit the column heads of a table or CSV."
 )
-quiet_option = _option(
+quiet_option = click.option(
     "-q", "--quiet", is_flag=True, default=None, help="Show only what needs attention."
 )
 output_option = _file("--output", help="Write to this file, which is always complete.")
-log_option = _option(
+log_option = click.option(
     "--log",
     type=click.Choice(("stderr",)),
     metavar="stderr",
@@ -219,17 +217,19 @@ log_option = _option(
 run_options = _all_of(
     _file("--lock", help="Exit with status 75 if another run holds this file."), log_option
 )
-units_option = _option(
+units_option = click.option(
     "--units",
     type=click.Choice(("human", "bytes")),
     metavar="UNITS",
     default="human",
     help="Sizes in a table: human or bytes  [human]",
 )
-all_option = _option("--all", "inactive", is_flag=True, help="Include domains that do not run.")
+all_option = click.option(
+    "--all", "inactive", is_flag=True, help="Include domains that do not run."
+)
 
 
-exclude_option = _option(
+exclude_option = click.option(
     "--exclude",
     metavar="PATTERN",
     multiple=True,

@@ -175,8 +175,7 @@ def _cut(line: Text, width: int, glyphs: Glyphs) -> Text:
 def _aligned(cell: Text, width: int, glyphs: Glyphs, *, flush_right: bool = False) -> Text:
     """The cell, cut or filled to this width."""
     cell = _cut(cell, width, glyphs).copy()
-    pad = cell.pad_left if flush_right else cell.pad_right
-    pad(width - cell.cell_len)
+    cell.align("right" if flush_right else "left", width)
     return cell
 
 
