@@ -248,13 +248,10 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, stop)
-        # The handler alone would be noticed only when something else wakes the main thread.
-        signal.set_wakeup_fd(server.wakeup, warn_on_full_buffer=False)
         warn(f"serving metrics on {', '.join(server.addresses)}")
         serving.notify("READY=1")
         server.serve()
         serving.notify("STOPPING=1")
         server.finish()
         reader.close()
-        signal.set_wakeup_fd(-1)
     return OK

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from queue import SimpleQueue
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
@@ -133,8 +134,8 @@ class Server:
     def __init__(
         self, sockets: Sequence[socket.socket], scrape: Scrape, *, limits: Limits | None = None
     ) -> None:
-        self._waking, self._wake = socket.socketpair()
-        self._wake.settimeout(0)
+        # Unlike an event, it can be used by the handler of a signal.
+        self._stopped: SimpleQueue[None] = SimpleQueue()
         self._limits = limits = limits or Limits()
         self._free = threading.BoundedSemaphore(limits.clients)
         self._listeners = [_Listener(each, scrape, self._free, limits) for each in sockets]
@@ -145,30 +146,21 @@ class Server:
     def __exit__(self, *_: object) -> None:
         for listener in self._listeners:
             listener.server_close()
-        self._waking.close()
-        self._wake.close()
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens: ``HOST:PORT``, or the path of a unix socket."""
         return [_formatted(listener.socket) for listener in self._listeners]
 
-    @property
-    def wakeup(self) -> int:
-        """The file descriptor that stops it when something is written there, as
-        ``signal.set_wakeup_fd`` does."""
-        return self._wake.fileno()
-
     def stop(self) -> None:
-        """Stop it, from any thread."""
-        with suppress(OSError):
-            self._wake.send(b"\0")
+        """Stop it, from any thread or the handler of a signal."""
+        self._stopped.put(None)
 
     def serve(self) -> None:
         """Serve until it is stopped."""
         for listener in self._listeners:
             threading.Thread(target=listener.serve_forever, daemon=True).start()
-        self._waking.recv(1)
+        self._stopped.get()
 
     def finish(self) -> None:
         """Accept no more clients, and wait a while for the requests that are being answered."""

@@ -80,6 +80,15 @@ class Column(NamedTuple):
         return self.show(self.value(row), exact)
 
 
+def figures(row: DomainReport) -> tuple[str, ...]:
+    """The columns of all figures of a domain."""
+    return (
+        *(f"stats.{name}" for name in row.stats.as_dict()),
+        *("used_bytes", "used_ratio", "current_bytes", "ballooned_bytes", "maximum_bytes"),
+        "rss_bytes",
+    )
+
+
 def column(key: str) -> Column:
     """The column with this key."""
     name = key.rpartition(".")[2]

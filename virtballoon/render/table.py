@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
-from virtballoon.render.columns import Column, column
+from virtballoon.render.columns import Column, column, figures
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
@@ -72,9 +72,7 @@ def stats_blocks(
         stream.write(f"{chr(10) * bool(index)}{name}: {', '.join(facts)}\n")
         rates = _rates(row.rates, exact=exact)
         table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
-        statistics = [f"stats.{name}" for name in row.stats.as_dict()]
-        others = ("used_bytes", "used_ratio", "current_bytes", "ballooned_bytes", "maximum_bytes")
-        for key in (*statistics, *others, "rss_bytes"):
+        for key in figures(row):
             name = key.removeprefix("stats.").removesuffix("_bytes")
             cells = [f"  {text.printable(name)}", column(key).cell(row, exact=exact)]
             table.add(cells + [rates.get(key, "")] * bool(rates))

@@ -17,7 +17,7 @@ from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
-from virtballoon.render.columns import column, is_size
+from virtballoon.render.columns import column, figures, is_size
 from virtballoon.render.diagnosis import diagnosis_facts
 from virtballoon.render.documents import timestamp
 from virtballoon.render.table import STYLES
@@ -554,8 +554,7 @@ def _about(line: DomainLine, frame: Frame) -> list[Text]:
     row, glyphs = line.report, frame.glyphs
     title = Text().append(glyphs.safe(row.name), "bold").append(f" on {glyphs.safe(line.host)}")
     meaning = _OUTDATED if is_outdated(row, frame.now) else row.verdict.explanation
-    age = text.duration(age_seconds(row, frame.now))
-    source = "libvirt" if row.source is Source.LIBVIRT else "QEMU"
+    age = f"{text.duration(age_seconds(row, frame.now))}, from {text.source(row.source)}"
     error, balloon, interval = row.error, row.balloon, row.interval
     device = [balloon.model, balloon.alias, balloon.qom_path] if balloon is not None else []
     asked = [("live", interval.live), ("config", interval.config), ("saved", interval.saved)]
@@ -565,7 +564,7 @@ def _about(line: DomainLine, frame: Frame) -> list[Text]:
         ("error", error.message if error is not None else None),
         ("what to do", error.hint if error is not None else None),
         *((anomaly.value, anomaly.text) for anomaly in row.anomalies),
-        ("age", f"{age}, from {source}, of {timestamp(row.last_update) or text.ABSENT}"),
+        ("age", f"{age}, of {timestamp(row.last_update) or text.ABSENT}"),
         ("interval", ", ".join(f"{who} {text.seconds(value)}" for who, value in asked)),
         ("balloon", " ".join(filter(None, device)) or "none"),
         ("state", f"{row.state.value}, id {text.ABSENT if row.id is None else row.id}, {row.uuid}"),
@@ -600,17 +599,13 @@ def _facts(facts: Sequence[tuple[str, str | None]], frame: Frame) -> list[Text]:
 def _figures(line: DomainLine, frame: Frame) -> list[Text]:
     """All figures, in as many columns as there is room for."""
     row, units = line.report, frame.view.units
-    keys = [f"stats.{name}" for name in row.stats.as_dict()]
-    keys += ["used_bytes", "current_bytes", "ballooned_bytes", "maximum_bytes", "rss_bytes"]
-    formula = row.usage.formula
     cells = []
-    for key in keys:
+    for key in figures(row):
         name = key.removeprefix("stats.").removesuffix("_bytes")
         value = _amount(row, key, units if is_size(key) else Units.HUMAN)
-        cell = Text().append(frame.glyphs.safe(name).ljust(17), "dim").append(value.rjust(14))
-        if key == "used_bytes" and formula is not None:
-            cell.append(f"  {text.percent(row.usage.ratio)}")
-        cells.append(cell)
+        cells.append(
+            Text().append(frame.glyphs.safe(name).ljust(17), "dim").append(value.rjust(14))
+        )
     per_line = max(1, min(3, frame.width // 39))
     height = -(-len(cells) // per_line)
     lines = []
