@@ -25,7 +25,7 @@ USAGE = {
     ("--listen", "127.0.0.1:0", "--output", "x"): "--output cannot be combined with --listen",
     ("--listen", "127.0.0.1:0", "--max-age", "-1"): "not a time",
     ("--listen", "127.0.0.1:0", "--ensure-interval", "-1"): "not a time",
-    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "0 would turn polling off",
+    ("--listen", "127.0.0.1:0", "--ensure-interval", "0"): "must be at least 1 s",
     ("--listen", "127.0.0.1:0", "--ensure-interval", "1_0"): "not a time",
 }
 

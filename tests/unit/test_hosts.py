@@ -135,7 +135,7 @@ def test_what_is_refused(command: Command, config: str, tmp_path: Path) -> None:
         (["--config-file", f"{config}.none"], f"{config}.none: No such file or directory"),
         (["--config-file", ""], "must not be empty"),
         (["--config-file", str(broken), "-c", TEST], f"{broken}: defaults.jobs: must be a whole"),
-        (["--jobs", "0"], "at least 1"),
+        (["--jobs", "0"], "x>=1"),
         (["--jobs", "many"], "many"),
     ]
     results = command.each(

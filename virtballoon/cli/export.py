@@ -12,9 +12,9 @@ from virtballoon.cli.context import OK, Settings
 from virtballoon.cli.finish import finish_reading, read_selected, warn
 from virtballoon.cli.options import (
     Command,
+    Interval,
     Seconds,
     domain_options,
-    interval,
     output_option,
     quiet_option,
     run_options,
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges
 
 _SYSTEMD: Final = "systemd"
-
-
-def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    seconds = interval(ctx, param, value)
-    if seconds == 0:
-        raise click.BadParameter("an interval of 0 would turn polling off.")
-    return seconds
 
 
 @click.command("export", cls=Command, short_help="Export metrics for Prometheus.")
@@ -63,7 +56,7 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 )
 @click.option(
     "--ensure-interval",
-    callback=_interval,
+    type=Interval(1),
     metavar="SECONDS",
     help="With --listen: set this interval where polling is off; needs write access.",
 )

@@ -89,36 +89,25 @@ class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if self._least is None and not seconds:
             self.fail("must be more than 0 seconds.", param, ctx)
         if self._least is not None and seconds < self._least:
-            self.fail(f"must be at least {self._least:g} seconds.", param, ctx)
+            self.fail(f"must be at least {self._least:g} s.", param, ctx)
         return seconds
 
 
-def interval(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Check a polling interval: a whole number of seconds. QEMU's limits are checked later."""
-    if value is None:
-        return None
-    try:
-        seconds = parse_seconds(value)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"invalid interval: {value!r:.40} is {error}.", ctx, param
-        ) from error
-    if seconds != int(seconds):
-        message = f"invalid interval: {value!r} is not a whole number of seconds."
-        raise click.BadParameter(message, ctx, param)
-    return int(seconds)
+class Interval(Seconds):
+    """A polling interval, as a whole number of seconds. QEMU's limits are checked later."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of seconds."""
+        seconds = super().convert(value, param, ctx)
+        if seconds != int(seconds):
+            self.fail(f"{value!r} is not a whole number of seconds.", param, ctx)
+        return int(seconds)
 
 
 def _not_empty(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
     # libvirt would take an empty URI for its default host, where an unset variable was meant.
     if value == "" or (isinstance(value, tuple) and "" in value):
         raise click.BadParameter("must not be empty.")
-    return value
-
-
-def _at_least_1(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise click.BadParameter("must be at least 1.")
     return value
 
 
@@ -167,7 +156,7 @@ host_options = _all_of(
     _file("--config-file", help="Configuration file, in place of the standard ones."),
     click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Time limit per host  [10s]"),
     click.option(
-        "--jobs", type=int, callback=_at_least_1, metavar="N", help="Hosts at the same time  [32]"
+        "--jobs", type=click.IntRange(min=1), metavar="N", help="Hosts at the same time  [32]"
     ),
     click.option(
         "-v", "--verbose", is_flag=True, default=None, help="Log libvirt calls to stderr."

@@ -18,11 +18,11 @@ from virtballoon.cli.finish import (
 )
 from virtballoon.cli.options import (
     Command,
+    Interval,
     Seconds,
     data_options,
     domain_argument,
     exclude_option,
-    interval,
     via_option,
     with_settings,
 )
@@ -80,7 +80,7 @@ def _is_time(word: str) -> bool:
 )
 @via_option
 @data_options
-@click.argument("seconds", metavar="SECONDS", callback=interval)
+@click.argument("seconds", metavar="SECONDS", type=Interval(0))
 @domain_argument()
 @with_settings
 def command(
