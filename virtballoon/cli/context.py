@@ -31,14 +31,33 @@ class Settings:
     :ivar started: when the run began, epoch seconds
     :ivar stream: where data goes
     :ivar is_complete: whether the output may replace a file whatever the exit status
+    :ivar config_file: the configuration file that was named
+    :ivar excluded: the patterns of domains to leave out
+    :ivar format: the output format
+    :ivar has_header: whether a table or CSV begins with the column heads
+    :ivar output: the file for data; None for stdout
+    :ivar is_quiet: whether to show only domains with problems
+    :ivar is_verbose: whether to log the calls to libvirt
+    :ivar is_logged: whether the library's log goes to stderr, in place of messages
+    :ivar lock: the lock file
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.started = time.time()
         self.stream: TextIO = sys.stdout
         self.is_complete = False
-        given = {key: options.get(key) for key in (*HOST_OPTIONS, *_SHARED)}
-        self._given = {key: value for key, value in given.items() if value not in (None, ())}
+        shared = ((key, options.get(key)) for key in (*HOST_OPTIONS, *_SHARED))
+        given: dict[str, Any] = {key: value for key, value in shared if value not in (None, ())}
+        self._given = given
+        self.config_file: str | None = given.get("config_file")
+        self.excluded: tuple[str, ...] = given.get("exclude", ())
+        self.format: str = given.get("format", "table")
+        self.has_header = not given.get("no_header")
+        self.output: str | None = None if given.get("output") == "-" else given.get("output")
+        self.is_quiet = bool(given.get("quiet"))
+        self.is_verbose = bool(given.get("verbose"))
+        self.is_logged = bool(given.get("log"))
+        self.lock: str | None = given.get("lock")
 
     def refined(self, options: Mapping[str, Any]) -> Settings:
         """These settings with others that win over them."""
@@ -48,11 +67,6 @@ class Settings:
     def own(options: Mapping[str, Any]) -> dict[str, Any]:
         """The options that are a command's own."""
         return {k: value for k, value in options.items() if k not in (*HOST_OPTIONS, *_SHARED)}
-
-    @property
-    def config_file(self) -> str | None:
-        """The configuration file that was named."""
-        return self._given.get("config_file")
 
     @functools.cached_property
     def configuration(self) -> Configuration:
@@ -102,11 +116,6 @@ class Settings:
         return (*domains, *map(Exclude, self.excluded)) or None
 
     @property
-    def excluded(self) -> tuple[str, ...]:
-        """The patterns of domains to leave out."""
-        return tuple(self._given.get("exclude", ()))
-
-    @property
     def via(self) -> Source:
         """The source of the figures."""
         from virtballoon.model.source import Source
@@ -126,39 +135,3 @@ class Settings:
         from virtballoon.engine.fleet import DEFAULT_JOBS
 
         return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
-
-    @property
-    def format(self) -> str:
-        """The output format."""
-        return str(self._given.get("format", "table"))
-
-    @property
-    def has_header(self) -> bool:
-        """Whether a table or CSV begins with the column heads."""
-        return not self._given.get("no_header")
-
-    @property
-    def is_verbose(self) -> bool:
-        """Whether to log the calls to libvirt."""
-        return bool(self._given.get("verbose"))
-
-    @property
-    def output(self) -> str | None:
-        """The file for data; None for stdout."""
-        path: str | None = self._given.get("output")
-        return None if path == "-" else path
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether to show only domains with problems."""
-        return bool(self._given.get("quiet"))
-
-    @property
-    def lock(self) -> str | None:
-        """The lock file."""
-        return self._given.get("lock")
-
-    @property
-    def is_logged(self) -> bool:
-        """Whether the library's log goes to stderr, in place of messages."""
-        return bool(self._given.get("log"))
