@@ -23,7 +23,7 @@ from virtballoon.cli.options import (
 from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from virtballoon.exporter.ensuring import IntervalEnsurer
@@ -91,41 +91,31 @@ def command(
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} requires --listen")
     if listen:
-        reader = _shared_reader(
-            settings,
-            domains,
+        from virtballoon.exporter.snapshots import SharedReader
+
+        ensurer = None if ensure_interval is None else _ensurer(settings, ensure_interval)
+        reader = SharedReader(
+            _following(settings),
+            settings.words(domains),
             inactive=inactive,
+            via=settings.via,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
             max_age=1.0 if max_age is None else max_age,
-            ensurer=None if ensure_interval is None else _ensurer(settings, ensure_interval),
+            on_read=None if ensurer is None else ensurer.ensure,
         )
         return _serve(listen, reader, libvirt_exporter=compat is not None)
-    return _print(
-        settings,
-        domains,
-        inactive=inactive,
-        openmetrics=openmetrics,
-        libvirt_exporter=compat is not None,
-    )
-
-
-def _print(
-    settings: Settings,
-    domains: Sequence[str],
-    *,
-    inactive: bool,
-    openmetrics: bool,
-    libvirt_exporter: bool,
-) -> int:
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
     from virtballoon.exporter.snapshots import Snapshot
 
-    targets = _named(settings)
     begun_at = time.time()
     hosts = read_selected(settings, domains, inactive=inactive)
-    reports = dict(zip(targets, hosts, strict=True))
+    reports = dict(zip(_named(settings), hosts, strict=True))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
-    text = exposition(snapshot, openmetrics=openmetrics, libvirt_exporter=libvirt_exporter).decode()
+    text = exposition(
+        snapshot, openmetrics=openmetrics, libvirt_exporter=compat is not None
+    ).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
 
@@ -149,22 +139,15 @@ def _named(settings: Settings) -> dict[str, str | None]:
     return named
 
 
-def _shared_reader(
-    settings: Settings,
-    domains: Sequence[str],
-    *,
-    inactive: bool,
-    max_age: float,
-    ensurer: IntervalEnsurer | None,
-) -> SharedReader:
+def _following(settings: Settings) -> Callable[[], Mapping[str, str | None]]:
+    """The hosts by name, as the configuration has them at each call."""
     from virtballoon.errors import ConfigurationError
-    from virtballoon.exporter.snapshots import SharedReader
 
     last = _named(settings)
     complaint = ""
 
     def hosts() -> Mapping[str, str | None]:
-        # The configuration may have changed; a broken one must not end the service.
+        # A configuration that has been broken since must not end the service.
         nonlocal last, complaint
         try:
             last = _named(settings.refined({}))
@@ -175,16 +158,7 @@ def _shared_reader(
                 warn(f"{complaint}; continuing with the hosts as they were")
         return last
 
-    return SharedReader(
-        hosts,
-        settings.words(domains),
-        inactive=inactive,
-        via=settings.via,
-        timeout=settings.timeout,
-        jobs=settings.jobs,
-        max_age=max_age,
-        on_read=ensurer.ensure if ensurer is not None else None,
-    )
+    return hosts
 
 
 def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
