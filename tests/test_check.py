@@ -28,7 +28,7 @@ LABEL = "it's\\x3da\\x7cguest"
 @pytest.fixture(scope="module")
 def guest(module_guest_factory: GuestFactory) -> Guest:
     """A guest that is polled each second."""
-    return module_guest_factory(GuestSpec(NAME, period=1))
+    return module_guest_factory(GuestSpec(NAME, period=1, memory_mib=192))
 
 
 def check(guest: Guest, *words: str) -> tuple[int, str, dict[str, Any], list[str]]:
@@ -59,7 +59,8 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     value, unit, warning, critical, *_ = figures[f"{LABEL} used"]
     assert (float(value) < 60, unit, warning, critical) == (True, "%", "60", "80")
     # The figures are the guest's own.
-    total = guest.meminfo()["MemTotal"]
+    memory = guest.meminfo()
+    total = memory["MemTotal"]
     used, unit, _, _, least, most = figures[f"{LABEL} used_bytes"]
     assert (unit, least, most) == ("B", "0", str(total))
     assert 0 < int(used) < total
@@ -68,12 +69,15 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     assert others[0].startswith(f"[OK] {SHOWN}: ")
     assert others[0].endswith(" old from libvirt")
 
-    guest.hog(42)
+    def fill(percent: int) -> None:
+        guest.hog((memory["MemAvailable"] - memory["MemTotal"] * (100 - percent) // 100) // 1024**2)
+
+    fill(68)
     fresh(guest, 61, 79)
     status, said, *_ = check(guest, *words)
     assert (status, said.startswith(f"MEMORY WARNING - {SHOWN}: ")) == (1, True)
     # The rest has to be enough for the guest itself, or the kernel ends what holds the memory.
-    guest.hog(58)
+    fill(85)
     fresh(guest, 81)
     status, said, _, others = check(guest, *words)
     assert (status, said.startswith(f"MEMORY CRITICAL - {SHOWN}: ")) == (2, True)
