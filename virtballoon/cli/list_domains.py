@@ -168,13 +168,13 @@ def _print_names(settings: Settings, names: Sequence[str]) -> None:
 
 def _advise(host: HostReport, settings: Settings) -> None:
     """Print the command that turns on polling of the domains where it is off."""
+    unpolled = [row for row in host.domains if row.needs_polling]
+    if not unpolled:
+        return
     import shlex
 
     from virtballoon.model.selection import words_for
 
-    unpolled = [row for row in host.domains if row.needs_polling]
-    if not unpolled:
-        return
     words = [*command_prefix(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # libvirt does not know this balloon.

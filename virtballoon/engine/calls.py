@@ -13,8 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from virtballoon.errors import VirtballoonError
 
@@ -90,8 +89,7 @@ def gather(*calls: Callable[[], object]) -> tuple[Any, ...]:
     return tuple(call.result() for call in running)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[K]):
+class Answer(NamedTuple, Generic[K]):
     """The outcome of a call.
 
     :ivar key: the caller's name for it

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from virtballoon.errors import Busy, BusyReason, Incoming
 from virtballoon.hypervisor.domain import Control, Domain
@@ -60,8 +59,7 @@ class Deadline:
             self.at += time.monotonic() - began
 
 
-@dataclass(frozen=True, slots=True)
-class _Hold:
+class _Hold(NamedTuple):
     """What holds a domain, since when, and whether that uses one of the daemon's workers."""
 
     since: float

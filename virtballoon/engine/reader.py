@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -36,7 +36,7 @@ from virtballoon.hypervisor.device import (
 )
 from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
 from virtballoon.model.memory import Figures
-from virtballoon.model.report import DomainReport, Interval
+from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import State
 
@@ -44,7 +44,6 @@ from virtballoon.model.verdict import State
 _EMPTY_ANSWERS: Final = 3
 
 
-@dataclass(slots=True)
 class _Row(Row):
     """How far the reading of one domain has come.
 
@@ -315,27 +314,23 @@ class DomainReader:
             state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
         is_read = row.statistics is not None or row.is_incoming
         figures = (statistics.figures if statistics and is_read else None) or Figures()
-        balloon, interval = configs.balloon, None
+        balloon = configs.balloon
+        if state is State.SHUTOFF:
+            configs = configs._replace(id=None, live=None)
+        interval = configs.interval
         read_at = row.statistics.read_at if row.statistics else 0.0
         if row.qom is not None:
-            balloon, interval = row.qom.balloon, row.qom.interval
+            balloon, interval = row.qom.balloon, replace(interval, qemu=row.qom.interval)
             read_at = row.qom.read_at or read_at
             figures = row.qom.merged(figures)
-        live = configs.live if state is not State.SHUTOFF else None
-        known = configs.interval
         return DomainReport.of(
             name=configs.name,
             uuid=row.domain.uuid,
-            id=configs.id if live is not None else None,
+            id=configs.id,
             state=state,
             machine=configs.machine,
             balloon=balloon,
-            interval=Interval(
-                live=known.live if live is not None else None,
-                config=known.config,
-                saved=known.saved,
-                qemu=interval,
-            ),
+            interval=interval,
             source=self._plan.via,
             figures=figures,
             host=row.domain.connection.uri,

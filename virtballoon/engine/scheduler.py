@@ -87,9 +87,9 @@ class Scheduler:
             outcomes = answer.value if isinstance(answer.value, dict) else {}
             if answer.error is not None:
                 outcomes = dict.fromkeys((d.uuid for d in answer.key.domains), answer.error)
-            for row in plan.take(answer.key, outcomes, time.monotonic()):
-                with deadline.stopped():
-                    yield row
+            done = plan.take(answer.key, outcomes, time.monotonic())
+            with deadline.stopped():
+                yield from done
         if plan.lost is not None:
             raise plan.lost
         now = time.monotonic()

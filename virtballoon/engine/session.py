@@ -6,9 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 from virtballoon.engine.calls import BackgroundCall, gather
 from virtballoon.engine.limits import Deadline, Limits
@@ -62,8 +61,7 @@ def _close_in_background(connection: Connection) -> None:
     threading.Thread(target=connection.close, name=_CLOSING, daemon=True).start()
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """What a session begins with."""
 
     connection: Connection

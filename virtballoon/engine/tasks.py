@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -38,7 +37,6 @@ class TaskResult(NamedTuple):
     in_flight: bool = False
 
 
-@dataclass(slots=True)
 class _Row(Row):
     outcome: object = None
 

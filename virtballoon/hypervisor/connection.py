@@ -9,9 +9,8 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 from weakref import WeakSet
 
 import libvirt
@@ -50,8 +49,6 @@ class Connection:
         self._raw = raw
         self._owned = owned
         self._domains: WeakSet[Domain] = WeakSet()
-        self._parsed: dict[tuple[int, int], domainxml.DomainXML] = {}
-        self._parsed_before = self._parsed
         # A name for errors until libvirt has told the real one.
         self.uri = uri or transport.default_uri()
         if uri is None:
@@ -196,24 +193,11 @@ class Connection:
 
     def domains_of(self, everyone: Iterable[Any], transient: Iterable[Any]) -> list[Domain]:
         """The domains, by what :meth:`list_all` gave of all and of the transient ones."""
-        # What was not read since the domains were listed last is forgotten.
-        self._parsed_before, self._parsed = self._parsed, {}
         uuids = {raw.UUIDString() for raw in transient}
         domains = [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
         if self._owned:
             self._domains.update(domains)
         return domains
-
-    def parsed(self, xml: str) -> domainxml.DomainXML:
-        """A domain's XML, parsed again only if it is another than when the connection was used
-        last.
-
-        :raise DomainXMLError: when it is not a domain's XML
-        """
-        key = hash(xml), len(xml)
-        found = self._parsed.get(key) or self._parsed_before.get(key) or domainxml.parse(xml)
-        self._parsed[key] = found
-        return found
 
     def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
         """State and memory figures of these domains, by UUID, in one call.
@@ -230,8 +214,7 @@ class Connection:
         return {raw.UUIDString(): statistics_of(answer) for raw, answer in answers}
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """The way to a host's daemon.
 
     :ivar round_trip_seconds: the time from a question to its answer

@@ -6,8 +6,8 @@ Unless it says otherwise, a call here waits for the domain's QEMU without limit.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from virtballoon.errors import NotRunning
 from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from virtballoon.hypervisor.qmp import Monitor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configs:
+class Configs(NamedTuple):
     """What the XML documents of a domain say.
 
     :ivar name: the domain's name, as it is now
@@ -182,8 +181,7 @@ def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False)
     return replace(known or Balloon(model=None), qom_path=path)
 
 
-@dataclass(frozen=True, slots=True)
-class QomReading:
+class QomReading(NamedTuple):
     """What QEMU itself says; no balloon, no interval."""
 
     balloon: Balloon | None = None

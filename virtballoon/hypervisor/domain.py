@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import libvirt
 
@@ -20,7 +18,7 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor import domainxml
-from virtballoon.hypervisor.translation import as_kind, call
+from virtballoon.hypervisor.translation import call
 from virtballoon.model.memory import Figures
 from virtballoon.model.statistics import figure
 from virtballoon.model.verdict import State
@@ -68,8 +66,7 @@ _REASONS: Final[Mapping[State, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainStatistics:
+class DomainStatistics(NamedTuple):
     """One domain's part of the bulk call.
 
     :ivar state: the domain's state
@@ -106,8 +103,7 @@ def state_of(number: object) -> State:
     return _STATES.get(number, State.NOSTATE) if isinstance(number, int) else State.NOSTATE
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(NamedTuple):
     """What holds a domain, which libvirt says at once and on a read-only connection.
 
     :ivar free: whether nothing does
@@ -178,16 +174,14 @@ class Domain:
         """Be of no more use, and keep the connection open no longer."""
         self._raw = None
 
-    @contextmanager
-    def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> Iterator[None]:
-        try:
-            with call(text, connection=self.connection, domain=self.name, invalid=invalid):
-                yield
-        except NotRunning as error:
+    def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> call:
+        def kind() -> type[VirtballoonError]:
             # libvirt has one number for a domain that does not run and for a refusal of QEMU.
-            if not self._has("isActive", otherwise=False):
-                raise
-            raise as_kind(LibvirtFailure, error) from error.__cause__
+            if invalid is NotRunning and self._has("isActive", otherwise=False):
+                return LibvirtFailure
+            return invalid
+
+        return call(text, connection=self.connection, domain=self.name, invalid=kind)
 
     def _has(self, question: str, *, otherwise: bool) -> bool:
         """Ask libvirt about the domain. Never waits for the guest."""
@@ -208,9 +202,7 @@ class Domain:
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
-            text = self.raw.XMLDesc(flags)
-        with self._naming_this():
-            return self.connection.parsed(text)
+            return domainxml.parse(self.raw.XMLDesc(flags))
 
     def saved_xml(self) -> domainxml.DomainXML | None:
         """The XML in the saved image from which the domain would start (``virsh managedsave``);
@@ -225,17 +217,7 @@ class Domain:
         except NotSupported:
             return None
         with self._call("managedSaveGetXMLDesc"):
-            text = self.raw.managedSaveGetXMLDesc(0)
-        with self._naming_this():
-            return domainxml.parse(text)
-
-    @contextmanager
-    def _naming_this(self) -> Iterator[None]:
-        try:
-            yield
-        except VirtballoonError as error:
-            error.host, error.domain = self.connection.uri, self.name
-            raise
+            return domainxml.parse(self.raw.managedSaveGetXMLDesc(0))
 
     def state(self) -> State:
         """The domain's state. Never waits for the guest."""
@@ -263,9 +245,7 @@ class Domain:
         :raise DomainXMLError: when it cannot be read
         """
         with self._call("XMLDesc()"):
-            text = self.raw.XMLDesc(0)
-        with self._naming_this():
-            return domainxml.hints(text)
+            return domainxml.hints(self.raw.XMLDesc(0))
 
     def _is_incoming(self) -> bool:
         """Whether it is being migrated to this host.
@@ -347,7 +327,9 @@ class Domain:
             # Of the configuration alone, nothing else can be invalid.
             if not config or not is_invalid or (live and self._is_persistent()):
                 raise
-            raise as_kind(TransientDomain, error) from error.__cause__
+            raise TransientDomain(
+                error.message, host=error.host, domain=error.domain, code=error.code
+            ) from error.__cause__
 
     def _is_persistent(self) -> bool:
         return self._has("isPersistent", otherwise=self.persistent)

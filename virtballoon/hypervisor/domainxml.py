@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 from virtballoon.errors import DomainXMLError
 from virtballoon.model.balloon import DEVICE_NAMES, Balloon, BalloonConfig, qom_path_of
@@ -21,9 +20,12 @@ _BALLOON_IN_JSON: Final = rf"""["']driver["']\s*:\s*["']({"|".join(sorted(DEVICE
 #: The channel of QEMU's guest agent; QEMU reports to libvirt when the guest opens or closes it.
 _AGENT: Final = "org.qemu.guest_agent.0"
 
+#: This many results of :func:`parse` are kept; each takes less than 1 KiB.
+_MOST_PARSED: Final = 10_000
+_parsed: Final[dict[tuple[int, int], DomainXML]] = {}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainXML:
+
+class DomainXML(NamedTuple):
     """What is read from one XML document of a domain.
 
     :ivar name: the domain's name in it
@@ -67,8 +69,7 @@ def _parse(xml: bytes) -> etree._Element | None:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DomainHints:
+class DomainHints(NamedTuple):
     """What the live XML says about reasons for a missing or silent balloon.
 
     :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where
@@ -126,9 +127,20 @@ def parse(xml: str) -> DomainXML:
     ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
     docs/formatdomain, "Memory balloon device").
 
+    What was read is kept by the text's hash: a process that reads a host again and again gets the
+    same texts.
+
     :raise DomainXMLError: when it is not a domain's XML
     """
-    root = _root(xml)
+    key = hash(xml), len(xml)
+    if (known := _parsed.get(key)) is not None:
+        return known
+    if len(_parsed) >= _MOST_PARSED:
+        _parsed.clear()
+    return _parsed.setdefault(key, _read(_root(xml)))
+
+
+def _read(root: etree._Element) -> DomainXML:
     # Only the XML of a running domain has an id, and only a running domain has a QEMU.
     number = root.get("id")
     domain_id = int(number) if _is_number(number) else None

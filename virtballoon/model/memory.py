@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from virtballoon.model.statistics import MemoryStats, figure, underscored
+from virtballoon.model.statistics import LIBVIRT_HOST, MemoryStats, figure, underscored
 from virtballoon.model.value import Value
 
 _KIB: Final = 1024
@@ -113,7 +113,11 @@ class Figures(Value):
         The balloon's size is ``actual`` in the one and ``current`` in the other. An RSS of 0 is
         what libvirt reports of a QEMU that is gone, and counts as absent.
         """
-        host = {underscored(key): figure(value) for key, value in figures.items()}
+        host = {
+            name: figure(value)
+            for key, value in figures.items()
+            if (name := underscored(key)) in LIBVIRT_HOST
+        }
         current = host.get("current")
         return cls(
             stats=MemoryStats.from_libvirt(figures),

@@ -207,8 +207,7 @@ class MemoryStats(Value):
         other: dict[str, int] = {}
         for key, value in figures.items():
             name = underscored(key)
-            number = figure(value)
-            if name in _LIBVIRT_HOST or number is None:
+            if name in LIBVIRT_HOST or (number := figure(value)) is None:
                 continue
             if name in _LIBVIRT:
                 ours, factor = _LIBVIRT[name]
@@ -241,7 +240,8 @@ class MemoryStats(Value):
     @property
     def is_empty(self) -> bool:
         """Whether the guest gave no figure at all, not even an impossible one."""
-        return not self.too_large and all(value is None for value in self.as_dict().values())
+        given = set(map(self.__dict__.get, STATISTICS))
+        return given == {None} and not self.other and not self.too_large
 
     def as_dict(self) -> dict[str, int | None]:
         """Every known statistic, None where it is absent, then the unknown ones."""
@@ -294,4 +294,4 @@ _LIBVIRT: Final[Mapping[str, tuple[str, int]]] = {
 }
 
 #: libvirt's keys for what the host knows.
-_LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_update"})
+LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_update"})

@@ -46,7 +46,7 @@ class Value:
             wrong = sorted((self._required - values.keys()) | (values.keys() - self._known))
             raise TypeError(f"{type(self).__name__}: missing or unknown: {', '.join(wrong)}")
         # A field that is left out has its default as an attribute of the class.
-        self.__dict__.update(values)
+        object.__setattr__(self, "__dict__", values)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from virtballoon.engine.calls import BackgroundCall
@@ -28,6 +27,7 @@ from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport, HostResult, HostStatus
 from virtballoon.model.source import Source
+from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
     from virtballoon.model.outcome import HostProbe
@@ -240,8 +240,7 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
     return log_host(probe, domains=len(domains))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QomPath:
+class QomPath(Value):
     """Where QEMU has a domain's balloon.
 
     :ivar uri: the host's URI
