@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.errors import ConfigurationError
 from virtballoon.model.duration import parse_seconds
 from virtballoon.model.source import Source
+from virtballoon.model.value import Value
 
 #: The system-wide file.
 SYSTEM_FILE: Final = "/etc/virtballoon/config.toml"
@@ -22,8 +21,7 @@ VARIABLE: Final = "VIRTBALLOON_CONFIG_FILE"
 _Check = Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfiguredHost:
+class ConfiguredHost(Value):
     """A host of the configuration.
 
     :ivar name: its name in the configuration
@@ -36,8 +34,7 @@ class ConfiguredHost:
     groups: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
+class Configuration(Value):
     """The contents of the configuration files; None for a default that is not set.
 
     :ivar files: the files that were read; later ones take precedence
@@ -169,6 +166,8 @@ def _checked(path: str, keys: tuple[str, ...], value: object, check: _Check) -> 
 
 
 def _wrong(path: str, keys: Iterable[str], message: str) -> ConfigurationError:
+    import json
+
     # Keys are quoted as in TOML.
     dotted = ".".join(
         key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -10,7 +10,7 @@ else's text: sanitise them before showing them.
 
 from __future__ import annotations
 
-import logging
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,6 +18,8 @@ from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import DomainReport, HostResult
 
 if TYPE_CHECKING:
+    import logging
+
     from virtballoon.model.outcome import IntervalChange
 
 FIELDS: Final = tuple(
@@ -28,11 +30,24 @@ FIELDS: Final = tuple(
     )
 )
 
-_log: Final = logging.getLogger(__name__)
-# Without it, Python prints warnings of whoever has not configured logging.
-logging.getLogger("virtballoon").addHandler(logging.NullHandler())
-
 H = TypeVar("H", bound=HostResult[Any])
+
+
+def get_logger(name: str) -> logging.Logger:
+    """A logger of this package, which writes nothing unless the program configures logging."""
+    import logging
+
+    package = logging.getLogger("virtballoon")
+    if not package.handlers:
+        # Without any, Python prints warnings.
+        package.addHandler(logging.NullHandler())
+    return logging.getLogger(name)
+
+
+def logger_in_use(name: str) -> logging.Logger | None:
+    """A logger of this package; None as long as the process has not imported :mod:`logging`, which
+    takes as long as a twentieth of a list."""
+    return get_logger(name) if "logging" in sys.modules else None
 
 
 def log_host(host: H, *, domains: int | None = None) -> H:
@@ -40,6 +55,9 @@ def log_host(host: H, *, domains: int | None = None) -> H:
 
     :param domains: how many domains it concerned, where the result does not say
     """
+    log = logger_in_use(__name__)
+    if log is None:
+        return host
     rows: Sequence[DomainReport | IntervalChange] = host.domains if domains is None else ()
     if host.error is not None:
         _warn(host, host.error, domain=host.error.domain, status=host.status.value)
@@ -53,7 +71,7 @@ def log_host(host: H, *, domains: int | None = None) -> H:
         if silence := _silence(host, row):
             _warn(host, silence, domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
-    _log.info(
+    log.info(
         "%s: %s, %s, %.2f s",
         host.uri,
         host.status.value,
@@ -72,7 +90,7 @@ def log_host(host: H, *, domains: int | None = None) -> H:
 def log_pleas(pleas: Iterable[str]) -> None:
     """Log what was changed for a while and could not be put back, where nothing else tells."""
     for plea in pleas:
-        _log.warning("%s", plea, extra=_fields())
+        get_logger(__name__).warning("%s", plea, extra=_fields())
 
 
 def _silence(
@@ -94,7 +112,9 @@ def _silence(
 
 
 def _warn(host: HostResult[object], error: VirtballoonError, **fields: str | None) -> None:
-    _log.warning("%s", error, extra=_fields(host=host.uri, code=error.code, **fields))
+    get_logger(__name__).warning(
+        "%s", error, extra=_fields(host=host.uri, code=error.code, **fields)
+    )
 
 
 def _fields(**given: object) -> dict[str, object]:

@@ -13,9 +13,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from virtballoon.errors import VirtballoonError
+from virtballoon.model.value import Value
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def gather(*calls: Callable[[], object]) -> tuple[Any, ...]:
     return tuple(call.result() for call in running)
 
 
-class Answer(NamedTuple, Generic[K]):
+class Answer(Value, Generic[K]):
     """The outcome of a call.
 
     :ivar key: the caller's name for it
@@ -164,7 +165,7 @@ class Calls(Generic[K]):
         del self.in_flight[key]
         if error is not None and not isinstance(error, VirtballoonError):
             raise error
-        return Answer(key, value, error)
+        return Answer(key=key, value=value, error=error)
 
     def close(self) -> None:
         """Let the threads end: the idle ones now, a stuck one with its call or the process."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from virtballoon.errors import Busy, BusyReason, Incoming
 from virtballoon.hypervisor.domain import Control, Domain
+from virtballoon.model.value import Value
 
 #: libvirtd serves five calls of a connection at a time (``max_client_requests``); one stays free.
 IN_FLIGHT: Final = 4
@@ -59,7 +61,7 @@ class Deadline:
             self.at += time.monotonic() - began
 
 
-class _Hold(NamedTuple):
+class _Hold(Value):
     """What holds a domain, since when, and whether that uses one of the daemon's workers."""
 
     since: float
@@ -89,18 +91,20 @@ class Limits:
         elif control.is_job:
             self.note_job(uuid, now)
         else:
-            self._holds[uuid] = _Hold(now - control.seconds, is_job=False, is_hung=control.hangs)
+            self._holds[uuid] = _Hold(
+                since=now - control.seconds, is_job=False, is_hung=control.hangs
+            )
 
     def note_job(self, uuid: str, now: float) -> None:
         """A job holds the domain, whether libvirt shows it or not."""
         hold = self._holds.get(uuid)
         if hold is None or not hold.is_job:
-            self._holds[uuid] = _Hold(now, is_job=True, is_hung=False)
+            self._holds[uuid] = _Hold(since=now, is_job=True, is_hung=False)
 
     def note_blocked(self, uuid: str, now: float) -> None:
         """A call of ours is blocked by the domain, and so uses a worker."""
-        hold = self._holds.get(uuid) or _Hold(now, is_job=False, is_hung=True)
-        self._holds[uuid] = _Hold(hold.since, hold.is_job, is_hung=True)
+        hold = self._holds.get(uuid) or _Hold(since=now, is_job=False, is_hung=True)
+        self._holds[uuid] = replace(hold, is_hung=True)
 
     def release(self, uuid: str) -> None:
         """Nothing holds the domain."""

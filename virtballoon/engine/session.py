@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from virtballoon.engine.calls import BackgroundCall, gather
 from virtballoon.engine.limits import Deadline, Limits
@@ -26,6 +26,7 @@ from virtballoon.hypervisor.connection import Connection, Link, Target, end_chil
 from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.selection import Selection, select
 from virtballoon.model.source import Source
+from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -61,7 +62,7 @@ def _close_in_background(connection: Connection) -> None:
     threading.Thread(target=connection.close, name=_CLOSING, daemon=True).start()
 
 
-class _Arrival(NamedTuple):
+class _Arrival(Value):
     """What a session begins with."""
 
     connection: Connection
@@ -335,7 +336,7 @@ class HostSession:
         if self._kept.is_closed:
             # The session is over.
             connection.close()
-        return _Arrival(connection, domains, hostname, link)
+        return _Arrival(connection=connection, domains=domains, hostname=hostname, link=link)
 
     def _open(self) -> Connection:
         if not isinstance(self._target, str | None):

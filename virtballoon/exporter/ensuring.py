@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from virtballoon.engine.session import DEFAULT_TIMEOUT
+from virtballoon.log import get_logger
 from virtballoon.model.verdict import Verdict
 from virtballoon.operations.setting import IntervalRequest, check_interval, set_intervals
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges
     from virtballoon.model.report import HostReport
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 #: How long a host is left alone after it could not be written to.
 _PAUSE_SECONDS: Final = 60.0

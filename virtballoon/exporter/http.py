@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
 import math
 import os
 import re
@@ -29,8 +28,9 @@ from prometheus_client.exposition import gzip_accepted
 
 from virtballoon import __version__
 from virtballoon.errors import VirtballoonError
+from virtballoon.log import get_logger
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 #: Answers a scrape: from HTTP's ``Accept`` and the time that the client waits, in seconds, to the
 #: text and its media type.

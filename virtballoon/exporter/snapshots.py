@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +14,7 @@ from virtballoon.engine.fleet import DEFAULT_JOBS, as_they_end
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.uri import default_uri
-from virtballoon.log import log_host
+from virtballoon.log import get_logger, log_host
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
 from virtballoon.operations.reading import unread
@@ -24,7 +23,7 @@ from virtballoon.operations.rereading import HostReader
 if TYPE_CHECKING:
     from virtballoon.hypervisor.connection import Target
 
-_log: Final = logging.getLogger(__name__)
+_log: Final = get_logger(__name__)
 
 #: What has been read by its deadline still has to be put together.
 _SLACK_SECONDS: Final = 0.25

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
 
 import libvirt
@@ -19,7 +19,9 @@ from virtballoon.errors import ConnectError, ConnectionLost, NotSupported, Virtb
 from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor import uri as transport
 from virtballoon.hypervisor.domain import Domain, DomainStatistics, statistics_of
-from virtballoon.hypervisor.translation import call, connect_error, log
+from virtballoon.hypervisor.translation import LOGGER, call, connect_error
+from virtballoon.log import logger_in_use
+from virtballoon.model.value import Value
 
 #: The daemon's version from which on a domain's XML may wait for whoever holds the domain.
 _XML_MAY_WAIT: Final = (9, 1)
@@ -105,9 +107,10 @@ class Connection:
             # A NUL, or text that is not valid UTF-8: it does not even reach libvirt.
             raise ConnectError(f"invalid URI: {error}", host=uri) from error
         finally:
-            elapsed = (time.monotonic() - started) * 1000
-            mode = "read-only" if readonly else "read-write"
-            log.debug("%s: openAuth(%s), %.1f ms", named or "default", mode, elapsed)
+            if (log := logger_in_use(LOGGER)) is not None:
+                elapsed = (time.monotonic() - started) * 1000
+                mode = "read-only" if readonly else "read-write"
+                log.debug("%s: openAuth(%s), %.1f ms", named or "default", mode, elapsed)
         return cls(raw, uri=uri, owned=True)
 
     @classmethod
@@ -153,7 +156,8 @@ class Connection:
         """Ask the daemon something that costs it nothing, and so learn how far away it is."""
         started = time.monotonic()
         version = self.version()
-        return Link(time.monotonic() - started, xml_waits=version >= _XML_MAY_WAIT)
+        elapsed = time.monotonic() - started
+        return Link(round_trip_seconds=elapsed, xml_waits=version >= _XML_MAY_WAIT)
 
     def version(self) -> tuple[int, int]:
         """The version of the host's libvirt."""
@@ -214,7 +218,7 @@ class Connection:
         return {raw.UUIDString(): statistics_of(answer) for raw, answer in answers}
 
 
-class Link(NamedTuple):
+class Link(Value):
     """The way to a host's daemon.
 
     :ivar round_trip_seconds: the time from a question to its answer

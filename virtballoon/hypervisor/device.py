@@ -15,6 +15,7 @@ from virtballoon.hypervisor.domainxml import DomainXML
 from virtballoon.model.balloon import Balloon, BalloonConfig
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import Interval
+from virtballoon.model.value import Value
 from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False)
     return replace(known or Balloon(model=None), qom_path=path)
 
 
-class QomReading(NamedTuple):
+class QomReading(Value):
     """What QEMU itself says; no balloon, no interval."""
 
     balloon: Balloon | None = None

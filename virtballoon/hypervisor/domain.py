@@ -21,6 +21,7 @@ from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor.translation import call
 from virtballoon.model.memory import Figures
 from virtballoon.model.statistics import figure
+from virtballoon.model.value import Value
 from virtballoon.model.verdict import State
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def state_of(number: object) -> State:
     return _STATES.get(number, State.NOSTATE) if isinstance(number, int) else State.NOSTATE
 
 
-class Control(NamedTuple):
+class Control(Value):
     """What holds a domain, which libvirt says at once and on a read-only connection.
 
     :ivar free: whether nothing does

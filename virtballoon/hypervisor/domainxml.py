@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 from virtballoon.errors import DomainXMLError
 from virtballoon.model.balloon import DEVICE_NAMES, Balloon, BalloonConfig, qom_path_of
+from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -69,7 +70,7 @@ def _parse(xml: bytes) -> etree._Element | None:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
 
 
-class DomainHints(NamedTuple):
+class DomainHints(Value):
     """What the live XML says about reasons for a missing or silent balloon.
 
     :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where

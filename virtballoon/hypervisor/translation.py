@@ -6,7 +6,6 @@ Every call is logged on ``virtballoon.hypervisor`` at DEBUG, with its duration.
 from __future__ import annotations
 
 import errno
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -27,11 +26,13 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor import uri as transport
+from virtballoon.log import logger_in_use
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-log: Final = logging.getLogger("virtballoon.hypervisor")
+#: The logger of all calls.
+LOGGER: Final = "virtballoon.hypervisor"
 
 _EACCES: Final = frozenset({errno.EPERM, errno.EACCES})
 _AUTH: Final = frozenset(
@@ -101,10 +102,12 @@ class call:  # noqa: N801 - it reads as a function
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        elapsed = (time.monotonic() - self._started) * 1000
-        where = f" of {self._domain!r}" if self._domain is not None else ""
-        outcome = "" if error is None else _outcome(error)
-        log.debug("%s: %s%s, %.1f ms%s", self._connection.uri, self._text, where, elapsed, outcome)
+        if (log := logger_in_use(LOGGER)) is not None:
+            elapsed = (time.monotonic() - self._started) * 1000
+            where = f" of {self._domain!r}" if self._domain is not None else ""
+            outcome = "" if error is None else _outcome(error)
+            uri = self._connection.uri
+            log.debug("%s: %s%s, %.1f ms%s", uri, self._text, where, elapsed, outcome)
         if isinstance(error, libvirt.libvirtError):
             raise self._error_of_ours(error) from error
         if isinstance(error, UnicodeDecodeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_FORMAT: Final = re.compile(r"(\d+\.?\d*|\.\d+)([smh]?)", re.ASCII)
+_FORMAT: Final = r"(\d+\.?\d*|\.\d+)([smh]?)"
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -14,7 +14,7 @@ def parse_seconds(text: str) -> float:
 
     :raise ValueError: when it is not a time
     """
-    found = _FORMAT.fullmatch(text)
+    found = re.fullmatch(_FORMAT, text, re.ASCII)
     if found is None or len(text) > 20:  # noqa: PLR2004 - longer than any time
         raise ValueError("not a time such as 10, 10s, 5m or 2h")
     return float(found[1]) * _SECONDS[found[2]]

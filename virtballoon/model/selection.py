@@ -21,10 +21,8 @@ class Named(Protocol):
 
 D = TypeVar("D", bound=Named)
 
-_UUID: Final = re.compile(
-    r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}(?:\1[0-9a-fA-F]{4}){2}\1[0-9a-fA-F]{12}"
-)
-_PATTERN: Final = re.compile(r"[*?\[]")
+# Compiled when they are used: a list of all domains does without.
+_UUID: Final = r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}(?:\1[0-9a-fA-F]{4}){2}\1[0-9a-fA-F]{12}"
 
 
 class Exclude(str):
@@ -82,7 +80,7 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
         if isinstance(word, Exclude):
             continue
         domain = by_name.get(word)
-        if domain is None and _UUID.fullmatch(word):
+        if domain is None and re.fullmatch(_UUID, word):
             domain = by_uuid.get(_bare(word))
         if domain is not None:
             found[domain.uuid] = Selected(domain=domain, exact=True)
@@ -98,7 +96,7 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
 def _is_meant(domain: Named, word: str) -> bool:
     if word == domain.name or fnmatchcase(domain.name, word):
         return True
-    return _UUID.fullmatch(word) is not None and _bare(word) == _bare(domain.uuid)
+    return re.fullmatch(_UUID, word) is not None and _bare(word) == _bare(domain.uuid)
 
 
 def _bare(uuid: str) -> str:
@@ -107,7 +105,7 @@ def _bare(uuid: str) -> str:
 
 def is_pattern(word: str) -> bool:
     """Whether the word can match more than itself."""
-    return _PATTERN.search(word) is not None
+    return re.search(r"[*?\[]", word) is not None
 
 
 def words_for(domains: Iterable[Named]) -> list[str]:
