@@ -74,32 +74,32 @@ def plug(guest: Guest, device: str, current_mib: int) -> DomainReport:
 
 
 def test_balloon_in_the_total_with_autodeflate(guest_factory: GuestFactory) -> None:
-    guest = guest_factory(GuestSpec("deflating", period=1, memory_mib=160, autodeflate=True))
-    before = settled(guest, 160 * MIB)
+    guest = guest_factory(GuestSpec("deflating", period=1, memory_mib=256, autodeflate=True))
+    before = settled(guest, 256 * MIB)
     assert before.usage.formula is TOTAL_AVAILABLE
     assert before.usage.used_bytes == pytest.approx(in_use(guest), abs=8 * MIB)
 
-    full = resize(guest, 80)
+    full = resize(guest, 96)
     assert (full.figures.ballooned_bytes, full.stats.total_memory) == (
-        80 * MIB,
+        160 * MIB,
         before.stats.total_memory,
     )
     assert full.usage.formula is UsedFormula.TOTAL_AVAILABLE_BALLOON
-    assert full.usage.used_bytes == pytest.approx(in_use(guest) - 80 * MIB, abs=8 * MIB)
-    assert full.usage.total_bytes == guest.meminfo()["MemTotal"] - 80 * MIB
+    assert full.usage.used_bytes == pytest.approx(in_use(guest) - 160 * MIB, abs=8 * MIB)
+    assert full.usage.total_bytes == guest.meminfo()["MemTotal"] - 160 * MIB
     assert read(guest, Source.QOM).usage.formula is UsedFormula.TOTAL_AVAILABLE_BALLOON
-    # What counted the balloon as used was 82 %.
+    # What counted the balloon as used was 83 %.
     result = run(guest.hypervisor, "check", "-w", "70", guest.name)
     assert result.returncode == 0, result.stdout
     (host,) = json.loads(run(guest.hypervisor, "list", guest.name, "--format", "json").stdout)[
         "hosts"
     ]
-    assert host["domains"][0]["ballooned_bytes"] == 80 * MIB
+    assert host["domains"][0]["ballooned_bytes"] == 160 * MIB
     text = run(guest.hypervisor, "export", "--compat", "libvirt-exporter").stdout
     (percent,) = re.findall(rf"used_percent.*{guest.uuid}.* (\S+)", text)
     assert 30 < float(percent) < 70
 
-    after = resize(guest, 160)
+    after = resize(guest, 256)
     assert (after.figures.ballooned_bytes, after.usage.formula) == (0, TOTAL_AVAILABLE)
     assert after.usage.used_bytes == pytest.approx(in_use(guest), abs=8 * MIB)
 
