@@ -155,6 +155,19 @@ def test_a_process_that_was_killed_since_the_last_run(
     assert check(guest, *words)[0] == 0
 
 
+def test_guest_that_hangs_is_unknown(guest_factory: GuestFactory) -> None:
+    """Its QEMU still answers, and has the figures of before."""
+    guest = guest_factory(GuestSpec("crashed", period=1))
+    guest.wait_booted()
+    fresh(guest)
+    guest.run("(sleep 0.2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
+    wait_until(lambda: read_domain(guest.domain).verdict is Verdict.STALE, 60, "it to be stale")
+    status, said, figures, _ = check(guest, guest.name)
+    assert (status, said.startswith("MEMORY UNKNOWN - crashed: stale, ")) == (3, True)
+    assert "crashed used" not in figures
+    assert check(guest, guest.name, "--verdict", "stale=critical")[0] == 2
+
+
 def test_a_hung_guest_and_a_dead_host_hide_nobody(
     guest: Guest, guest_factory: GuestFactory
 ) -> None:

@@ -279,7 +279,7 @@ def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]
     ended: list[list[str]] = []
 
     def visit(words: list[str]) -> None:
-        with HostSession(alone.uri, words, readonly=True, timeout=TIMEOUT) as session:
+        with HostSession(alone.uri, words, timeout=TIMEOUT) as session:
             session.connect()
             visited.release()
             frozen.wait()

@@ -75,8 +75,7 @@ def host(opener: Opener) -> Iterator[FakeHost]:
 
 
 def session(kept: KeptConnection | None = None, **options: Any) -> HostSession:
-    options = {"readonly": True, "timeout": TIMEOUT} | options
-    return HostSession(URI, None, kept=kept, **options)
+    return HostSession(URI, None, kept=kept, **{"timeout": TIMEOUT} | options)
 
 
 def wait_until_closed(opener: Opener) -> None:

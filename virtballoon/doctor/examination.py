@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from virtballoon.doctor.causes import Cause, Sign, possible_causes
+from virtballoon.doctor.causes import Cause, Sign, other_problems, possible_causes
 from virtballoon.doctor.probes import (
+    ONE_CPU,
     PROBES,
     Answer,
     Probe,
     ProcessorTime,
     ask,
     evidence_of,
-    processor_use,
     signs_of,
     update_text,
 )
@@ -29,18 +29,20 @@ from virtballoon.doctor.results import (
     Diagnosis,
     Evidence,
     HostDiagnosis,
+    PossibleCause,
     PrefixesByHost,
+    texts,
 )
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import TaskResult, run_per_domain
-from virtballoon.errors import ConnectionLost, DomainNotFound, VirtballoonError
+from virtballoon.errors import ConnectionLost, DomainNotFound
 from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
 from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_movement
 from virtballoon.model.report import DomainReport
-from virtballoon.model.source import Source
+from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
 from virtballoon.operations.reading import chosen_domains, read_domains
 from virtballoon.operations.waiting import Watched, updates
@@ -77,7 +79,7 @@ def diagnose_host(
 
     :param prefixes: how the commands of the remedies begin
     """
-    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    session = HostSession(target, domains, via=via, timeout=timeout)
     examination = HostExamination(session, via=via)
     with session, session.errors_kept():
         session.connect()
@@ -109,7 +111,7 @@ def diagnose_domain(
     """
     domain = Domain.of(domain)
     # Nothing has to be looked for.
-    session = HostSession(domain.connection, (), via=via, readonly=False, timeout=timeout)
+    session = HostSession(domain.connection, (), via=via, timeout=timeout)
     examination = HostExamination(session, via=via)
     with session:
         session.connect()
@@ -139,18 +141,13 @@ class DomainExamination:
         self._clock: ClockOffset | None = None
 
     @property
-    def causes(self) -> tuple[Cause, ...]:
-        """The causes that are possible so far."""
-        return possible_causes(self.report.verdict, self.signs)
-
-    @property
     def watch_seconds(self) -> tuple[float, ...]:
         """How long watching it shows something, the longest time first; empty for never."""
         if self.report.may_be_polled:
             return (UNPOLLED_SECONDS + _LATE_SECONDS, _LOOK_SECONDS)
         if not self.report.verdict.lacks_update:
             return ()
-        if Cause.NOT_DUE in self.causes:
+        if Cause.NOT_DUE in possible_causes(self.report.verdict, self.signs):
             return ((self.report.interval.in_force or 0) + _LATE_SECONDS, _LOOK_SECONDS)
         return (_LOOK_SECONDS,)
 
@@ -161,6 +158,14 @@ class DomainExamination:
                 return Watched.of(domain, self.report, since=self.begun, seconds=seconds)
         return None
 
+    def add_evidence(self, asked: str, answer: str, *, by: Source | None = None) -> None:
+        """Add a question and its answer.
+
+        :param by: who answered it; None for the source of the figures
+        """
+        source = by or self.report.source
+        self.evidence.append(Evidence(asked=asked, by=source, answer=answer))
+
     def add(self, answers: Iterable[tuple[Evidence, Answer]]) -> None:
         """Add the answers to some questions."""
         for evidence, answer in answers:
@@ -170,11 +175,6 @@ class DomainExamination:
                 self._processor = answer.found
             elif answer.found is not None:
                 self._qemu_version = answer.found
-
-    def add_missing(self, error: VirtballoonError, source: Source) -> None:
-        """Add that questions have no answer, and why."""
-        answer = error.message
-        self.evidence.append(Evidence(asked="further questions", by=source, answer=answer))
 
     def add_watch(self, report: DomainReport) -> None:
         """Add what watching it has shown.
@@ -200,14 +200,17 @@ class DomainExamination:
                 text = "no new update"
                 if interval and elapsed >= interval + _LATE_SECONDS:
                     self.signs[Sign.OVERDUE] = True
-        self.evidence.append(Evidence(asked=asked, by=self.report.source, answer=text))
+        self.add_evidence(asked, text)
 
     def add_processor_time(self, now: ProcessorTime) -> None:
         """Add the processor time of its QEMU after it was watched."""
         if self._processor is not None:
-            evidence, signs = processor_use(self._processor, now)
-            self.evidence.append(evidence)
-            self.signs |= signs
+            elapsed, used = now.at - self._processor.at, now.seconds - self._processor.seconds
+            cpus = f"{now.cpus} CPU{'s' * (now.cpus != 1)}"
+            asked = f"processor time of its QEMU over {elapsed:.1f} s"
+            self.add_evidence(asked, f"{used:.2f} s; the guest has {cpus}", by=Source.LIBVIRT)
+            low, high = ONE_CPU
+            self.signs[Sign.SPINNING] = low * elapsed <= used <= high * elapsed
 
     def add_clock(self, clock: ClockOffset) -> None:
         """Add the offset of the host's clock, which is more than that of two equal clocks."""
@@ -216,18 +219,22 @@ class DomainExamination:
         is_fresh = self.report.at_offset(clock.seconds).verdict is Verdict.FRESH
         self.signs[Sign.CLOCK_BEHIND] = is_behind and is_fresh
         answer = f"{abs(clock.seconds):.0f} s {'behind' if is_behind else 'ahead'}"
-        asked = "the host's clock, by last updates"
-        self.evidence.append(Evidence(asked=asked, by=self.report.source, answer=answer))
+        self.add_evidence("the host's clock, by last updates", answer)
 
     def diagnosis(self, prefixes: CommandPrefixes) -> Diagnosis:
         """What follows from all that is known."""
-        diagnosis = Diagnosis.from_signs(
-            self.report,
-            self.signs,
-            self.evidence,
-            uri=self.uri,
-            prefixes=prefixes,
-            qemu_version=self._qemu_version,
+        report, signs = self.report, self.signs
+        causes = possible_causes(report.verdict, signs)
+        others = other_problems(report.verdict, signs, causes)
+        words, has_qom = texts(report, prefixes, self._qemu_version), may_have_qom(self.uri)
+        fill_in = partial(PossibleCause.of, words=words, has_qom=has_qom)
+        diagnosis = Diagnosis(
+            **{name: getattr(report, name) for name in DomainReport.field_names},
+            possible_causes=tuple(fill_in(cause, is_certain=len(causes) == 1) for cause in causes),
+            findings=tuple(fill_in(cause, is_certain=True) for cause in others),
+            evidence=tuple(self.evidence),
+            seen=tuple(sign for sign in Sign if signs.get(sign) is True),
+            absent=tuple(sign for sign in Sign if signs.get(sign) is False),
         )
         if self._clock is None or diagnosis.cause not in {Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD}:
             return diagnosis
@@ -273,22 +280,22 @@ class HostExamination:
 
     def _ask(self, probes: Sequence[Probe]) -> None:
         allowed = [probe for probe in probes if probe.source in {Source.LIBVIRT, self._via}]
-        tasks: dict[str, Callable[[], object]] = {}
+        tasks: dict[Domain, Callable[[], object]] = {}
         for uuid, examined in self._examined.items():
             domain = self._session.domains.get(uuid)
             if domain is not None and any(p.applies(examined.report, domain) for p in allowed):
-                tasks[uuid] = partial(ask, domain, examined.report, allowed)
+                tasks[domain] = partial(ask, domain, examined.report, allowed)
         for domain, value, error, _ in self._run(tasks):
+            examined = self._examined[domain.uuid]
             if error is not None:
-                self._examined[domain.uuid].add_missing(error, self._via)
+                examined.add_evidence("further questions", error.message, by=self._via)
             elif isinstance(value, list):
-                self._examined[domain.uuid].add(value)
+                examined.add(value)
 
-    def _run(self, tasks: Mapping[str, Callable[[], object]]) -> Iterator[TaskResult]:
-        """Run a task for each of these domains, by UUID."""
-        by_domain = {self._session.domains[uuid]: task for uuid, task in tasks.items()}
+    def _run(self, tasks: Mapping[Domain, Callable[[], object]]) -> Iterator[TaskResult]:
+        """Run a task for each of these domains."""
         session = self._session
-        for result in run_per_domain(session.scheduler, by_domain, session.deadline):
+        for result in run_per_domain(session.scheduler, tasks, session.deadline):
             if isinstance(result.error, ConnectionLost):
                 raise result.error
             yield result
@@ -318,8 +325,8 @@ class HostExamination:
             for wait in found:
                 if wait.report is not None:
                     self._examined[wait.uuid].add_watch(wait.report)
-        uuids = [one.domain.uuid for one in watched if one.domain.uuid in session.domains]
-        tasks = {uuid: partial(ProcessorTime.of, session.domains[uuid]) for uuid in uuids}
+        there = [session.domains.get(one.domain.uuid) for one in watched]
+        tasks = {domain: partial(ProcessorTime.of, domain) for domain in there if domain}
         for domain, value, *_ in self._run(tasks):
             if isinstance(value, ProcessorTime):
                 self._examined[domain.uuid].add_processor_time(value)

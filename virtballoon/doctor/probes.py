@@ -28,7 +28,7 @@ from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
 #: A guest that has used this much processor time was not started just now.
 _LONG_RUN_SECONDS: Final = 300.0
 #: Linux uses all of one CPU after a crash and, emulation apart, while it boots.
-_ONE_CPU: Final = (0.8, 1.2)
+ONE_CPU: Final = (0.8, 1.2)
 _LOW_SHARE: Final = 0.05
 
 _TRANSIT: Final = frozenset(
@@ -224,18 +224,6 @@ PROBES: Final = (
         _qemu_version,
     ),
 )
-
-
-def processor_use(before: ProcessorTime, now: ProcessorTime) -> tuple[Evidence, dict[Sign, bool]]:
-    """What a domain's processor time shows while it was watched."""
-    elapsed, used = now.at - before.at, now.seconds - before.seconds
-    cpus = f"{now.cpus} CPU{'s' * (now.cpus != 1)}"
-    evidence = Evidence(
-        asked=f"processor time of its QEMU over {elapsed:.1f} s",
-        by=Source.LIBVIRT,
-        answer=f"{used:.2f} s; the guest has {cpus}",
-    )
-    return evidence, {Sign.SPINNING: _ONE_CPU[0] * elapsed <= used <= _ONE_CPU[1] * elapsed}
 
 
 def signs_of(report: DomainReport) -> dict[Sign, bool]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
-from virtballoon.doctor.causes import Cause, Sign, lacking, other_problems, possible_causes
+from virtballoon.doctor.causes import Cause, Sign, lacking
 from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.model.selection import words_for
-from virtballoon.model.source import Source, may_have_qom
+from virtballoon.model.source import Source
 
 _WANTED_INTERVAL: Final = 10
 #: To watch a domain for its interval, a timeout is longer than that by this many seconds.
@@ -48,6 +47,26 @@ class PossibleCause:
     remedy: str | None
     check: str | None
 
+    @classmethod
+    def of(cls, cause: Cause, *, words: Mapping[str, str], has_qom: bool, is_certain: bool) -> Self:
+        """A cause with its texts for one domain.
+
+        :param words: what replaces the braces
+        :param has_qom: whether what needs ``--via qom`` can be advised
+        """
+
+        def filled_in(text: str | None) -> str | None:
+            if text is None or ("--via qom" in text and not has_qom):
+                return None
+            return text.format(**words)
+
+        return cls(
+            cause=cause,
+            meaning=cause.info.meaning.format(**words),
+            remedy=filled_in(cause.info.remedy),
+            check=filled_in(cause.info.check) if not is_certain else None,
+        )
+
 
 class Diagnosis(DomainReport):
     """One domain as it was last read, and why its figures are as they are.
@@ -81,36 +100,6 @@ class Diagnosis(DomainReport):
         """Whether there is nothing to fix."""
         found = (*self.possible_causes[:1], *self.findings)
         return self.verdict.is_well and all(each.cause.info.is_well for each in found)
-
-    @classmethod
-    def from_signs(
-        cls,
-        report: DomainReport,
-        signs: Mapping[Sign, bool],
-        evidence: Iterable[Evidence],
-        *,
-        uri: str,
-        prefixes: CommandPrefixes,
-        qemu_version: tuple[int, int] | None = None,
-    ) -> Self:
-        """What follows from these signs.
-
-        :param uri: the host's URI
-        :param prefixes: how the commands of the remedies begin
-        """
-        causes = possible_causes(report.verdict, signs)
-        others = other_problems(report.verdict, signs, causes)
-        fill_in = partial(
-            _filled_in, words=_words(report, prefixes, qemu_version), has_qom=may_have_qom(uri)
-        )
-        return cls(
-            **{f.name: getattr(report, f.name) for f in fields(DomainReport)},
-            possible_causes=tuple(fill_in(cause, is_certain=len(causes) == 1) for cause in causes),
-            findings=tuple(fill_in(cause, is_certain=True) for cause in others),
-            evidence=tuple(evidence),
-            seen=tuple(sign for sign in Sign if signs.get(sign) is True),
-            absent=tuple(sign for sign in Sign if signs.get(sign) is False),
-        )
 
 
 class HostDiagnosis(HostReport):
@@ -155,7 +144,7 @@ def dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
 
-def _words(
+def texts(
     report: DomainReport, prefixes: CommandPrefixes, version: tuple[int, int] | None
 ) -> dict[str, str]:
     """What replaces the braces in the texts of causes."""
@@ -184,19 +173,3 @@ def _is_plain(name: str) -> bool:
     """Whether virsh takes this for a name, not for an option, a number or a UUID."""
     looks_other = re.fullmatch(r"\d+|[\da-fA-F-]{32,}|-.*", name)
     return bool(name) and name.isprintable() and not looks_other
-
-
-def _filled_in(
-    cause: Cause, *, words: Mapping[str, str], has_qom: bool, is_certain: bool
-) -> PossibleCause:
-    def filled_in(text: str | None) -> str | None:
-        if text is None or ("--via qom" in text and not has_qom):
-            return None
-        return text.format(**words)
-
-    return PossibleCause(
-        cause=cause,
-        meaning=cause.info.meaning.format(**words),
-        remedy=filled_in(cause.info.remedy),
-        check=filled_in(cause.info.check) if not is_certain else None,
-    )

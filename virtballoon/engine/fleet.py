@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from virtballoon.engine.calls import Calls
 
@@ -30,37 +30,24 @@ def on_hosts(
     :param on_result: called in this thread with each result as soon as it is there
     :raise BaseException: whatever a visit raises
     """
-    results: dict[int, T] = {}
-    for index, result in as_they_end(targets, visit, jobs=jobs):
-        results[index] = result
-        if on_result is not None:
-            on_result(result)
-    return tuple(results[index] for index in range(len(targets)))
-
-
-def as_they_end(
-    targets: Sequence[S], visit: Callable[[S], T], *, jobs: int
-) -> Iterator[tuple[int, T]]:
-    """Visit each target, and yield its index and its result as soon as that is there."""
     if jobs < 1:
         raise ValueError(f"at least 1 host is visited at a time, not {jobs}")
     calls: Calls[int] = Calls()
     waiting = list(enumerate(targets))[::-1]
     results: dict[int, T] = {}
-
-    def keep(index: int, target: S) -> None:
-        results[index] = visit(target)
-
     try:
         while waiting or calls.in_flight:
             while waiting and len(calls.in_flight) < jobs:
                 index, target = waiting.pop()
-                calls.submit(index, partial(keep, index, target))
+                calls.submit(index, partial(visit, target))
             answer = calls.wait(math.inf)
             if answer is None:
                 continue
             if answer.error is not None:
                 raise answer.error
-            yield answer.key, results.pop(answer.key)
+            results[answer.key] = cast("T", answer.value)
+            if on_result is not None:
+                on_result(results[answer.key])
+        return tuple(results[index] for index in range(len(targets)))
     finally:
         calls.close()

@@ -127,7 +127,8 @@ class HostSession:
     :param target: a connection, which stays open; or a URI, or None for libvirt's default
     :param words: names, UUIDs and patterns of the domains; None for all
     :param via: QOM if the monitor passthrough will be used
-    :param readonly: how to open a connection
+    :param writes: whether something is set; without that, and without QOM, a connection is opened
+        read-only
     :param timeout: seconds for the whole session
     :param kept: the connection of former sessions with the same host, kept for later ones
 
@@ -145,7 +146,7 @@ class HostSession:
         words: Iterable[str] | None,
         *,
         via: Source = Source.LIBVIRT,
-        readonly: bool,
+        writes: bool = False,
         timeout: float,
         kept: KeptConnection | None = None,
     ) -> None:
@@ -154,7 +155,7 @@ class HostSession:
         self._target = target
         self._words = None if words is None else tuple(words)
         self._via = via
-        self._readonly = readonly
+        self._readonly = via is Source.LIBVIRT and not writes
         self._timeout = timeout
         self._started = time.monotonic()
         self._is_kept = kept is not None

@@ -6,11 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from virtballoon.engine.fleet import DEFAULT_JOBS, as_they_end
+from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.uri import default_uri
@@ -177,12 +176,12 @@ class SharedReader:
 
     def _run(self, pending: _Pending, readers: Mapping[str, HostReader]) -> None:
         try:
-            names = list(pending.targets)
-            read = partial(_read, pending)
-            for index, report in as_they_end(
-                [readers[name] for name in names], read, jobs=self._jobs
-            ):
-                pending.reports[names[index]] = report
+            on_hosts(
+                [*pending.targets],
+                lambda name: (name, _read(pending, readers[name])),
+                jobs=self._jobs,
+                on_result=lambda named: pending.reports.update([named]),
+            )
         except Exception:
             # Nothing waits for this thread; hosts that are missing are reported as unread.
             _log.exception("reading the hosts failed")

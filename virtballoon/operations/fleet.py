@@ -89,7 +89,7 @@ def domain_names(
     each."""
 
     def names(target: Target) -> set[str]:
-        session = HostSession(target, None, readonly=True, timeout=timeout)
+        session = HostSession(target, None, timeout=timeout)
         with session, session.errors_kept():
             session.connect()
         return {selected.domain.name for selected in session.selection.domains}
@@ -153,7 +153,7 @@ def _find(target: Target, *, words: Sequence[str], timeout: float) -> HostChange
     """Find out which of the domains a host has."""
     from virtballoon.model.outcome import HostChanges
 
-    session = HostSession(target, words, readonly=True, timeout=timeout)
+    session = HostSession(target, words, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
     return session.result(HostChanges, complete=True)

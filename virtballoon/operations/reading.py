@@ -54,7 +54,7 @@ def read_host(
     :param via: where the figures come from. QOM marks each running guest as tainted.
     :param timeout: seconds for everything, from connecting on
     """
-    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    session = HostSession(target, domains, via=via, timeout=timeout)
     return read_session(session, inactive=inactive, via=via)
 
 
@@ -162,8 +162,7 @@ def iter_domains(
     :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
     :raise ReadOnly: ``via`` is QOM and the connection may not write
     """
-    readonly = via is Source.LIBVIRT
-    with HostSession(target, domains, via=via, readonly=readonly, timeout=timeout) as session:
+    with HostSession(target, domains, via=via, timeout=timeout) as session:
         session.connect()
         for word in session.selection.unmatched:
             raise DomainNotFound(f"no domain matches {word!r}", host=session.uri)
@@ -226,7 +225,7 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
     domains."""
     from virtballoon.model.outcome import HostProbe
 
-    session = HostSession(target, None, readonly=True, timeout=timeout)
+    session = HostSession(target, None, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
     reached = session.hostname is not None
@@ -272,9 +271,7 @@ def find_qom_path(
     :raise NotRunning: a domain that does not run has no QEMU
     :raise NoBalloon: it has no balloon device
     """
-    session = HostSession(
-        target, [domain], via=via, readonly=via is Source.LIBVIRT, timeout=timeout
-    )
+    session = HostSession(target, [domain], via=via, timeout=timeout)
     found: list[Domain] = []
     try:
         with session:

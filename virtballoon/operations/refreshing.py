@@ -63,7 +63,7 @@ def read_fresh(
     :param cancelled: ends the wait, and restores the intervals, when another thread sets it
     """
     cancelled = cancelled or threading.Event()
-    session = HostSession(target, domains, via=via, readonly=False, timeout=timeout)
+    session = HostSession(target, domains, via=via, writes=True, timeout=timeout)
     first: HostReport | None = None
     rows: dict[str, DomainReport] = {}
     waits: dict[str, DomainWait] = {}

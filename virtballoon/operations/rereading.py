@@ -62,7 +62,6 @@ class HostReader:
             self.target,
             self._words,
             via=self._via,
-            readonly=self._via is Source.LIBVIRT,
             timeout=timeout,
             kept=self._kept,
         )

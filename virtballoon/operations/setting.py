@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Final, Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from virtballoon.engine.limits import Deadline
 from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import hold_of, run_per_domain
 from virtballoon.errors import (
-    DomainError,
     DomainNotFound,
     Incoming,
     InvalidInterval,
@@ -124,10 +123,9 @@ def set_intervals(
     request = IntervalRequest.of(request)
     done: list[_Done] = []
     waited: dict[str, Waited] = {}
-    # A dry run only reads, but reading through QOM needs write access.
-    readonly = request.dry_run and request.via is Source.LIBVIRT
     words = None if domains is None else tuple(domains)
-    session = HostSession(target, words, via=request.via, readonly=readonly, timeout=timeout)
+    writes = not request.dry_run
+    session = HostSession(target, words, via=request.via, writes=writes, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
         if not session.selection.unmatched:
@@ -336,63 +334,39 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
     return replace(plan, outcome=Outcome.CHANGED)
 
 
-class _Obstacle(NamedTuple):
-    """Why an interval cannot be set."""
-
-    of: Literal["live", "config"]
-    applies: Callable[[_Plan], bool]
-    error: type[DomainError] | type[InvalidInterval]
-    message: str
-    hint: str | None = None
+def _live_obstacle(plan: _Plan) -> VirtballoonError | None:
+    """Why the live interval cannot be set; None where it can."""
+    if plan.configs.live is None:
+        hint = "--config sets it for the next start"
+        return NotRunning("it does not run, so it has no live interval", hint=hint)
+    return NoBalloon("it has no balloon device") if plan.device is None else None
 
 
-#: Of each interval's obstacles the first that applies is reported.
-_OBSTACLES: Final = (
-    _Obstacle(
-        "live",
-        lambda plan: plan.configs.live is None,
-        NotRunning,
-        "it does not run, so it has no live interval",
-        "--config sets it for the next start",
-    ),
-    _Obstacle("live", lambda plan: plan.device is None, NoBalloon, "it has no balloon device"),
-    _Obstacle(
-        "config",
-        lambda plan: plan.configs.config is None,
-        TransientDomain,
-        "it is transient, so it has no persistent configuration",
-        "--live sets it until it stops",
-    ),
-    _Obstacle(
-        "config",
-        lambda plan: plan.configs.config is not None and plan.configs.config.balloon is None,
-        NoBalloon,
-        "its configuration has no balloon device",
-    ),
-    _Obstacle(
-        "config",
-        lambda plan: plan.request.seconds > libvirt_limits.MAX_INTERVAL,
-        InvalidInterval,
-        f"a configuration takes 0 to {libvirt_limits.MAX_INTERVAL} seconds",
-    ),
-)
+def _config_obstacle(plan: _Plan) -> VirtballoonError | None:
+    """Why the configuration's interval cannot be set; None where it can."""
+    config, most = plan.configs.config, libvirt_limits.MAX_INTERVAL
+    if config is None:
+        hint = "--live sets it until it stops"
+        return TransientDomain("it is transient, so it has no persistent configuration", hint=hint)
+    if config.balloon is None:
+        return NoBalloon("its configuration has no balloon device")
+    if plan.request.seconds > most:
+        return InvalidInterval(f"a configuration takes 0 to {most} seconds")
+    return None
 
 
 def _without_obstacles(plan: _Plan, *, exact: bool) -> _Plan:
     """The plan without what cannot be done, which is a failure of a domain that was named."""
-    errors: list[VirtballoonError] = []
-    for obstacle in _OBSTACLES:
-        if (plan.live if obstacle.of == "live" else plan.config) and obstacle.applies(plan):
-            host, name = plan.domain.connection.uri, plan.configs.name
-            errors.append(
-                obstacle.error(obstacle.message, hint=obstacle.hint, host=host, domain=name)
-            )
-            is_live = obstacle.of == "live"
-            plan = replace(plan, live=plan.live and not is_live, config=plan.config and is_live)
-    if errors and exact:
-        return replace(plan, outcome=Outcome.FAILED, error=errors[0])
+    live = _live_obstacle(plan) if plan.live else None
+    config = _config_obstacle(plan) if plan.config else None
+    plan = replace(plan, live=plan.live and live is None, config=plan.config and config is None)
+    error = live or config
+    if error is not None:
+        error.host, error.domain = plan.domain.connection.uri, plan.configs.name
+    if error is not None and exact:
+        return replace(plan, outcome=Outcome.FAILED, error=error)
     if not plan.live and not plan.config:
-        return replace(plan, outcome=Outcome.SKIPPED, error=errors[0] if errors else None)
+        return replace(plan, outcome=Outcome.SKIPPED, error=error)
     return plan
 
 

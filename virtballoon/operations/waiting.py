@@ -136,7 +136,7 @@ def wait_for_update(
         are still waited for
     """
     found: dict[str, DomainWait] = {}
-    session = HostSession(target, domains, via=via, readonly=via is Source.LIBVIRT, timeout=timeout)
+    session = HostSession(target, domains, via=via, timeout=timeout)
     with session, session.errors_kept():
         session.connect()
         now = time.monotonic()
