@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fakedomain import HELD, FakeDomain
+from virtballoon.engine.limits import Deadline
+from virtballoon.engine.scheduler import Scheduler
 from virtballoon.errors import (
     Busy,
     BusyReason,
@@ -18,10 +21,12 @@ from virtballoon.errors import (
     NotRunning,
     TransientDomain,
 )
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import Interval
+from virtballoon.model.selection import Selected
 from virtballoon.model.source import Source
-from virtballoon.operations.setting import IntervalRequest, set_interval
+from virtballoon.operations.setting import IntervalRequest, _set_all, set_interval
 
 #: What has no such XML: a domain that does not run, or a transient one.
 NONE = None
@@ -85,6 +90,28 @@ def test_what_cannot_be_set(
     assert (change.outcome, change.changed, domain.sent) == (Outcome.FAILED, False, [])
     assert isinstance(change.error, error)
     assert (change.error.host, change.error.domain) == ("qemu:///system", "web1")
+
+
+@pytest.mark.parametrize(
+    ("domain", "outcome", "after"),
+    [
+        (FakeDomain(NONE, 0), Outcome.CHANGED, Interval(config=9)),
+        (FakeDomain(0, NONE), Outcome.CHANGED, Interval(live=9)),
+        (
+            FakeDomain(0, 0, balloon=None, config_balloon=None),
+            Outcome.SKIPPED,
+            Interval(live=0, config=0),
+        ),
+    ],
+)
+def test_domain_of_a_pattern_is_set_where_it_can_be(
+    domain: FakeDomain, outcome: Outcome, after: Interval
+) -> None:
+    request = IntervalRequest(9, live=True, config=True)
+    chosen = [Selected[Domain](domain=domain, exact=False)]
+    with closing(Scheduler(domain.connection, None)) as scheduler:
+        (done,) = _set_all(scheduler, request, chosen, Deadline.after(5), watch=False)
+    assert (done.change.outcome, done.change.after) == (outcome, after)
 
 
 @pytest.mark.parametrize(
