@@ -7,10 +7,11 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 import pytest
+from docutils import nodes
 
 import virtballoon
 from man import build
@@ -38,9 +39,6 @@ from virtballoon.model.verdict import State, Verdict
 from virtballoon.render.documents import domain_columns, probe_columns
 from virtballoon.watch.view import BINDINGS
 
-if TYPE_CHECKING:
-    pass
-
 SECTIONS: Final = (
     "SYNOPSIS",
     "DESCRIPTION",
@@ -51,8 +49,21 @@ SECTIONS: Final = (
     "EXAMPLES",
     "SEE ALSO",
 )
+#: The options that virtballoon(1) describes for every command.
+HOST_WORDS: Final = (
+    "--connect",
+    "--host",
+    "--config-file",
+    "--timeout",
+    "--jobs",
+    "--verbose",
+    "--help",
+)
 PAGE_NAME: Final = re.compile(r"\b(virtballoon[a-z-]*)\((\d)\)")
 COLUMNS: Final = 80
+
+
+COMMON: Final = sections("virtballoon")["COMMON OPTIONS"]
 
 
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -69,6 +80,20 @@ def options(name: str) -> list[click.Option]:
     context = COMMANDS[name]
     parameters = context.command.get_params(context)
     return [parameter for parameter in parameters if isinstance(parameter, click.Option)]
+
+
+def referred(name: str) -> set[str]:
+    """The options for which a command's page refers to virtballoon(1)."""
+    texts = [
+        " ".join(p.astext().split()) for p in sections(name)["OPTIONS"].findall(nodes.paragraph)
+    ]
+    found = [text for text in texts if "described in virtballoon(1)" in text]
+    if not found:
+        return set()
+    (text,) = found
+    assert "and those that choose hosts" in text
+    listed = option_words(text.partition("described in")[0]) | set(HOST_WORDS)
+    return {word for option in options(name) if listed & set(option.opts) for word in option.opts}
 
 
 def examples(name: str) -> list[str]:
@@ -95,15 +120,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_page_per_command_and_the_others(built: Path) -> None:
     assert sorted(path.name for path in built.iterdir()) == sorted(PAGES)
-
-
-def test_every_included_file_is_used() -> None:
-    included = {
-        name
-        for path in build.sources()
-        for name in re.findall(r"^\.\. include:: (.*)$", path.read_text("ascii"), re.MULTILINE)
-    }
-    assert included == {f"include/{path.name}" for path in (MAN / "include").iterdir()}
 
 
 @every_page
@@ -138,14 +154,18 @@ def test_sections(name: str) -> None:
 def test_options_are_those_of_the_command(name: str) -> None:
     described = tags(sections(name)["OPTIONS"])
     known = {word for option in options(name) for word in option.opts}
-    assert {word for tag in described for word in option_words(tag)} == known
+    found = {word for tag in described for word in option_words(tag)}
+    assert found.isdisjoint(referred(name))
+    assert found | referred(name) == known
 
 
 @every_command
 def test_an_option_stands_with_all_its_forms_and_values(name: str) -> None:
-    described = tags(sections(name)["OPTIONS"])
+    shared = [*tags(sections("virtballoon")["OPTIONS"]), *tags(COMMON)]
+    own = tags(sections(name)["OPTIONS"])
     for option in options(name):
         assert not option.secondary_opts
+        described = shared if option.opts[0] in referred(name) else own
         (tag,) = [tag for tag in described if option.opts[0] in option_words(tag)]
         assert option_words(tag) == set(option.opts)
         value = tag.rpartition(max(option.opts, key=len))[2]
@@ -156,6 +176,11 @@ def test_an_option_stands_with_all_its_forms_and_values(name: str) -> None:
         else:
             assert option.is_flag
             assert not value
+
+
+def test_every_common_option_is_referred_to() -> None:
+    named = {word for name in list(COMMANDS)[1:] for word in referred(name)}
+    assert {word for tag in tags(COMMON) for word in option_words(tag)} <= named
 
 
 @every_command
