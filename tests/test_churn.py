@@ -137,7 +137,7 @@ def check_doomed(row: DomainReport) -> None:
     assert row.figures.rss_bytes != 0
 
 
-def test_guests_that_come_and_go_by_the_dozen(alone: Hypervisor, steady: list[str]) -> None:
+def test_many_guests_starting_and_stopping(alone: Hypervisor, steady: list[str]) -> None:
     dozens = 2
 
     def churn() -> None:

@@ -89,7 +89,7 @@ def test_a_guest_that_would_not_answer_is_asked(
     assert is_as_it_was(guest)
 
 
-def test_a_guest_that_is_polled_behind_libvirts_back_is_left_alone(kinds: dict[str, Guest]) -> None:
+def test_guest_polled_without_libvirts_knowledge_is_not_changed(kinds: dict[str, Guest]) -> None:
     guest = kinds["old-off"]
     path = "/machine/peripheral/balloon0"
     interval = {"path": path, "property": "guest-stats-polling-interval"}
@@ -111,7 +111,7 @@ def test_a_guest_that_is_polled_behind_libvirts_back_is_left_alone(kinds: dict[s
     assert is_as_it_was(guest)
 
 
-def test_only_who_needs_it_is_touched(kinds: dict[str, Guest]) -> None:
+def test_only_domains_that_need_it_are_changed(kinds: dict[str, Guest]) -> None:
     # One that is polled answers by itself.
     words = ("stats", "-v", "old-quick", "--fresh", "--format", "json")
     result = run(kinds["old-off"].hypervisor, *words)
@@ -121,7 +121,7 @@ def test_only_who_needs_it_is_touched(kinds: dict[str, Guest]) -> None:
     assert domain["refresh"]["asked"] is False
 
 
-def test_who_cannot_be_made_fresh_and_why(kinds: dict[str, Guest]) -> None:
+def test_reasons_why_figures_are_not_fresh(kinds: dict[str, Guest]) -> None:
     for name in ("old-off", "old-slow"):
         wait_until(lambda: time.time() - last_update(kinds[name]) > 6, 60, "figures to grow old")  # noqa: B023
     words = ("stats", *kinds, "--fresh", "--timeout", "4", "--format", "json")
@@ -206,7 +206,7 @@ def test_all_is_put_back_when_a_library_caller_is_interrupted(kinds: dict[str, G
     assert is_as_it_was(guest)
 
 
-def test_what_somebody_else_sets_meanwhile_stays(kinds: dict[str, Guest]) -> None:
+def test_change_by_another_client_is_kept(kinds: dict[str, Guest]) -> None:
     guest = kinds["old-mute"]
 
     def set_it(_uri: str, names: object) -> None:
@@ -239,7 +239,7 @@ def alone() -> Iterator[Hypervisor]:
         yield hypervisor
 
 
-def test_what_cannot_be_put_back_is_said(alone: Hypervisor) -> None:
+def test_unrestored_interval_is_reported(alone: Hypervisor) -> None:
     """Of a guest that begins to hang while it is asked. A daemon that is started anew meanwhile is
     no reason."""
     guests = alone.boot([GuestSpec("hangs", driver=False), GuestSpec("lost", driver=False)])

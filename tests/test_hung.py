@@ -95,7 +95,7 @@ def test_no_command_waits_for_a_hung_one(alone: Hypervisor, thirty: list[str]) -
             assert thirty[3] in result.stdout + result.stderr
 
 
-def test_many_that_hang_leave_the_daemon_to_others(alone: Hypervisor, thirty: list[str]) -> None:
+def test_many_hung_domains_do_not_use_up_the_daemon(alone: Hypervisor, thirty: list[str]) -> None:
     """As when their storage is gone. Each call that waits for one of them keeps one of the daemon's
     twenty workers, so that a few runs could take them all."""
     hung = thirty[4:28]
@@ -153,7 +153,7 @@ def test_setting_the_interval_of_all_but_a_hung_one(
     set_intervals(alone.uri, 5, None)
 
 
-def test_a_guest_that_hung_goes_on(guest_factory: GuestFactory, guests: dict[str, Guest]) -> None:
+def test_hung_guest_that_continues(guest_factory: GuestFactory, guests: dict[str, Guest]) -> None:
     hung = guest_factory(GuestSpec("hung", period=2))
     uri = hung.hypervisor.uri
     hung.stop_process()
@@ -273,7 +273,7 @@ def test_a_daemon_that_dies_leaves_a_row_for_each_domain(
             assert isinstance(row.error, virtballoon.ConnectionLost)
 
 
-def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]) -> None:
+def test_closing_when_the_daemon_stops_answering(alone: Hypervisor, thirty: list[str]) -> None:
     """Closing a connection is a question to the daemon, too."""
     targets: list[list[str]] = [[], thirty[:3]]
     ended: list[list[str]] = []
@@ -300,7 +300,7 @@ def test_leaving_a_daemon_that_falls_silent(alone: Hypervisor, thirty: list[str]
     assert sorted(ended) == targets
 
 
-def test_a_daemon_that_answers_when_the_visit_is_over(alone: Hypervisor, thirty: list[str]) -> None:
+def test_daemon_that_answers_after_the_session(alone: Hypervisor, thirty: list[str]) -> None:
     script = f"""
 import os, signal, virtballoon
 from virtballoon.hypervisor.connection import (Connection)

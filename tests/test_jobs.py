@@ -80,7 +80,7 @@ def rows(hypervisor: Hypervisor, *, timeout: float = TIMEOUT) -> dict[str, Domai
     return {row.name: row for row in read_host(hypervisor.uri, timeout=timeout).domains}
 
 
-def test_a_device_that_the_guest_does_not_let_go(alone: Hypervisor) -> None:
+def test_device_that_the_guest_does_not_release(alone: Hypervisor) -> None:
     first, second = alone.create_blank(2, prefix="holding", period=5)
     domain = alone.connection.lookupByName(first)
     domain.attachDevice(DEVICE)

@@ -205,7 +205,7 @@ def test_synopsis_has_no_other_option(name: str) -> None:
 
 
 @every_command
-def test_no_option_is_named_that_there_is_not(name: str) -> None:
+def test_page_names_only_existing_options(name: str) -> None:
     known = {word for page in COMMANDS for option in options(page) for word in option.opts}
     virsh = {"--hmp", "--period"}
     text = "\n".join(section.astext() for section in sections(name).values())

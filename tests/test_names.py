@@ -158,7 +158,7 @@ def test_a_file_holds_them_as_they_are(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_meant_alone(hypervisor: Hypervisor, named: Named, name: str) -> None:
+def test_each_name_selects_its_domain(hypervisor: Hypervisor, named: Named, name: str) -> None:
     if name not in named:
         pytest.skip("this libvirt refuses the name")
     found = read_host(hypervisor.connection, [name]).domains
@@ -167,9 +167,7 @@ def test_each_is_meant_alone(hypervisor: Hypervisor, named: Named, name: str) ->
     assert [row.name for row in found] == [name]
 
 
-def test_on_the_command_line_all_are_meant_and_nobody_else(
-    hypervisor: Hypervisor, named: Named
-) -> None:
+def test_command_selects_every_domain_and_no_other(hypervisor: Hypervisor, named: Named) -> None:
     text, complaints = run(hypervisor, "list", "--format", "json", "--", *named)
     assert {row["name"]: row["uuid"] for row in rows(text, "json")} == named
     assert complaints == []
@@ -217,7 +215,7 @@ def test_intervals_and_paths(hypervisor: Hypervisor, named: Named, running: Name
     assert [row["name"] for row in rows(text, "csv")] == [name]
 
 
-def test_the_advice_means_them(hypervisor: Hypervisor, running: Named) -> None:
+def test_advice_selects_the_same_domains(hypervisor: Hypervisor, running: Named) -> None:
     def polled() -> set[str]:
         domains = {name: hypervisor.connection.lookupByUUIDString(u) for name, u in running.items()}
         return {name for name, domain in domains.items() if "period='10'" in domain.XMLDesc()}
@@ -257,7 +255,9 @@ def test_hosts_counts_them(hypervisor: Hypervisor, running: Named, stopped: Name
     assert host["running"] >= len(running)
 
 
-def test_completion_offers_what_no_shell_minds(hypervisor: Hypervisor, named: Named) -> None:
+def test_completion_offers_only_words_that_need_no_quoting(
+    hypervisor: Hypervisor, named: Named
+) -> None:
     text, complaints = run(
         hypervisor,
         _VIRTBALLOON_COMPLETE="bash_complete",

@@ -211,7 +211,7 @@ def test_columns_show_them(command: Command, pressed: Guest) -> None:
     assert "-" not in row.split()
 
 
-def test_the_table_says_whom_to_ask(command: Command, pressed: Guest) -> None:
+def test_table_says_which_figures_need_qom(command: Command, pressed: Guest) -> None:
     uri = pressed.hypervisor.uri
     through_libvirt = command("stats", "-c", uri, "pressed")
     assert "only QEMU has" in through_libvirt.stderr

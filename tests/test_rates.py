@@ -79,7 +79,7 @@ def test_the_command_reads_twice(busy: Guest) -> None:
     assert run(busy.hypervisor, "stats", "busy", "--rates", "0").returncode == 2
 
 
-def test_a_guest_that_stands_still_or_begins_anew(busy: Guest) -> None:
+def test_guest_without_update_or_restarted(busy: Guest) -> None:
     busy.domain.suspend()
     first = read_domain(busy.domain)
     again = read_domain(busy.domain).since(first.sample)

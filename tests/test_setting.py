@@ -198,7 +198,7 @@ def test_all_means_running_and_with_config_persistent(
     assert both["off"] is both["passing"] is changed
 
 
-def test_what_cannot_be_set_of_a_domain_that_was_named(
+def test_impossible_changes_of_a_named_domain(
     hypervisor: Hypervisor, guests: dict[str, Guest], guest_factory: GuestFactory
 ) -> None:
     guest_factory(GuestSpec("passing", persistent=False, paused=True))
@@ -243,7 +243,7 @@ def test_an_unknown_domain_keeps_everything_as_it_is(hypervisor: Hypervisor, pol
 @pytest.mark.parametrize(
     ("seconds", "via"), [(-1, Source.LIBVIRT), (2**31, Source.LIBVIRT), (2**32, Source.QOM)]
 )
-def test_an_interval_that_qemu_does_not_take(polled: Guest, seconds: int, via: Source) -> None:
+def test_interval_above_qemus_limit(polled: Guest, seconds: int, via: Source) -> None:
     reset(polled)
     with pytest.raises(virtballoon.InvalidInterval):
         set_interval(polled.domain, IntervalRequest(seconds, via=via))
@@ -300,7 +300,7 @@ def unwritable(directory: Path) -> Iterator[None]:
         directory.chmod(mode)
 
 
-def test_half_done_is_reported_as_what_it_is(polled: Guest) -> None:
+def test_partly_applied_change_is_reported(polled: Guest) -> None:
     reset(polled)
     file = saved_configuration(polled)
     with unwritable(file.parent):

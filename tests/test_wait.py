@@ -69,7 +69,7 @@ def test_an_answer_is_one_that_came_after(willing: Guest, via: Source) -> None:
     assert wait(0) is None
 
 
-def test_who_is_not_waited_for_and_why(mixed: Guest) -> None:
+def test_reasons_not_to_wait(mixed: Guest) -> None:
     result = run(
         mixed.hypervisor, "set-interval", "1", "will*", "--wait-timeout", "3", "--format", "json"
     )
@@ -138,7 +138,7 @@ def test_an_interrupted_wait_ends_at_once(mixed: Guest) -> None:
         assert process.wait(30) == 130
 
 
-def test_a_guest_that_is_started_anew_has_not_answered(guest_factory: GuestFactory) -> None:
+def test_restarted_guest_has_not_answered(guest_factory: GuestFactory) -> None:
     """What was set in the guest before is gone with it."""
     guest = guest_factory(GuestSpec("anew", driver=False))
     awaited: list[Sequence[str]] = []
@@ -179,7 +179,7 @@ def alone() -> Iterator[Hypervisor]:
         yield hypervisor
 
 
-def test_a_guest_that_begins_to_hang_is_waited_for_no_longer(alone: Hypervisor) -> None:
+def test_guest_that_begins_to_hang_is_no_longer_waited_for(alone: Hypervisor) -> None:
     guests = alone.boot([GuestSpec("hangs", driver=False), GuestSpec("works", driver=False)])
     pending = {"hangs"}
     loading = Thread(target=guests["works"].load_driver)

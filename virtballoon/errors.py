@@ -1,32 +1,32 @@
 """The errors of this package.
 
-Whatever goes wrong below — in libvirt, in QEMU, in a domain's XML — reaches a caller as one of
-these, never as a foreign exception, and never with an empty message::
+Errors of libvirt, of QEMU and of a domain's XML are raised as one of these, always with a
+message::
 
     VirtballoonError
-    ├── InvalidInterval      (also a ValueError) no polling interval
-    ├── ConfigurationError   a configuration file is wrong, or lacks what was asked of it
+    ├── InvalidInterval      not a valid polling interval (also a ValueError)
+    ├── ConfigurationError   invalid configuration file, or unknown host or group
     ├── HostError            the host as a whole
-    │   ├── ConnectError     no connection, for whatever reason: a bad URI, say
-    │   │   ├── HostUnreachable  no way to the host, or no such host
-    │   │   ├── HostKeyError     ssh does not know the host's key, or knows another
-    │   │   ├── AuthError        the host is there and refused us
-    │   │   └── NoDaemon         the host is there, and no libvirtd
-    │   └── ConnectionLost   the connection broke while it was in use
+    │   ├── ConnectError     no connection, for another reason, such as an invalid URI
+    │   │   ├── HostUnreachable  no route to the host, or unknown name
+    │   │   ├── HostKeyError     the host's ssh key is unknown or has changed
+    │   │   ├── AuthError        the host refused access
+    │   │   └── NoDaemon         the host was reached, but has no libvirtd
+    │   └── ConnectionLost   the connection broke while in use
     ├── DomainError          one domain
     │   ├── DomainNotFound   unknown, or gone since it was listed
-    │   ├── AmbiguousDomain  more than one where one is meant
+    │   ├── AmbiguousDomain  several domains match where one is needed
     │   ├── NoBalloon        it has no balloon device
-    │   ├── NotRunning       something live was asked of a domain that is shut off
-    │   ├── TransientDomain  something persistent was asked of a transient domain
+    │   ├── NotRunning       the domain must be running for this
+    │   ├── TransientDomain  the domain has no persistent configuration
     │   ├── Busy             QEMU's monitor or a job holds the domain
     │   │   └── Incoming         it is being migrated to this host
-    │   ├── DomainXMLError   its XML cannot be read
-    │   └── MonitorError     QEMU refused, or answered in a shape nobody knows
-    ├── ReadOnly             the connection may not write
+    │   ├── DomainXMLError   its XML is invalid
+    │   └── MonitorError     QEMU refused a command, or its answer is invalid
+    ├── ReadOnly             the connection is read-only
     ├── AccessDenied         the host's access rules forbid it
-    ├── NotSupported         this driver, libvirt or QEMU cannot do it
-    └── LibvirtFailure       anything else that libvirt reports
+    ├── NotSupported         not supported by this driver, libvirt or QEMU
+    └── LibvirtFailure       any other error of libvirt
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Final
 
-#: What keeps every caller from a domain.
+#: Why a domain is busy, in a message.
 MONITOR_HELD: Final = "its QEMU hangs, or a job holds the domain"
 
 
 class VirtballoonError(Exception):
-    """The root of the tree.
+    """The base class.
 
     :ivar message: what failed, in one line, without host and domain
     :ivar host: the URI of the host concerned, or None
@@ -47,7 +47,7 @@ class VirtballoonError(Exception):
     :ivar code: libvirt's error number (``virErrorNumber``), or None if libvirt was not involved
     :ivar hint: what to do about it, or None
 
-    The foreign exception that caused it, if any, is its ``__cause__``.
+    The original exception of libvirt or lxml, if any, is the ``__cause__``.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class VirtballoonError(Exception):
         return f"{text} ({self.hint})" if self.hint else text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with the message alone and lose the keywords.
+        # The default would pickle the message without the keyword arguments.
         return _rebuild, (type(self), self.message, dict(self.__dict__))
 
 
@@ -85,11 +85,11 @@ def _rebuild(kind: type[VirtballoonError], message: str, state: dict[str, Any]) 
 
 
 class InvalidInterval(VirtballoonError, ValueError):
-    """The value is no polling interval that QEMU takes."""
+    """Not a valid polling interval."""
 
 
 class ConfigurationError(VirtballoonError):
-    """A configuration file cannot be read or is wrong, or has no such host or group."""
+    """A configuration file is unreadable or invalid, or a host or group is unknown."""
 
 
 class HostError(VirtballoonError):
@@ -101,19 +101,19 @@ class ConnectError(HostError):
 
 
 class HostUnreachable(ConnectError):
-    """There is no way to the host: its name is unknown, or nothing answers there."""
+    """The host's name is unknown, there is no route to it, or it does not answer."""
 
 
 class HostKeyError(ConnectError):
-    """ssh does not know the host's key, or knows another than the host has."""
+    """The host's ssh key is not in ``known_hosts``, or differs from the one there."""
 
 
 class AuthError(ConnectError):
-    """The host is there and refused us: authentication, or a socket we may not open."""
+    """The host refused access: authentication failed, or the user may not open the socket."""
 
 
 class NoDaemon(ConnectError):
-    """The host is there, but no libvirtd listens, or nothing there leads to it."""
+    """The host was reached, but no libvirtd listens there, or ssh finds no program to reach it."""
 
 
 class ConnectionLost(HostError):
@@ -121,15 +121,15 @@ class ConnectionLost(HostError):
 
 
 class DomainError(VirtballoonError):
-    """One domain failed; others are not concerned."""
+    """One domain failed; others are not affected."""
 
 
 class DomainNotFound(DomainError):
-    """No domain answers to this name or UUID, or it vanished since it was listed."""
+    """No domain has this name or UUID, or it no longer exists."""
 
 
 class AmbiguousDomain(DomainError):
-    """More than one domain matches where one is meant."""
+    """Several domains match where one is needed."""
 
 
 class NoBalloon(DomainError):
@@ -137,19 +137,19 @@ class NoBalloon(DomainError):
 
 
 class NotRunning(DomainError):
-    """Something live was asked of a domain that does not run."""
+    """The domain must be running for this operation."""
 
 
 class TransientDomain(DomainError):
-    """Something persistent was asked of a domain that has no persistent configuration."""
+    """The domain has no persistent configuration."""
 
 
 class BusyReason(StrEnum):
     """Why a domain is busy.
 
     :cvar MONITOR: QEMU has not answered a command on its monitor
-    :cvar JOB: a job of libvirt's holds the domain
-    :cvar LIMIT: a limit of this package: on time, or on calls that may be blocked
+    :cvar JOB: a libvirt job holds the domain
+    :cvar LIMIT: a limit of this package on time, or on the number of blocked calls
     """
 
     MONITOR = "monitor"
@@ -160,7 +160,7 @@ class BusyReason(StrEnum):
 class Busy(DomainError):
     """QEMU's monitor or a job holds the domain.
 
-    :ivar reason: which of them, or a limit of this package
+    :ivar reason: which of them holds it, or a limit of this package
     """
 
     reason: BusyReason
@@ -169,7 +169,7 @@ class Busy(DomainError):
         self,
         message: str,
         *,
-        # Libvirt's own error says that it waited for the job lock.
+        # libvirt's own error says that it waited for the job lock.
         reason: BusyReason = BusyReason.JOB,
         host: str | None = None,
         domain: str | None = None,
@@ -181,18 +181,18 @@ class Busy(DomainError):
 
 
 class Incoming(Busy):
-    """The domain is being migrated to this host, which takes no other call until it has ended."""
+    """The domain is being migrated to this host; no other call is possible until that has ended."""
 
 
 class DomainXMLError(DomainError):
-    """The domain's XML cannot be read."""
+    """The domain's XML is invalid."""
 
 
 class MonitorError(DomainError):
-    """QEMU refused a monitor command, or answered in a shape nobody knows.
+    """QEMU refused a monitor command, or its answer is invalid.
 
-    :ivar sent: the command as it was sent, JSON
-    :ivar received: the answer as it came, or None if none did
+    :ivar sent: the command that was sent, as JSON
+    :ivar received: the answer as received, or None without an answer
     :ivar error_class: QEMU's error class, such as ``GenericError``, or None
     """
 
@@ -214,7 +214,7 @@ class MonitorError(DomainError):
 
 
 class ReadOnly(VirtballoonError):
-    """The connection is read-only and was asked to write."""
+    """The operation needs a read-write connection."""
 
 
 class AccessDenied(VirtballoonError):
@@ -222,8 +222,8 @@ class AccessDenied(VirtballoonError):
 
 
 class NotSupported(VirtballoonError):
-    """This hypervisor driver, libvirt or QEMU cannot do what was asked."""
+    """This hypervisor driver, libvirt or QEMU does not support the operation."""
 
 
 class LibvirtFailure(VirtballoonError):
-    """Anything that libvirt reports and that has no class of its own here."""
+    """Any other error of libvirt."""

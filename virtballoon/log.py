@@ -1,11 +1,11 @@
-"""What the library logs, through :mod:`logging`, on the logger ``virtballoon.log``.
+"""The library's log, through :mod:`logging`, on the logger ``virtballoon.log``.
 
-INFO once for each host that was visited, WARNING for each failure of a host or a domain. The
-message can be read alone; what is in it are attributes of the record, too, None where they do not
-apply: ``virtballoon_host`` (a URI), ``virtballoon_domain``, ``virtballoon_uuid``,
-``virtballoon_verdict``, ``virtballoon_code`` (libvirt's error number), ``virtballoon_status``,
-``virtballoon_domains`` (how many), ``virtballoon_elapsed_seconds``. Names and messages are somebody
-else's text: sanitise them before showing them.
+An INFO record for each host visited, and a WARNING for each failure of a host or domain. The
+values in a message are also attributes of the record, None where they do not apply:
+``virtballoon_host`` (a URI), ``virtballoon_domain``, ``virtballoon_uuid``, ``virtballoon_verdict``,
+``virtballoon_code`` (libvirt's error number), ``virtballoon_status``, ``virtballoon_domains``
+(their number), ``virtballoon_elapsed_seconds``. Names and messages can contain any characters:
+sanitise them before showing them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def logger_in_use(name: str) -> logging.Logger | None:
 
 
 def log_host(host: H, *, domains: int | None = None) -> H:
-    """Log a visit to a host, and give it back.
+    """Log the result of a host, and return it.
 
-    :param domains: how many domains it concerned, where the result does not say
+    :param domains: the number of its domains, if the result does not have them
     """
     log = logger_in_use(__name__)
     if log is None:
@@ -61,15 +61,15 @@ def log_host(host: H, *, domains: int | None = None) -> H:
     rows: Sequence[DomainReport | IntervalChange] = host.domains if domains is None else ()
     if host.error is not None:
         _warn(host, host.error, domain=host.error.domain, status=host.status.value)
-    # A connection that broke is one failure, not one of each domain behind it.
+    # A broken connection is one failure, not one per domain.
     seen = {id(host.error)}
     for row in rows:
         if row.has_failed and row.error is not None and id(row.error) not in seen:
             seen.add(id(row.error))
             verdict = row.verdict.value if isinstance(row, DomainReport) else None
             _warn(host, row.error, domain=row.name, uuid=row.uuid, verdict=verdict)
-        if silence := _silence(host, row):
-            _warn(host, silence, domain=row.name, uuid=row.uuid)
+        if failure := _unanswered(host, row):
+            _warn(host, failure, domain=row.name, uuid=row.uuid)
     count = len(rows) if domains is None else domains
     log.info(
         "%s: %s, %s, %.2f s",
@@ -87,17 +87,17 @@ def log_host(host: H, *, domains: int | None = None) -> H:
     return host
 
 
-def log_pleas(pleas: Iterable[str]) -> None:
+def log_unrestored(pleas: Iterable[str]) -> None:
     """Log what was changed for a while and could not be put back, where nothing else tells."""
     for plea in pleas:
         get_logger(__name__).warning("%s", plea, extra=_fields())
 
 
-def _silence(
+def _unanswered(
     host: HostResult[object], row: DomainReport | IntervalChange
 ) -> VirtballoonError | None:
-    """What a guest has not given that was waited for, or is owed to it; None where all is well or
-    has been said."""
+    """Why there is no update that was waited for, or an interval is not restored; None if there is
+    no such failure or it is already logged."""
     if not isinstance(row, DomainReport):
         if row.waited is None or row.waited.answered is not False:
             return None
@@ -107,7 +107,7 @@ def _silence(
     elif row.refresh.error is not None or row.has_failed:
         return row.refresh.error
     else:
-        text = f"its figures are older than was wanted: {row.refresh.reason}"
+        text = f"its figures are older than requested: {row.refresh.reason}"
     return VirtballoonError(text, host=host.uri, domain=row.name)
 
 

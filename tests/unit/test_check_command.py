@@ -60,7 +60,7 @@ def test_help_is_no_trouble(command: Command) -> None:
     assert (result.status, result.stderr) == (0, "")
 
 
-def test_what_is_not_well_on_libvirts_test_driver(command: Command, node: str) -> None:
+def test_problems_on_libvirts_test_driver(command: Command, node: str) -> None:
     whole, named, mild, dead, harsh, nobody, off = command.each(
         [
             ["-c", node, "check"],
@@ -158,7 +158,7 @@ def test_the_state_has_a_file_for_each_question(
 
 
 @pytest.mark.parametrize("content", ["root:x:0:0", "[]", "{}", '{"schema": 1}', "[" * 100_000])
-def test_a_file_of_somebody_elses_is_left_alone(
+def test_foreign_file_is_not_touched(
     command: Command, node: str, tmp_path: Path, content: str
 ) -> None:
     file = tmp_path / "file"
@@ -182,9 +182,7 @@ def test_a_state_that_cannot_be_kept_is_unknown(
     assert "cannot make" in command("-c", node, *RATES, env={"XDG_STATE_HOME": "/dev/null"}).stdout
 
 
-def test_a_state_that_is_broken_or_of_the_future_is_begun_anew(
-    command: Command, node: str, tmp_path: Path
-) -> None:
+def test_invalid_or_newer_state_is_replaced(command: Command, node: str, tmp_path: Path) -> None:
     file = tmp_path / "state"
     for content in (
         "",

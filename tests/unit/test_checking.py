@@ -49,7 +49,7 @@ def test_the_used_share_by_default(used: int, status: CheckStatus) -> None:
     assert [(m.measure, m.value) for m in row.measurements] == [(Measure.USED, used / 10)]
 
 
-def test_a_share_that_floats_do_not_have_is_not_above_itself() -> None:
+def test_share_without_exact_float_is_not_above_itself() -> None:
     # A hundred times the ratio would be 28.999999999999996 and 56.00000000000001.
     policy = judged(Measure.USED, "@29", "56")
     assert check_hosts([host(guest(290))], policy).status is WARNING
@@ -82,7 +82,7 @@ def test_no_threshold_is_applied_to_figures_that_cannot_be_trusted(verdict: Verd
         assert not [datum for datum in result.perfdata(everything=True) if "used" in datum.name]
 
 
-def test_what_verdicts_come_to() -> None:
+def test_state_of_each_verdict() -> None:
     assert {verdict for verdict in FULL if DEFAULT_STATES[verdict] is OK} == {
         Verdict.SUSPENDED,
         Verdict.NO_DEVICE,
@@ -105,7 +105,7 @@ def test_impossible_figures_are_unknown() -> None:
     assert [datum.name for datum in result.perfdata()] == ["domains", "judged"]
 
 
-def test_the_worst_wins_in_the_order_that_is_told() -> None:
+def test_worst_state_wins() -> None:
     order = [OK, UNKNOWN, WARNING, CRITICAL]
     for statuses in permutations(order, 3):
         assert CheckStatus.worst(statuses) is max(statuses, key=order.index)
@@ -136,7 +136,7 @@ def test_the_age_is_the_hosts_word_and_judged_beyond_fresh(
     assert result.status is status
 
 
-def test_hosts_and_words_that_lead_nowhere() -> None:
+def test_unreachable_hosts_and_unmatched_words() -> None:
     assert check_hosts([DEAD]).status is UNKNOWN
     assert [p.message for p in check_hosts([DEAD]).problems] == [
         "on qemu+ssh://hv2/system: no route"
@@ -160,7 +160,7 @@ def test_hosts_and_words_that_lead_nowhere() -> None:
 
 
 @pytest.mark.parametrize("verdict", [Verdict.SUSPENDED, Verdict.NO_DEVICE, Verdict.SHUTOFF])
-def test_whoever_asks_for_a_domain_hears_that_nothing_can_be_said_of_it(verdict: Verdict) -> None:
+def test_named_domain_that_is_not_judged_is_unknown(verdict: Verdict) -> None:
     there = host(report(**FULL[verdict]))
     assert check_hosts([there]).status is OK
     assert check_hosts([there], domains=["web1"]).status is UNKNOWN
@@ -218,7 +218,7 @@ def test_faults_and_oom_kills() -> None:
     )
 
 
-def test_a_restart_or_reset_is_no_negative_rate() -> None:
+def test_restart_or_reset_gives_no_negative_rate() -> None:
     first = guest(swap_in=10**9, swap_out=10**9, oom_kills=9, major_faults=9, minor_faults=10**6)
     again = guest(swap_in=0, swap_out=0, oom_kills=0, major_faults=0, update=UPDATE + 10)
     for policy in (SWAP, OOM, judged(Measure.FAULTS, "0")):

@@ -58,7 +58,7 @@ NO_INTERVALS = [
 ]
 
 
-def test_an_interval_that_is_none(command: Command) -> None:
+def test_rejects_invalid_intervals(command: Command) -> None:
     for result in command.each(
         ["-c", TEST, "set-interval", interval, "test"] for interval in NO_INTERVALS
     ):
@@ -567,7 +567,7 @@ def test_verbose_shows_the_calls_on_stderr(command: Command, node: str) -> None:
     assert all(line.isprintable() for line in result.complaints)
 
 
-def test_a_complaint_names_what_was_meant(command: Command, node: str) -> None:
+def test_error_quotes_the_given_word(command: Command, node: str) -> None:
     result = command("-c", node, "list", "no  body ")
 
     assert result.complaints == ["virtballoon: no domain matches 'no  body '"]

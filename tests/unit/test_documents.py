@@ -387,7 +387,7 @@ def test_the_schema_is_one() -> None:
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-def test_the_schema_knows_our_words() -> None:
+def test_schema_has_every_enumeration() -> None:
     definitions = SCHEMA["$defs"]
     reading = definitions["domain"]["properties"]
 

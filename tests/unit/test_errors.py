@@ -319,13 +319,13 @@ def test_every_method_that_calls_libvirt_is_tried() -> None:
         "Connection.open",
         "Connection.close",
         "Connection.domains_of",
-        "Domain.let_go",
+        "Domain.release",
     }
     tried = {name.partition(",")[0] for name in CALLS} | others
     assert tried == methods - {"Connection.raw", "Domain.raw"}
 
 
-def test_what_was_closed_is_of_no_more_use() -> None:
+def test_closed_connection_is_unusable() -> None:
     host = Connection.open("test:///default")
     (domain,) = host.domains()
     host.close()
@@ -345,7 +345,7 @@ def raised(call: Callable[..., object], error: Any, **works: Any) -> Any:
 
 @pytest.mark.usefixtures("_passthrough")
 @pytest.mark.parametrize("name", CALLS)
-def test_every_error_of_libvirt_becomes_ours(name: str) -> None:
+def test_every_libvirt_error_is_translated(name: str) -> None:
     call, of_domain, _ = CALLS[name]
     for code in CODES:
         for message in (None, ""):
@@ -372,14 +372,14 @@ def test_every_error_of_libvirt_becomes_ours(name: str) -> None:
         (55, None),
     ],
 )
-def test_what_an_error_in_use_means(code: int, kind: type[VirtballoonError] | None) -> None:
+def test_translation_of_errors_in_use(code: int, kind: type[VirtballoonError] | None) -> None:
     for name, (call, _, invalid) in CALLS.items():
         assert type(raised(call, libvirt_error(code))) is (kind or invalid), name
 
 
 @pytest.mark.usefixtures("_passthrough")
 @pytest.mark.parametrize("code", [1, 38, 39, 42, 55, 68])
-def test_a_connection_that_is_dead_is_what_failed(code: int) -> None:
+def test_dead_connection_is_the_reported_error(code: int) -> None:
     for call, of_domain, _ in CALLS.values():
         error = raised(call, libvirt_error(code), isAlive=lambda: 0)
         assert type(error) is ConnectionLost
@@ -387,7 +387,7 @@ def test_a_connection_that_is_dead_is_what_failed(code: int) -> None:
         assert f"message {code}" in error.message
 
 
-def test_a_driver_that_cannot_tell_is_not_dead() -> None:
+def test_driver_without_is_alive_is_not_dead() -> None:
     error = libvirt_error(68)
 
     def cannot_tell() -> int:
@@ -450,9 +450,7 @@ def test_a_dead_connection_closes_in_silence() -> None:
 
 
 @pytest.mark.parametrize("readonly", [True, False])
-def test_every_error_of_connecting_becomes_ours(
-    monkeypatch: pytest.MonkeyPatch, readonly: bool
-) -> None:
+def test_every_connect_error_is_translated(monkeypatch: pytest.MonkeyPatch, readonly: bool) -> None:
     for code in CODES:
         error = libvirt_error(code)
         monkeypatch.setattr(libvirt, "openAuth", _raising(error))
@@ -491,7 +489,7 @@ def _raising(error: libvirt.libvirtError) -> Callable[..., Any]:
         (3, -1, ConnectError),
     ],
 )
-def test_what_an_error_of_connecting_means(
+def test_translation_of_connect_errors(
     monkeypatch: pytest.MonkeyPatch, code: int, int1: int, kind: type[ConnectError]
 ) -> None:
     monkeypatch.setattr(libvirt, "openAuth", _raising(libvirt_error(code, int1=int1)))
@@ -546,7 +544,7 @@ def test_no_such_socket(tmp_path: Path) -> None:
     assert "No such file or directory" in caught.value.message
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_without_listener(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as unused:
         unused.bind(str(tmp_path / "sock"))
         with pytest.raises(ConnectError) as caught:
@@ -554,7 +552,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert type(caught.value) is NoDaemon
 
 
-def test_a_socket_that_we_may_not_open(tmp_path: Path) -> None:
+def test_socket_without_permission(tmp_path: Path) -> None:
     path = tmp_path / "sock"
     libc = ctypes.CDLL(None)
     with socket.socket(socket.AF_UNIX) as unused:
@@ -665,13 +663,13 @@ def test_a_domain_that_is_gone(host: Connection) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, -(2**31), 2**31, 2**32, 2**64, -(2**64)])
-def test_an_interval_that_libvirt_cannot_take(host: Connection, seconds: int) -> None:
+def test_interval_above_libvirts_limit(host: Connection, seconds: int) -> None:
     with pytest.raises(InvalidInterval) as caught:
         named(host, "polled").set_period(seconds, live=True, config=False)
     assert (caught.value.domain, caught.value.host) == ("polled", host.uri)
 
 
-def test_a_callers_connection_that_is_closed() -> None:
+def test_closed_connection_of_the_caller() -> None:
     closed = libvirt.open(TEST)
     closed.close()
 

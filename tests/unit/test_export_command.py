@@ -91,7 +91,7 @@ def test_file_of_an_unreachable_host(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
-def test_what_is_not_well_beside_a_file(
+def test_problems_are_printed_next_to_a_file(
     command: Command, node: str, tmp_path: Path, quiet: list[str]
 ) -> None:
     file = tmp_path / "virtballoon.prom"

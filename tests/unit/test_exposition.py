@@ -207,7 +207,7 @@ def test_other_exporters_names() -> None:
     assert values(found, "libvirt_domain_memory_stats_used_percent") == []
 
 
-def test_what_cannot_be_so() -> None:
+def test_impossible_values() -> None:
     found = series(exposition(snapshot_of(FULL, LIES)))
     name = "virtballoon_domain_anomaly"
     anomalies = [dict(labels)["anomaly"] for found_name, labels in found if found_name == name]

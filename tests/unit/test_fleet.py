@@ -34,7 +34,7 @@ def silent(tmp_path: Path) -> Iterator[SilentHost]:
         yield host
 
 
-def test_each_host_is_told_of_as_it_ends(silent: SilentHost) -> None:
+def test_each_host_is_reported_as_it_ends(silent: SilentHost) -> None:
     targets = [silent.uri, NOBODY_LISTENS, TEST]
     threads: set[threading.Thread] = set()
     told: list[virtballoon.HostReport] = []
@@ -92,7 +92,7 @@ def test_no_jobs(jobs: int) -> None:
 
 
 @pytest.mark.parametrize("words", [["test"], ["nowhere"], None], ids=str)
-def test_setting_tells_of_each_host_once(words: list[str] | None) -> None:
+def test_setting_reports_each_host_once(words: list[str] | None) -> None:
     targets = [NOBODY_LISTENS, OTHER, TEST]
     told: list[virtballoon.HostChanges] = []
     hosts = virtballoon.set_intervals_on_hosts(

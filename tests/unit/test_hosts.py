@@ -124,7 +124,7 @@ def test_the_file_that_the_environment_names(command: Command, config: str) -> N
 # What is refused before anything is done.
 
 
-def test_what_is_refused(command: Command, config: str, tmp_path: Path) -> None:
+def test_rejects_invalid_usage(command: Command, config: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("[defaults]\njobs = true\n")
     cases = [

@@ -79,7 +79,7 @@ ANY_FIGURES = st.dictionaries(ANY_KEY, ANY_64_BITS, max_size=12)
 
 
 @pytest.mark.parametrize("answer", [MEMORY_STATS, BULK], ids=["single", "bulk"])
-def test_libvirts_names_and_units_become_ours(answer: dict[str, int]) -> None:
+def test_libvirts_names_and_units_are_converted(answer: dict[str, int]) -> None:
     stats = MemoryStats.from_libvirt(answer)
 
     expected = dict.fromkeys(STATISTICS)
@@ -161,7 +161,7 @@ def test_zero_is_a_figure() -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, float("nan"), "7", [], {}, -2])
-def test_what_is_no_figure_is_absent(value: Any) -> None:
+def test_invalid_figure_is_absent(value: Any) -> None:
     assert MemoryStats.from_qemu({"stat-swap-in": value, "stat-new": value}) == MemoryStats()
     assert MemoryStats.from_libvirt({"swap_in": value, "new": value}) == MemoryStats()
     assert Figures.from_libvirt({"rss": value, "last_update": value}) == Figures()
@@ -393,7 +393,7 @@ def test_anomalies(stats: MemoryStats, found: tuple[Anomaly, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "used"), [("major-faults", 75), ("free-memory", None), ("total-memory", None)]
 )
-def test_what_cannot_be_is_absent_and_tells_on_the_others(name: str, used: int | None) -> None:
+def test_too_large_figure_is_absent(name: str, used: int | None) -> None:
     stats = MemoryStats.from_qemu({"total-memory": 100, "available-memory": 25, name: 2**63})
 
     assert stats.as_dict()[name.replace("-", "_")] is None

@@ -120,7 +120,7 @@ def test_the_time_counts_from_when_it_was_taken(make: MakePlan) -> None:
 
 
 @PLANS
-def test_a_domain_that_goes_on_in_time_is_done(make: MakePlan) -> None:
+def test_domain_that_continues_in_time(make: MakePlan) -> None:
     run = Run(
         make, 20, {5: held(0.0, START + 1.0), 6: Trouble(0.0, START + 1.5), 7: job(START + 1)}
     )
@@ -170,7 +170,7 @@ def test_only_a_plan_by_qom_uses_the_monitor(via: Source) -> None:
 
 
 @PLANS
-def test_many_that_hang_leave_workers_to_others(make: MakePlan) -> None:
+def test_many_hung_domains_leave_workers_free(make: MakePlan) -> None:
     trouble = {number: hung() for number in range(4, 28)}
     for _ in range(6):
         run = Run(make, 30, trouble)

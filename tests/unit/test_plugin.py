@@ -68,7 +68,7 @@ def test_every_verdict_says_why_and_no_number_without_its_age(verdict: Verdict) 
     assert set(figures) == {"domains", "judged"}
 
 
-def test_hosts_are_told_apart() -> None:
+def test_hosts_are_distinguished() -> None:
     again = host(guest(930), uri="qemu+ssh://hv1/system")
     third = host(guest(100), uri="qemu+ssh://hv3/system", hostname="hv3")
     result = check_hosts([host(guest(100)), again, third, DEAD])
@@ -198,14 +198,14 @@ def test_names_that_differ_in_what_a_label_cannot_hold() -> None:
     assert {"a\\x7cb used", "a\\x7cb uuid-a\\x7cb used", "a b used", "a  b used"} < set(figures)
 
 
-def test_figures_that_cannot_be_so() -> None:
+def test_impossible_figures() -> None:
     said, figures, others = parsed(printed(check_hosts([host(guest(-5))])))
     assert said == "MEMORY UNKNOWN - web1: its used memory is unknown"
     assert Anomaly.AVAILABLE_ABOVE_TOTAL.text in others[0]
     assert "web1 used" not in figures
 
 
-def test_what_could_not_begin() -> None:
+def test_calls_that_could_not_start() -> None:
     assert plugin.failure("no") == "MEMORY UNKNOWN - no"
     long = "word " * 40
     first, second = plugin.failure(long).split("\n")
@@ -242,7 +242,7 @@ def test_the_document_holds_to_the_schema() -> None:
     assert header.startswith("uri,check.status,name,")
 
 
-def test_the_schema_knows_our_words() -> None:
+def test_schema_has_every_enumeration() -> None:
     properties = SCHEMA["$defs"]["measurement"]["properties"]
     assert properties["measure"]["enum"] == [measure.value for measure in Measure]
     assert SCHEMA["$defs"]["state"]["enum"] == [status.name.lower() for status in CheckStatus]

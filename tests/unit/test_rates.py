@@ -101,7 +101,7 @@ def test_a_sample_can_be_kept(kept: Sample) -> None:
 @pytest.mark.parametrize(
     "stored", [None, [], {}, {"uuid": 5, "stats": {}}, {"uuid": UUID, "stats": [1]}]
 )
-def test_what_is_no_sample_is_refused(stored: Any) -> None:
+def test_rejects_invalid_samples(stored: Any) -> None:
     with pytest.raises(ValueError, match="sample"):
         Sample.from_dict(stored)
 

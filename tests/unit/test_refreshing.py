@@ -110,7 +110,7 @@ def test_a_temporary_interval_is_restored(before: int, config: int) -> None:
     assert (domain.live, domain.config) == (before, config)
 
 
-def test_what_another_program_sets_stays() -> None:
+def test_change_by_another_program_is_kept() -> None:
     domain = FakeDomain(0)
     intervals = set_temporarily(domain)
     domain.live = 7
@@ -134,7 +134,7 @@ def test_a_domain_that_is_gone_needs_nothing() -> None:
 
 
 @pytest.mark.parametrize("error", [ReadOnly("no"), AccessDenied("no"), NotRunning("no")])
-def test_a_refused_change_is_none(error: VirtballoonError) -> None:
+def test_refused_change_is_not_a_change(error: VirtballoonError) -> None:
     domain = FakeDomain(0, error=error)
     intervals = set_temporarily(domain)
     assert intervals.errors == {domain.uuid: error}
@@ -218,10 +218,10 @@ def test_documents_with_refresh() -> None:
     assert [one.refresh for one in shown.domains] == [REFRESHES[2], REFRESHES[3]]
 
 
-def test_what_is_not_well_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_problems_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     rows = tuple(replace(row(0), refresh=refresh) for refresh in REFRESHES)
     log_host(replace(READ, domains=rows))
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 2
-    assert warnings[0].endswith("its figures are older than was wanted: no-answer")
+    assert warnings[0].endswith("its figures are older than requested: no-answer")
     assert warnings[1].endswith(": no")

@@ -50,7 +50,7 @@ def test_an_error_makes_the_verdict() -> None:
     assert report(error=LibvirtFailure("no")).verdict is Verdict.FAILED
 
 
-def test_whatever_failed_says_what() -> None:
+def test_failed_domain_has_an_error() -> None:
     """The verdict "failed" never stands without an error that names host and domain."""
     stats = (MemoryStats(), MemoryStats(total_memory=5))
     updates = (None, 0, 1_699_999_000, 1_700_000_000, 1_700_000_100)
@@ -235,7 +235,7 @@ def test_an_unknown_interval_is_not_blamed_on_the_clock() -> None:
     assert "future" not in str(found.error)
 
 
-def test_a_figure_that_no_float_holds_is_no_figure() -> None:
+def test_figure_beyond_float_range() -> None:
     # QEMU's figures have 64 bits; JSON has no such limit.
     figures = Figures(stats=MemoryStats.from_qemu({"stat-total-memory": 10**400}))
 

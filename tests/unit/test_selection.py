@@ -41,7 +41,7 @@ def test_everything_is_sorted_and_nothing_was_named() -> None:
     assert select(FLEET).unmatched == ()
 
 
-def test_no_words_mean_no_domain() -> None:
+def test_no_words_select_no_domain() -> None:
     assert select(FLEET, []).domains == ()
 
 
@@ -55,7 +55,7 @@ def test_no_words_mean_no_domain() -> None:
         WEB1.uuid.replace("-", "").upper(),
     ],
 )
-def test_a_name_or_a_uuid_means_one(word: str) -> None:
+def test_name_or_uuid_selects_one_domain(word: str) -> None:
     assert names(FLEET, word) == [("web1", True)]
 
 
@@ -74,7 +74,7 @@ def test_a_name_or_a_uuid_means_one(word: str) -> None:
         "web",
     ],
 )
-def test_what_is_neither_means_none(word: str) -> None:
+def test_word_that_is_neither_selects_nothing(word: str) -> None:
     selection = select(FLEET, [word])
 
     assert selection.domains == ()
@@ -118,7 +118,7 @@ def test_an_exact_name_wins_over_a_uuid() -> None:
 
 
 @pytest.mark.parametrize("words", [("web1", "web*"), ("web*", "web1"), ("*", WEB1.uuid, "web1")])
-def test_who_is_named_and_matched_is_named(words: tuple[str, ...]) -> None:
+def test_named_and_matched_counts_as_named(words: tuple[str, ...]) -> None:
     found = dict(names(FLEET, *words))
 
     assert found["web1"] is True
@@ -148,7 +148,7 @@ def test_a_pattern_reaches_over_lines() -> None:
     assert names([machine("a\nb", 4)], "a*b") == [("a\nb", False)]
 
 
-def test_a_costly_pattern_is_no_burden() -> None:
+def test_costly_pattern_is_matched_fast() -> None:
     assert names([machine("a" * 250, 4)], "*a" * 40 + "b") == []
 
 

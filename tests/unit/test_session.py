@@ -113,7 +113,7 @@ def test_no_error_is_swallowed_unless_that_is_wanted(host: FakeHost) -> None:
     assert (result.status, result.hostname) == (HostStatus.UNREACHABLE, None)
 
 
-def test_an_error_that_is_not_ours_propagates(host: FakeHost) -> None:
+def test_unexpected_exception_propagates(host: FakeHost) -> None:
     host.breaks_after = 0
 
     def fail() -> None:
@@ -144,7 +144,7 @@ def test_a_domain_that_is_gone_after_reconnecting(opener: Opener) -> None:
     assert len(read().domains) == 19
 
 
-def test_a_connection_that_breaks_for_good(opener: Opener) -> None:
+def test_connection_that_cannot_be_reopened(opener: Opener) -> None:
     hosts = [FakeHost(20) for _ in range(6)]
     for host in hosts:
         host.breaks_after = 20
@@ -232,9 +232,7 @@ def test_connecting_that_hangs_is_not_tried_again(opener: Opener, host: FakeHost
     wait_until_closed(opener)
 
 
-def test_a_connection_that_comes_when_nothing_wants_it_is_closed(
-    opener: Opener, host: FakeHost
-) -> None:
+def test_late_connection_is_closed(opener: Opener, host: FakeHost) -> None:
     answers = threading.Event()
     opener.before_opening = lambda: answers.wait(TIMEOUT)
     with session(timeout=0.05) as one, one.errors_kept():
@@ -290,7 +288,7 @@ def test_a_domain_that_migrates_here_is_left_alone(host: FakeHost) -> None:
     assert moving.live == 10
 
 
-def test_a_change_that_is_half_done(host: FakeHost) -> None:
+def test_partly_applied_change(host: FakeHost) -> None:
     host.domains[5].refuses_config = True
     changes = set_intervals(URI, IntervalRequest(7, live=True, config=True), None).domains
     half, *_ = [change for change in changes if change.outcome is Outcome.FAILED]
@@ -316,7 +314,7 @@ def test_one_domain_of_the_callers(host: FakeHost) -> None:
     assert host.domains[0].live == 7
 
 
-def test_no_call_of_libvirt_is_pretended_that_there_is_not() -> None:
+def test_fake_has_only_calls_that_libvirt_has() -> None:
     """A stand-in must not be more than what it stands for."""
     for kind, real in ((FakeHost, libvirt.virConnect),):
         own = {"use", "wake"}

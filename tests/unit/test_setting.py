@@ -43,7 +43,7 @@ def test_a_running_domain_is_set_live_and_another_in_its_configuration() -> None
 
 
 @pytest.mark.parametrize("via", Source)
-def test_the_live_interval_is_set_even_where_it_is_so_already(via: Source) -> None:
+def test_live_interval_is_sent_even_if_equal(via: Source) -> None:
     """QEMU may differ from the XML."""
     domain = FakeDomain(10, 10, qemu=None if via is Source.QOM else 0)
     change = set_interval(domain, IntervalRequest(10, via=via))
@@ -82,7 +82,7 @@ def test_a_dry_run_sets_nothing() -> None:
         (FakeDomain(0, NONE), IntervalRequest(9, live=True, config=True), TransientDomain),
     ],
 )
-def test_what_cannot_be_set(
+def test_impossible_changes(
     domain: FakeDomain, request_: IntervalRequest, error: type[Exception]
 ) -> None:
     change = set_interval(domain, request_)
@@ -118,7 +118,7 @@ def test_domain_of_a_pattern_is_set_where_it_can_be(
     ("failing", "after"),
     [("config", Interval(live=10, config=0)), ("live", Interval(live=10, config=0))],
 )
-def test_what_is_half_done_is_read_again(failing: str, after: Interval) -> None:
+def test_partly_applied_change_is_read_again(failing: str, after: Interval) -> None:
     domain = FakeDomain(0, 0, failing=failing)
     change = set_interval(domain, IntervalRequest(10, live=True, config=True))
 
@@ -137,7 +137,7 @@ def test_a_held_domain_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, 2**31, True, 1.5, "5"])
-def test_an_invalid_interval_is_no_request(seconds: Any) -> None:
+def test_request_rejects_invalid_interval(seconds: Any) -> None:
     with pytest.raises(InvalidInterval):
         IntervalRequest(seconds)
 

@@ -248,7 +248,7 @@ def test_no_color_holds(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     assert on_a_terminal(show_it) == in_a_pipe(show_it)
 
 
-def test_an_empty_no_color_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_no_color_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "")
 
     assert ESCAPE in "".join(on_a_terminal(show(report())))

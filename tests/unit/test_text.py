@@ -41,7 +41,7 @@ def test_a_size(count: int, shown: str) -> None:
     assert size(count, exact=True) == str(count)
 
 
-def test_no_bytes_are_exactly_none() -> None:
+def test_zero_bytes() -> None:
     assert size(None, exact=True) == "-"
 
 
@@ -126,7 +126,7 @@ def test_a_span_of_time(elapsed: float, shown: str) -> None:
         ("", ""),
     ],
 )
-def test_somebody_elses_text(name: str, shown: str) -> None:
+def test_foreign_text(name: str, shown: str) -> None:
     assert printable(name) == shown
 
 

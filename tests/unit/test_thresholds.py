@@ -35,7 +35,7 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
         ("0.5:1.25", [0.4, 1.3], [0.5, 1.25]),
     ],
 )
-def test_what_alarms(text: str, alarms: list[float], silent: list[float]) -> None:
+def test_alarms(text: str, alarms: list[float], silent: list[float]) -> None:
     parsed = Range.parse(text)
     assert [value for value in alarms if not parsed.alarms(value)] == []
     assert [value for value in silent if parsed.alarms(value)] == []
@@ -49,7 +49,7 @@ def test_what_alarms(text: str, alarms: list[float], silent: list[float]) -> Non
         *(" 10", "10 ", "10: 20", "10\n", "٣", "80%", "5 %", "9" * 400),
     ],
 )
-def test_what_is_no_range(text: str) -> None:
+def test_rejects_invalid_ranges(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Range.parse(text)
 

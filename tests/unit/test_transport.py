@@ -199,7 +199,7 @@ NOT_THERE = "Failed to connect socket to '/run/libvirt/libvirt-sock-ro': No such
         ("http://[", "no idea", None, ConnectError, "no idea"),
     ],
 )
-def test_what_stood_in_the_way(
+def test_connect_error_by_libvirts_message(
     uri: str, message: str, number: int | None, kind: type[ConnectError], said: str
 ) -> None:
     error = explain(message, number, uri, code=38)
@@ -283,7 +283,7 @@ def test_an_alias_of_ssh_does_not_ask(user: Path) -> None:
         (f"{SSH}?authfile=/a", None, False, "group libvirt"),
     ],
 )
-def test_what_a_refused_user_lacks(uri: str, number: int | None, asked: bool, said: str) -> None:
+def test_refused_user_gets_a_hint(uri: str, number: int | None, asked: bool, said: str) -> None:
     error = refused("no", uri, code=45, number=number, asked=asked)
     assert (error.message, error.host, error.code) == ("no", uri, 45)
     assert said in str(error.hint)

@@ -79,7 +79,7 @@ def test_an_update_from_the_future() -> None:
     assert aged(-1e9) is Verdict.STALE
 
 
-def test_stale_figures_that_are_none_are_empty() -> None:
+def test_stale_without_figures_is_empty() -> None:
     assert verdict(is_empty=True, age_seconds=1e6) is Verdict.EMPTY
 
 

@@ -80,7 +80,7 @@ def test_the_same_or_none_is_not(before: int | None, now: int) -> None:
         ({"id": 8}, False, Unheard.RESTARTED),
     ],
 )
-def test_who_is_waited_for_no_longer(
+def test_reasons_to_stop_waiting(
     facts: dict[str, Any], answered: bool | None, reason: Unheard
 ) -> None:
     waited = judged(NOW, row(NOW, **facts))
@@ -89,7 +89,7 @@ def test_who_is_waited_for_no_longer(
     assert (waited.seconds is None) == (answered is None)
 
 
-def test_another_qemus_answer_is_none() -> None:
+def test_answer_of_another_qemu_is_ignored() -> None:
     waited = judged(NOW - 9, row(NOW, id=8))
     assert waited is not None
     assert waited.reason is Unheard.RESTARTED
@@ -118,6 +118,6 @@ def test_a_change_that_was_waited_for() -> None:
     assert [change.waited for change in shown.domains] == [silent, None]
 
 
-def test_the_schema_knows_every_reason() -> None:
+def test_schema_has_every_reason() -> None:
     enum = SCHEMA["$defs"]["waited"]["properties"]["reason"]["enum"]
     assert enum == [*Unheard, None]

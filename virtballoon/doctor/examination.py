@@ -118,7 +118,7 @@ def diagnose_domain(
         examination.examine({domain.uuid: domain})
     for diagnosis in examination.diagnoses(prefixes):
         return diagnosis
-    raise DomainNotFound("it vanished", host=session.uri, domain=domain.name)
+    raise DomainNotFound("it no longer exists", host=session.uri, domain=domain.name)
 
 
 class DomainExamination:

@@ -23,14 +23,14 @@ from virtballoon.hypervisor.translation import LOGGER, call, connect_error
 from virtballoon.log import logger_in_use
 from virtballoon.model.value import Value
 
-#: The daemon's version from which on a domain's XML may wait for whoever holds the domain.
+#: The libvirt version since which reading a domain's XML may wait while the domain is held.
 _XML_MAY_WAIT: Final = (9, 1)
 
-#: QEMU's version from which on it has ``qom-list-get``, as virConnectGetVersion gives it.
+#: The QEMU version that introduced ``qom-list-get``, as returned by virConnectGetVersion.
 _HAS_LIST_GET: Final = 10_001_000
 
-#: What virsh announces that it can be asked for. Without any, libvirt does not read auth.conf; with
-#: VIR_CRED_USERNAME, which virsh leaves out, SASL would want a second name (remote_driver.c).
+#: The credentials that virsh offers. Without any, libvirt does not read auth.conf; with
+#: VIR_CRED_USERNAME, which virsh omits, SASL asks for a second name (remote_driver.c).
 _CREDENTIALS: Final = (
     libvirt.VIR_CRED_AUTHNAME,
     libvirt.VIR_CRED_ECHOPROMPT,
@@ -42,16 +42,16 @@ _CREDENTIALS: Final = (
 
 
 class Connection:
-    """A connection to one host, of our own or of the caller's.
+    """A connection to one host, opened here or by the caller.
 
-    :ivar uri: the host's URI, as asked for, else as libvirt tells it
+    :ivar uri: the host's URI as requested, else as reported by libvirt
     """
 
     def __init__(self, raw: Any, *, uri: str | None = None, owned: bool = False) -> None:
         self._raw = raw
         self._owned = owned
         self._domains: WeakSet[Domain] = WeakSet()
-        # A name for errors until libvirt has told the real one.
+        # For errors until libvirt has reported the actual URI.
         self.uri = uri or transport.default_uri()
         if uri is None:
             with call("getURI", connection=self):
@@ -61,25 +61,25 @@ class Connection:
     def open(cls, uri: str | None = None, *, readonly: bool = True) -> Self:
         """Open a connection.
 
-        There is no time limit: libvirt has none for connecting. :func:`end_children` ends an ssh
-        that would wait for ever. Nothing is asked on the terminal: names and passwords come from
+        There is no time limit, since libvirt has none for connecting; :func:`end_children` ends an
+        ssh that hangs. Nothing is asked on the terminal: names and passwords come from
         libvirt's auth.conf (or ``?authfile=``, or ``LIBVIRT_AUTH_FILE``), and ssh asks nothing
         unless the URI has ``no_tty=0``.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
-        loop, which is started for it, in a thread, for as long as the process lives. A program
-        with an event loop of its own registers that first, opens the connection itself and passes
-        it. Both this driver and ``test://`` with a file take custom resolvers from lxml, see
+        loop, which is started in a thread for the lifetime of the process. A program with an event
+        loop of its own must register it first, open the connection itself and pass it. This driver,
+        and ``test://`` with a file, disable custom resolvers of lxml; see
         :func:`virtballoon.hypervisor.domainxml.leave_files_to_libvirt`.
 
-        :param uri: libvirt's URI; None for libvirt's own default (``LIBVIRT_DEFAULT_URI`` and
+        :param uri: libvirt URI; None for libvirt's default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
-        :param readonly: whether only reading is wanted
-        :raise HostUnreachable: when there is no way to the host
-        :raise HostKeyError: when ssh does not know the host's key, or knows another
-        :raise AuthError: when the host refuses the user
-        :raise NoDaemon: when no libvirtd listens there
-        :raise ConnectError: when there is no connection for any other reason
+        :param readonly: whether to open it read-only
+        :raise HostUnreachable: if the host cannot be reached
+        :raise HostKeyError: if the host's ssh key is unknown or has changed
+        :raise AuthError: if the host refuses access
+        :raise NoDaemon: if no libvirtd listens there
+        :raise ConnectError: if connecting fails for any other reason
         """
         started = time.monotonic()
         # Without a configured default, libvirt itself looks for a driver.
@@ -104,7 +104,7 @@ class Connection:
             host = named or transport.default_uri()
             raise connect_error(error, host, asked=bool(asked)) from error
         except ValueError as error:
-            # A NUL, or text that is not valid UTF-8: it does not even reach libvirt.
+            # The binding refuses a NUL and invalid UTF-8.
             raise ConnectError(f"invalid URI: {error}", host=uri) from error
         finally:
             if (log := logger_in_use(LOGGER)) is not None:
@@ -115,30 +115,30 @@ class Connection:
 
     @classmethod
     def of(cls, connection: Connection | libvirt.virConnect) -> Connection:
-        """The caller's connection, which is never closed here."""
+        """A connection of the caller, which is never closed here."""
         return connection if isinstance(connection, Connection) else cls(connection)
 
     @property
     def raw(self) -> Any:
         """The ``libvirt.virConnect``.
 
-        :raise ConnectionLost: when it was closed
+        :raise ConnectionLost: if it was closed
         """
         if self._raw is None:
             raise ConnectionLost("the connection was closed", host=self.uri)
         return self._raw
 
     def close(self) -> None:
-        """Close what :meth:`open` opened; a connection of the caller's stays open.
+        """Close a connection opened by :meth:`open`; one of the caller stays open.
 
-        libvirt's own close would free what calls that are still out are using. So it is let go of,
-        with its domains, and closed when the last call returns; this waits for the daemon where
-        none is out.
+        libvirt's own close would free objects that pending calls use. Instead, the references to it
+        and its domains are dropped, and it is closed when the last call returns. Without pending
+        calls, this waits for the daemon.
         """
         if self._owned:
             self._owned = False
             for domain in list(self._domains):
-                domain.let_go()
+                domain.release()
             self._raw = None
 
     def __enter__(self) -> Self:
@@ -153,7 +153,7 @@ class Connection:
             return str(self.raw.getHostname())
 
     def link(self) -> Link:
-        """Ask the daemon something that costs it nothing, and so learn how far away it is."""
+        """Measure the round trip with a call that costs the daemon nothing."""
         started = time.monotonic()
         version = self.version()
         elapsed = time.monotonic() - started
@@ -167,21 +167,21 @@ class Connection:
 
     @cached_property
     def _has_list_get(self) -> bool:
-        # The QEMU that is installed; that of a running domain may be older.
+        # The installed QEMU; that of a running domain may be older.
         with suppress(VirtballoonError), call("getVersion", connection=self):
             return bool(self.raw.getVersion() >= _HAS_LIST_GET)
         return False
 
     def require_monitor(self) -> None:
-        """Refuse a hypervisor that has no QEMU monitor.
+        """Check that the hypervisor has a QEMU monitor.
 
-        :raise NotSupported: when the driver is not QEMU's
+        :raise NotSupported: if the driver is not QEMU's
         """
         with call("getType", connection=self):
             driver = str(self.raw.getType())
         if driver != "QEMU":
             raise NotSupported(
-                f"libvirt's {driver} driver has no QEMU, and so neither a monitor nor QOM paths",
+                f"libvirt's {driver} driver has no QEMU monitor and no QOM paths",
                 host=self.uri,
             )
 
@@ -196,7 +196,7 @@ class Connection:
             return list(self.raw.listAllDomains(flags))
 
     def domains_of(self, everyone: Iterable[Any], transient: Iterable[Any]) -> list[Domain]:
-        """The domains, by what :meth:`list_all` gave of all and of the transient ones."""
+        """The domains, from the results of :meth:`list_all` for all and for transient ones."""
         uuids = {raw.UUIDString() for raw in transient}
         domains = [Domain(raw, self, persistent=raw.UUIDString() not in uuids) for raw in everyone]
         if self._owned:
@@ -206,9 +206,9 @@ class Connection:
     def statistics(self, domains: Iterable[Domain]) -> dict[str, DomainStatistics]:
         """State and memory figures of these domains, by UUID, in one call.
 
-        A domain that vanished is missing. A guest whose monitor is held already is not waited for
-        and comes without figures (``VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT``); one whose QEMU
-        hangs and is not held yet blocks the call for as long as it hangs.
+        A domain that no longer exists is missing. A domain whose monitor is already held has no
+        figures and is not waited for (``VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT``). A hung QEMU
+        whose monitor is not held yet blocks the call until it continues.
         """
         raws = [domain.raw for domain in domains]
         what = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
@@ -219,29 +219,27 @@ class Connection:
 
 
 class Link(Value):
-    """The way to a host's daemon.
+    """Properties of the connection to a host's daemon.
 
-    :ivar round_trip_seconds: the time from a question to its answer
-    :ivar xml_waits: whether the XML of a guest whose monitor is held comes only when the guest is
-        let go. With libvirt 9.0 it comes at once, with 11.3 it does not; what is not known to be
-        without harm is taken for harmful.
+    :ivar round_trip_seconds: the time from a request to its answer
+    :ivar xml_waits: whether reading the XML of a domain whose monitor is held waits until it is
+        released. libvirt 9.0 does not wait and 11.3 does; versions in between are assumed to.
     """
 
     round_trip_seconds: float
     xml_waits: bool
 
 
-#: What a host can be given as: a connection of ours or of the caller's, a URI, or None for
-#: libvirt's default.
+#: A host: a :class:`Connection`, libvirt's connection object, a URI, or None for libvirt's default.
 Target: TypeAlias = Connection | libvirt.virConnect | str | None
 
 
 def end_children(thread: int, *, process: str = "self") -> None:
-    """End the programs that a thread has started, and theirs: the ssh that libvirt starts to
-    connect else outlives this process, waiting for a host that never answers.
+    """End the child processes of a thread, and theirs. Otherwise the ssh that libvirt starts to
+    connect would outlive this process if the host never answers.
 
-    :param thread: the kernel's number of a thread that is about to open a connection and nothing
-        else (``threading.get_native_id()``)
+    :param thread: the native ID (``threading.get_native_id()``) of a thread that only opens a
+        connection
     :param process: the process that the thread belongs to
     """
     from pathlib import Path
@@ -249,10 +247,10 @@ def end_children(thread: int, *, process: str = "self") -> None:
     try:
         children = Path(f"/proc/{process}/task/{thread}/children").read_text().split()
     except OSError:
-        # The thread has ended, and the opening with it.
+        # The thread has ended.
         return
     for child in children:
-        # ssh leaves its own ProxyCommand behind.
+        # ssh does not end its ProxyCommand.
         end_children(int(child), process=child)
         with suppress(OSError):
             os.kill(int(child), signal.SIGTERM)
@@ -263,7 +261,7 @@ def _is_embedded(uri: str) -> bool:
 
 
 def _is_file(uri: str) -> bool:
-    """Whether it is libvirt's test driver, which runs inside this process, with a file to read."""
+    """Whether it is libvirt's test driver, which runs inside this process, with a file."""
     return re.match(r"test:///(?!default([?#]|$))", uri) is not None
 
 
@@ -271,7 +269,7 @@ _event_loop = threading.Lock()
 
 
 def _run_event_loop() -> None:
-    # Never released: one loop serves the process for its whole life.
+    # Never released: one loop serves the process for its whole lifetime.
     if not _event_loop.acquire(blocking=False):
         return
     libvirt.virEventRegisterDefaultImpl()

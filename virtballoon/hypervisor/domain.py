@@ -1,4 +1,4 @@
-"""A domain of libvirt's: its state, XML, figures and interval, one call a method."""
+"""A libvirt domain: its state, XML, figures and interval, one call per method."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from virtballoon.hypervisor.connection import Connection
     from virtballoon.hypervisor.qmp import Monitor
 
-#: The longest polling interval that libvirt takes, in seconds: its API has a C int.
+#: The longest polling interval that libvirt accepts, in seconds: its API has a C int.
 MAX_INTERVAL: Final = 2**31 - 1
 
-#: A QEMU that is well answers within some milliseconds.
+#: A healthy QEMU answers within some milliseconds.
 _HUNG_SECONDS: Final = 1.0
 
 #: libvirt's ``virDomainState`` by number.
@@ -46,8 +46,7 @@ _STATES: Final[Mapping[int, State]] = {
     libvirt.VIR_DOMAIN_PMSUSPENDED: State.PMSUSPENDED,
 }
 
-#: Why a domain is in its state, by state and number, as ``virDomainRunningReason`` and its like
-#: have it.
+#: The reasons for a state, by libvirt's numbers (``virDomainRunningReason`` and others).
 _REASONS: Final[Mapping[State, tuple[str, ...]]] = {
     State.RUNNING: (
         *("unknown", "booted", "migrated", "restored", "from snapshot", "unpaused"),
@@ -68,12 +67,12 @@ _REASONS: Final[Mapping[State, tuple[str, ...]]] = {
 
 
 class DomainStatistics(NamedTuple):
-    """One domain's part of the bulk call.
+    """One domain's part of the result of the bulk call.
 
     :ivar state: the domain's state
-    :ivar figures: its memory figures; None where the driver does not take part in the bulk call
-    :ivar asked: whether libvirt was let in and asked QEMU for the figures
-    :ivar died: whether QEMU went away while it was asked
+    :ivar figures: its memory figures; None if the driver does not support the bulk call
+    :ivar asked: whether libvirt asked QEMU for the figures, and did not find its monitor held
+    :ivar died: whether QEMU ended during the call
     :ivar read_at: when they were read, epoch seconds
     """
 
@@ -91,10 +90,10 @@ def statistics_of(answer: Mapping[str, Any]) -> DomainStatistics:
     return DomainStatistics(
         state=state_of(answer.get("state.state")),
         figures=read,
-        # Without the guest's lock libvirt gives what it knows itself: current and maximum
+        # Without the domain's lock, libvirt only returns current and maximum
         # (qemu_driver.c, qemuDomainGetStatsBalloon).
         asked=bool(figures.keys() - {"current", "maximum"}),
-        # A QEMU that is gone leaves an RSS of 0 and nothing of the guest's.
+        # If QEMU has ended, the RSS is 0 and there are no figures of the guest.
         died=figures.get("rss") == 0 and read is not None and read.is_nothing,
         read_at=time.time(),
     )
@@ -105,12 +104,12 @@ def state_of(number: object) -> State:
 
 
 class Control(Value):
-    """What holds a domain, which libvirt says at once and on a read-only connection.
+    """What holds a domain. libvirt returns it immediately and on a read-only connection.
 
-    :ivar free: whether nothing does
-    :ivar seconds: how long a call has waited for QEMU; 0 for a job, since libvirt says, if
-        anything, when the job began, and not when it took the domain
-    :ivar waiting: whether a call waits for QEMU, which uses one of the daemon's workers
+    :ivar free: whether nothing holds it
+    :ivar seconds: how long a call has waited for QEMU; 0 for a job, since libvirt reports at most
+        when the job began, not when it took the domain
+    :ivar waiting: whether a call waits for QEMU, and so blocks one of the daemon's workers
     :ivar incoming: whether the domain is being migrated to this host
     """
 
@@ -121,12 +120,12 @@ class Control(Value):
 
     @property
     def is_job(self) -> bool:
-        """Whether a job holds the domain, and not a call that waits for QEMU."""
+        """Whether a job holds the domain, not a call that waits for QEMU."""
         return not self.free and not self.seconds
 
     @property
     def hangs(self) -> bool:
-        """Whether QEMU takes longer over the call than one that is well would."""
+        """Whether QEMU takes longer to answer than a healthy one."""
         return self.waiting and self.seconds >= _HUNG_SECONDS
 
 
@@ -135,7 +134,7 @@ class Domain:
 
     :ivar name: its name when it was listed
     :ivar uuid: its UUID
-    :ivar active: whether it ran when it was listed
+    :ivar active: whether it was running when it was listed
     :ivar persistent: whether it has a persistent configuration
     """
 
@@ -149,7 +148,7 @@ class Domain:
 
     @classmethod
     def of(cls, domain: Domain | libvirt.virDomain) -> Domain:
-        """The caller's domain; its connection is the caller's, too."""
+        """A domain of the caller, whose connection is never closed here."""
         if isinstance(domain, Domain):
             return domain
         from virtballoon.hypervisor.connection import Connection
@@ -163,7 +162,7 @@ class Domain:
     def raw(self) -> Any:
         """The ``libvirt.virDomain``.
 
-        :raise ConnectionLost: when the connection was closed
+        :raise ConnectionLost: if the connection was closed
         """
         if self._raw is None:
             raise ConnectionLost(
@@ -171,35 +170,34 @@ class Domain:
             )
         return self._raw
 
-    def let_go(self) -> None:
-        """Be of no more use, and keep the connection open no longer."""
+    def release(self) -> None:
+        """Drop the reference to libvirt's object, which keeps the connection open."""
         self._raw = None
 
     def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> call:
         def kind() -> type[VirtballoonError]:
-            # libvirt has one number for a domain that does not run and for a refusal of QEMU.
-            if invalid is NotRunning and self._has("isActive", otherwise=False):
+            # libvirt has one code for a domain that is not running and for a refusal by QEMU.
+            if invalid is NotRunning and self._is("isActive", default=False):
                 return LibvirtFailure
             return invalid
 
         return call(text, connection=self.connection, domain=self.name, invalid=kind)
 
-    def _has(self, question: str, *, otherwise: bool) -> bool:
-        """Ask libvirt about the domain. Never waits for the guest."""
+    def _is(self, call_name: str, *, default: bool) -> bool:
+        """The result of a libvirt call that returns a truth value. Never waits for the guest."""
         try:
-            with self._call(question):
-                return bool(getattr(self.raw, question)())
+            with self._call(call_name):
+                return bool(getattr(self.raw, call_name)())
         except VirtballoonError:
-            return otherwise
+            return default
 
     def xml(self, *, inactive: bool = False) -> domainxml.DomainXML:
-        """The domain's XML: the live one of a domain that runs, unless ``inactive``.
+        """The domain's XML: the live one of a running domain, unless ``inactive``.
 
-        It does not ask the guest's QEMU, but newer libvirt waits for whoever holds the domain; see
-        :class:`Link`.
+        It does not ask QEMU, but newer libvirt waits while the domain is held; see :class:`Link`.
 
-        :raise DomainNotFound: when the domain is gone
-        :raise DomainXMLError: when it cannot be read
+        :raise DomainNotFound: if the domain is gone
+        :raise DomainXMLError: if the XML is invalid
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
@@ -209,7 +207,7 @@ class Domain:
         """The XML in the saved image from which the domain would start (``virsh managedsave``);
         None without an image. Never waits for the guest.
 
-        :raise DomainXMLError: when it cannot be read
+        :raise DomainXMLError: if the XML is invalid
         """
         try:
             with self._call("hasManagedSaveImage"):
@@ -225,7 +223,7 @@ class Domain:
         return self.reason()[0]
 
     def reason(self) -> tuple[State, str]:
-        """The domain's state, and why it is in it. Never waits for the guest."""
+        """The domain's state and the reason for it. Never waits for the guest."""
         with self._call("state"):
             number, reason = self.raw.state()
         state = state_of(number)
@@ -233,17 +231,17 @@ class Domain:
         return state, reasons[reason] if 0 <= reason < len(reasons) else "unknown"
 
     def processor_time(self) -> tuple[float, int]:
-        """The seconds of processor time that its QEMU has taken so far, emulation included, and
-        how many CPUs the guest has. Never waits for the guest."""
+        """The processor time that QEMU has used so far, in seconds, emulation included, and the
+        guest's number of CPUs. Never waits for the guest."""
         with self._call("info"):
             cpus, nanoseconds = self.raw.info()[3:5]
         return nanoseconds / 1e9, int(cpus)
 
     def hints(self) -> domainxml.DomainHints:
-        """What the live XML says beside the balloon; waits as :meth:`xml` does.
+        """Facts in the live XML other than the balloon; waits like :meth:`xml`.
 
-        :raise DomainNotFound: when the domain is gone
-        :raise DomainXMLError: when it cannot be read
+        :raise DomainNotFound: if the domain is gone
+        :raise DomainXMLError: if the XML is invalid
         """
         with self._call("XMLDesc()"):
             return domainxml.hints(self.raw.XMLDesc(0))
@@ -251,10 +249,10 @@ class Domain:
     def _is_incoming(self) -> bool:
         """Whether it is being migrated to this host.
 
-        Its state does not say: the source of a migration is paused for the same reason, and stays
-        so after some that failed. But libvirt refuses the statistics of the job on the
-        destination alone, before it waits for anything (qemuDomainGetJobStatsInternal, with libvirt
-        9.0 code 84).
+        The state is not sufficient: the source of a migration is paused for the same reason, also
+        after some migrations that failed. But only on the destination does libvirt refuse the
+        statistics of the job, before it waits for anything (qemuDomainGetJobStatsInternal; code 84
+        with libvirt 9.0).
         """
         if self.reason() != (State.PAUSED, "migration"):
             return False
@@ -262,12 +260,12 @@ class Domain:
             with self._call("jobInfo", NotSupported):
                 self.raw.jobInfo()
         except NotSupported:
-            # The code is that of a domain that has stopped, too.
+            # A domain that is not running has the same code.
             return self.reason() == (State.PAUSED, "migration")
         return False
 
     def control(self) -> Control:
-        """What holds it, a job outside the monitor excepted. Never waits for the guest."""
+        """What holds it, except a job outside the monitor. Never waits for the guest."""
         with self._call("controlInfo", NotRunning):
             state, _details, milliseconds = self.raw.controlInfo(0)
         waiting = state == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED
@@ -278,18 +276,18 @@ class Domain:
         )
 
     def hold(self) -> Control:
-        """What holds it, as :meth:`control`, and an incoming migration. Does not wait for the
-        guest, unless a job takes the domain just now."""
+        """What holds it, including an incoming migration. Does not wait for the guest, unless a
+        job takes the domain during the call."""
         control = self.control()
         if control.free and self._is_incoming():
             return Control(free=False, seconds=0.0, waiting=False, incoming=True)
         return control
 
     def figures(self) -> Figures:
-        """Memory figures by the call for a single domain, for drivers that do not take part in
-        the bulk call. Waits for the guest's QEMU without limit.
+        """Memory figures by the call for a single domain, for drivers that do not support the bulk
+        call. Waits for QEMU without limit.
 
-        :raise NotRunning: when it does not run
+        :raise NotRunning: if it is not running
         """
         with self._call("memoryStats", NotRunning):
             stats = self.raw.memoryStats()
@@ -301,18 +299,18 @@ class Domain:
         return Figures.from_libvirt(stats | sizes)
 
     def set_period(self, seconds: int, *, live: bool, config: bool) -> None:
-        """Set the polling interval through libvirt: live first, then the configuration, so that a
-        failure can leave it half done. Waits for the guest's QEMU without limit when live.
+        """Set the polling interval through libvirt: live first, then the configuration, so a
+        failure can leave only the first set. Waits for QEMU without limit if live.
 
-        :raise InvalidInterval: when libvirt cannot take this number
+        :raise InvalidInterval: if libvirt does not accept the number
         :raise ReadOnly: on a read-only connection
-        :raise NotRunning: live, and it does not run
-        :raise TransientDomain: config, and it has none
-        :raise LibvirtFailure: live, and libvirt does not find the balloon in QEMU, among others
+        :raise NotRunning: if ``live`` and it is not running
+        :raise TransientDomain: if ``config`` and it has no persistent configuration
+        :raise LibvirtFailure: for example if ``live`` and libvirt does not find the balloon in QEMU
         """
         if not 0 <= seconds <= MAX_INTERVAL:
             raise InvalidInterval(
-                f"libvirt takes 0 to {MAX_INTERVAL} seconds, not {seconds}",
+                f"libvirt accepts 0 to {MAX_INTERVAL} seconds, not {seconds}",
                 host=self.connection.uri,
                 domain=self.name,
             )
@@ -325,7 +323,7 @@ class Domain:
                 self.raw.setMemoryStatsPeriod(seconds, flags)
         except (LibvirtFailure, NotRunning) as error:
             is_invalid = error.code == libvirt.VIR_ERR_OPERATION_INVALID
-            # Of the configuration alone, nothing else can be invalid.
+            # With config alone, there is no other reason.
             if not config or not is_invalid or (live and self._is_persistent()):
                 raise
             raise TransientDomain(
@@ -333,15 +331,14 @@ class Domain:
             ) from error.__cause__
 
     def _is_persistent(self) -> bool:
-        return self._has("isPersistent", otherwise=self.persistent)
+        return self._is("isPersistent", default=self.persistent)
 
     def monitor(self) -> Monitor:
-        """The guest's monitor, through libvirt's passthrough.
+        """QEMU's monitor, through libvirt's passthrough.
 
-        Using it marks the guest as tainted (``custom-monitor``) until it stops, needs a read-write
-        connection, and waits for the guest's QEMU without limit.
+        Using it taints the guest (``custom-monitor``) until it stops, needs a read-write
+        connection, and waits for QEMU without limit.
         """
-        # Here, since they are of no use to anyone who only reads.
         import libvirt_qemu
 
         from virtballoon.hypervisor.qmp import Monitor
@@ -358,5 +355,5 @@ class Domain:
         )
 
 
-#: A domain of ours or of the caller's.
+#: A domain: a :class:`Domain` or libvirt's object.
 AnyDomain: TypeAlias = Domain | libvirt.virDomain

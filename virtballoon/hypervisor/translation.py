@@ -1,4 +1,4 @@
-"""libvirt's errors as errors of this package, and the log of the calls.
+"""Translates libvirt's errors to those of this package, and logs calls.
 
 Every call is logged on ``virtballoon.hypervisor`` at DEBUG, with its duration.
 """
@@ -55,14 +55,14 @@ _IN_USE: Final[Mapping[int, type[VirtballoonError]]] = {
     libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED: NotSupported,
 }
 _HINTS: Final[Mapping[type[VirtballoonError], str]] = {
-    ReadOnly: "open the connection for writing",
+    ReadOnly: "a read-write connection is needed",
     Busy: MONITOR_HELD,
-    AccessDenied: "ask for the right to it in the host's polkit rules",
+    AccessDenied: "the host's polkit rules must allow it",
 }
 
 
 class Connected(Protocol):
-    """A connection, as far as its errors need it."""
+    """A connection, as needed for errors."""
 
     uri: str
 
@@ -113,7 +113,7 @@ class call:  # noqa: N801 - it reads as a function
         if isinstance(error, UnicodeDecodeError):
             # The binding takes all text for UTF-8, also what the daemon says in the words of a
             # locale.
-            message = f"libvirt's answer is no UTF-8: {error.object!r:.200}"
+            message = f"libvirt's answer is not UTF-8: {error.object!r:.200}"
             raise LibvirtFailure(message, host=self._connection.uri, domain=self._domain) from error
         if isinstance(error, DomainXMLError):
             error.host, error.domain = self._connection.uri, self._domain
@@ -142,24 +142,24 @@ def _is_dead(raw: Any) -> bool:
     try:
         return not raw.isAlive()
     except libvirt.libvirtError:
-        # A driver that cannot tell is no dead connection.
+        # Not supported by this driver: not a broken connection.
         return False
 
 
 def keep_stderr_quiet() -> None:
-    """Stop libvirt from printing its errors to stderr, for the whole process. For programs; a
-    library must not decide it."""
+    """Stop libvirt from printing its errors to stderr, in the whole process. For programs, not for
+    libraries."""
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 
 def connect_error(error: libvirt.libvirtError, uri: str, *, asked: bool) -> ConnectError:
     code = error.get_error_code()
     message = error.get_error_message() or str(error)
-    # For a system error libvirt keeps the errno beside the number.
+    # For a system error, libvirt also has the errno.
     number = error.get_int1() if code == libvirt.VIR_ERR_SYSTEM_ERROR else None
     if code in _AUTH or number in _EACCES:
         return transport.refused(message, uri, code=code, number=number, asked=asked)
-    # libvirt has no words for an auth.conf that it cannot read.
+    # libvirt has no code for an unreadable auth.conf.
     is_unknown = code == libvirt.VIR_ERR_INTERNAL_ERROR
     if is_unknown and (bad := transport.bad_credentials(message, uri, code=code)):
         return bad

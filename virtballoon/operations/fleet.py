@@ -16,7 +16,7 @@ from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import DomainNotFound
 from virtballoon.hypervisor.connection import Target
-from virtballoon.log import log_host, log_pleas
+from virtballoon.log import log_host, log_unrestored
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.selection import means_all
 from virtballoon.model.source import Source
@@ -78,7 +78,7 @@ def read_hosts(
         # The visits are in threads that end with the process, which may be about to end.
         cancelled.set()
         if max_age is not None:
-            log_pleas(cleanup.undo_all(cleanup.UNDO_SECONDS))
+            log_unrestored(cleanup.undo_all(cleanup.UNDO_SECONDS))
         raise
 
 

@@ -43,16 +43,16 @@ def read_host(
 ) -> HostReport:
     """Read the balloon and the memory figures of a host's domains.
 
-    Whatever fails is in the report: a host that does not answer has a status and an error, a
-    domain that does not has a verdict and an error. A domain that vanishes meanwhile has no row.
+    Failures are in the report: as status and error of the host, or verdict and error of a domain. A
+    domain that ceases to exist during the reading has no row.
 
     :param target: a connection, which stays open; or a URI, or None for libvirt's default, to
-        connect to: read-only, unless ``via`` is QOM
+        connect to, read-only unless ``via`` is QOM
     :param domains: names, UUIDs and shell patterns; None for all
-    :param inactive: whether "all" and patterns mean the domains that do not run, too; a domain
-        that is named is always read
-    :param via: where the figures come from. QOM marks each running guest as tainted.
-    :param timeout: seconds for everything, from connecting on
+    :param inactive: whether "all" and patterns include domains that are not running; a named domain
+        is always read
+    :param via: source of the figures; QOM taints each running guest
+    :param timeout: time limit including connecting, in seconds
     """
     session = HostSession(target, domains, via=via, timeout=timeout)
     return read_session(session, inactive=inactive, via=via)
@@ -66,10 +66,10 @@ def read_session(
     each: Callable[[DomainReport], object] | None = None,
     earlier: HostReport | None = None,
 ) -> HostReport:
-    """Read a host's domains as :func:`read_host` does, in a session.
+    """Read a host's domains like :func:`read_host`, in a session.
 
     :param each: called in this thread with each domain as soon as it is read
-    :param earlier: the reading before it of the same host, to judge by what has moved since
+    :param earlier: the previous reading of the same host, to determine the clock offset
     """
     rows: list[DomainReport] = []
     with session, session.errors_kept():
@@ -82,9 +82,9 @@ def read_session(
 
 
 def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]:
-    """The domains that a caller means, by UUID.
+    """The selected domains, by UUID.
 
-    :param inactive: whether "all" and patterns mean the domains that do not run, too
+    :param inactive: whether "all" and patterns include domains that are not running
     """
     return {
         one.domain.uuid: one.domain
@@ -98,9 +98,9 @@ def read_domains(
 ) -> Iterator[DomainReport]:
     """Read these domains of a connected host once, and yield each as soon as it is read.
 
-    :param chosen: the domains by UUID. Where the connection breaks and is opened again, they are
-        replaced by those of the new one, and those that are gone are removed.
-    :raise ConnectionLost: when the connection breaks for good, after all have been yielded
+    :param chosen: the domains by UUID. If the connection breaks and is opened again, they are
+        replaced by those of the new connection, and those that are gone are removed.
+    :raise ConnectionLost: if the connection cannot be opened again; after all have been yielded
     """
     left = list(chosen.values())
     while left:
@@ -126,9 +126,9 @@ def read_domains(
 def host_report(
     session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
 ) -> HostReport:
-    """The report of a host whose domains have been read, by the host's clock; not logged.
+    """The report of a host whose domains have been read, with ages by the host's clock; not logged.
 
-    :param earlier: the reading before it of the same host, to judge by what has moved since
+    :param earlier: the previous reading of the same host, to determine the clock offset
     """
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     is_complete = all(row.is_complete for row in rows)
@@ -137,7 +137,7 @@ def host_report(
 
 
 def unread(error: VirtballoonError, uri: str, *, elapsed_seconds: float) -> HostReport:
-    """The report of a host with which there was no session, not logged."""
+    """The report of a host that was not connected to, not logged."""
     return HostReport(
         uri=uri,
         hostname=None,
@@ -155,12 +155,12 @@ def iter_domains(
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Iterator[DomainReport]:
-    """Read a host's domains as :func:`read_host` does, and yield each as soon as it is read.
+    """Read a host's domains like :func:`read_host`, and yield each as soon as it is read.
 
-    :raise HostError: when the host cannot be reached or read
-    :raise DomainNotFound: before anything else, when a name, UUID or pattern matches no domain
-    :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
-    :raise ReadOnly: ``via`` is QOM and the connection may not write
+    :raise HostError: if the host cannot be reached or read
+    :raise DomainNotFound: before the first row, if a name, UUID or pattern matches no domain
+    :raise NotSupported: if ``via`` is QOM and the host's driver is not QEMU's
+    :raise ReadOnly: if ``via`` is QOM and the connection is read-only
     """
     with HostSession(target, domains, via=via, timeout=timeout) as session:
         session.connect()
@@ -175,12 +175,12 @@ def read_domain(
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> DomainReport:
-    """Read one domain that the caller has at hand. Its connection stays open.
+    """Read one domain object of the caller. Its connection stays open.
 
-    :raise HostError: when the connection is broken
-    :raise DomainNotFound: when the domain is gone
-    :raise NotSupported: ``via`` is QOM and the host's driver is not QEMU's
-    :raise ReadOnly: ``via`` is QOM and the connection may not write
+    :raise HostError: if the connection is broken
+    :raise DomainNotFound: if the domain is gone
+    :raise NotSupported: if ``via`` is QOM and the host's driver is not QEMU's
+    :raise ReadOnly: if ``via`` is QOM and the connection is read-only
     """
     deadline = Deadline.after(timeout)
     domain = Domain.of(domain)
@@ -191,18 +191,18 @@ def read_domain(
     with closing(Scheduler(domain.connection, link)) as scheduler:
         for row in DomainReader(scheduler, [domain], via=via, deadline=deadline):
             return row
-    raise DomainNotFound("it vanished", host=domain.connection.uri, domain=domain.name)
+    raise DomainNotFound("it no longer exists", host=domain.connection.uri, domain=domain.name)
 
 
 def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
-    """Where QEMU has the domain's balloon, such as ``/machine/peripheral/balloon0``.
+    """The QOM path of the domain's balloon, such as ``/machine/peripheral/balloon0``.
 
-    Through libvirt it follows from the alias in the live XML; through QOM it is looked up where
-    the XML does not tell, which waits for the guest's QEMU without limit.
+    Through libvirt, it is derived from the alias in the live XML. Through QOM, QEMU is asked if the
+    XML does not have it, which waits for QEMU without limit.
 
-    :raise NotRunning: a domain that does not run has no QEMU
-    :raise NoBalloon: it has no balloon device
-    :raise NotSupported: a hypervisor that is not QEMU
+    :raise NotRunning: if the domain is not running
+    :raise NoBalloon: if it has no balloon device
+    :raise NotSupported: if the hypervisor is not QEMU
     """
     domain = Domain.of(domain)
     host = domain.connection.uri
@@ -216,7 +216,7 @@ def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
     if balloon is None:
         raise NoBalloon("it has no balloon device", host=host, domain=domain.name)
     if balloon.qom_path is None:
-        raise NotSupported("its XML does not tell the QOM path", host=host, domain=domain.name)
+        raise NotSupported("its XML does not contain the QOM path", host=host, domain=domain.name)
     return balloon.qom_path
 
 
@@ -240,7 +240,7 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
 
 
 class QomPath(Value):
-    """Where QEMU has a domain's balloon.
+    """The QOM path of a domain's balloon.
 
     :ivar uri: the host's URI
     :ivar hostname: the host's own name
@@ -263,13 +263,13 @@ def find_qom_path(
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> QomPath:
-    """Find a domain by name, UUID or pattern, and where QEMU has its balloon.
+    """Find a domain by name, UUID or pattern, and the QOM path of its balloon.
 
-    :raise HostError: when the host cannot be reached or does not answer in time
-    :raise DomainNotFound: when no domain matches
-    :raise AmbiguousDomain: when more than one does
-    :raise NotRunning: a domain that does not run has no QEMU
-    :raise NoBalloon: it has no balloon device
+    :raise HostError: if the host cannot be reached or does not answer in time
+    :raise DomainNotFound: if no domain matches
+    :raise AmbiguousDomain: if several domains match
+    :raise NotRunning: if the domain is not running
+    :raise NoBalloon: if it has no balloon device
     """
     session = HostSession(target, [domain], via=via, timeout=timeout)
     found: list[Domain] = []

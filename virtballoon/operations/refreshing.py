@@ -23,7 +23,7 @@ from virtballoon.errors import Busy, ConnectionLost, DomainNotFound, NotRunning,
 from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import BalloonDevice, balloon_device, read_configs
 from virtballoon.hypervisor.domain import Control, Domain
-from virtballoon.log import log_host, log_pleas
+from virtballoon.log import log_host, log_unrestored
 from virtballoon.model.outcome import DomainWait
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.model.source import Source
@@ -101,7 +101,7 @@ def read_fresh(
             wait((row for row in old() if row.uuid not in temporary.errors), timeout)
     except BaseException:
         # There is no report that could say so.
-        log_pleas(temporary.remaining())
+        log_unrestored(temporary.remaining())
         raise
     reports = [_report(row, waits.get(row.uuid), temporary, max_age) for row in rows.values()]
     return log_host(host_report(session, reports, earlier=first))

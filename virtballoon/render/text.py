@@ -89,7 +89,7 @@ _NO_UPDATE: Final = {
     "busy": MONITOR_HELD,
     "failed": "it could not be read",
     "restarted": "it was restarted",
-    "vanished": "it vanished",
+    "vanished": "it no longer exists",
     "polling-off": "polling is off",
     "suspended": "suspended",
     "incoming": "being migrated to this host",
