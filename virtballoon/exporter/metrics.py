@@ -75,22 +75,22 @@ _FIGURES: Final = (
     ),
     _Figure(
         "virtballoon_domain_last_update_timestamp_seconds",
-        "When the guest gave its figures, by the host's clock.",
+        "When the guest last reported its figures, by the host's clock.",
         lambda row: row.last_update,
     ),
     _Figure(
         "virtballoon_domain_age_seconds",
-        "How old the guest's figures were when they were read.",
+        "Age of the guest's figures when they were read.",
         lambda row: row.age_seconds,
     ),
     _Figure(
         "virtballoon_domain_current_bytes",
-        "The balloon's size: what it leaves the guest.",
+        "The memory that the balloon leaves the guest.",
         lambda row: row.figures.current_bytes,
     ),
     _Figure(
         "virtballoon_domain_ballooned_bytes",
-        "The memory that the domain does not have: maximum less current.",
+        "The maximum minus the current memory.",
         lambda row: row.figures.ballooned_bytes,
     ),
     _Figure(
@@ -100,7 +100,7 @@ _FIGURES: Final = (
     ),
     _Figure(
         "virtballoon_domain_rss_bytes",
-        "What the guest's QEMU has in the host's memory.",
+        "Resident memory of the QEMU process on the host.",
         lambda row: row.figures.rss_bytes,
     ),
     *(
@@ -108,7 +108,7 @@ _FIGURES: Final = (
             f"virtballoon_domain_{statistic.name}"
             f"{'_bytes' if statistic.unit is Unit.BYTES else ''}"
             f"{'_total' if statistic.kind is Kind.COUNTER else ''}",
-            f"The guest's {statistic.about}.",
+            f"In the guest: {statistic.about}.",
             _statistic(statistic.name),
         )
         for statistic in STATISTIC_BY_NAME.values()
@@ -252,7 +252,7 @@ def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     build = InfoMetricFamily("virtballoon_build", "The version of virtballoon.", labels=())
     when = GaugeMetricFamily(
-        "virtballoon_sweep_timestamp_seconds", "When reading the hosts began, by our clock."
+        "virtballoon_sweep_timestamp_seconds", "When reading the hosts began, by this machine's clock."
     )
     age = GaugeMetricFamily(
         "virtballoon_sweep_age_seconds", "How long ago reading the hosts began."
@@ -266,18 +266,18 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
 
 def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     up = GaugeMetricFamily("virtballoon_up", "Whether the host was reached.", labels=_HOST)
-    info = InfoMetricFamily("virtballoon_host", "What the host is.", labels=_HOST)
+    info = InfoMetricFamily("virtballoon_host", "The host's URI and own name.", labels=_HOST)
     duration = GaugeMetricFamily(
-        "virtballoon_sweep_duration_seconds", "How long reading the host took.", labels=_HOST
+        "virtballoon_sweep_duration_seconds", "Duration of reading the host.", labels=_HOST
     )
     offset = GaugeMetricFamily(
         "virtballoon_host_clock_offset_seconds",
-        "The host's clock minus ours, by which ages are corrected; absent where it is not known.",
+        "The host's clock minus this machine's, by which ages are corrected; absent if unknown.",
         labels=_HOST,
     )
     domains = GaugeMetricFamily(
         "virtballoon_domains",
-        "How many domains of the host have this verdict.",
+        "Number of the host's domains with this verdict.",
         labels=(*_HOST, "verdict"),
     )
     for name, report in snapshot.hosts.items():
@@ -309,8 +309,8 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
     )
     used = GaugeMetricFamily(
         "virtballoon_domain_used_bytes",
-        "The guest's used memory: the total less, by the formula, what is available or what is "
-        "free, and less the balloon where the total contains it.",
+        "The guest's used memory: the total minus available or free memory, and minus the balloon "
+        "if the total contains it, as the formula says.",
         labels=(*_DOMAIN, "formula"),
     )
     ratio = GaugeMetricFamily(
@@ -325,7 +325,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
     )
     other = UnknownMetricFamily(
         "virtballoon_domain_other_statistic",
-        "A statistic of QEMU's that this version does not know, as it came.",
+        "A statistic of QEMU that this version does not know, unchanged.",
         labels=(*_DOMAIN, "statistic"),
     )
     for labels, row in rows:
