@@ -138,9 +138,9 @@ def _column(word: str, option: str) -> Column:
         from difflib import get_close_matches
 
         near = get_close_matches(word, domain_columns(), n=1)
-        hint = f"did you mean {near[0]!r}? The " if near else ""
+        hint = f"did you mean {near[0]!r}? " if near else ""
         raise click.UsageError(
-            f"{option}: no column {word!r}; {hint}columns: {', '.join(domain_columns())}"
+            f"{option}: no column {word!r}; {hint}Columns: {', '.join(domain_columns())}"
         )
     return column
 

@@ -252,7 +252,8 @@ def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     build = InfoMetricFamily("virtballoon_build", "The version of virtballoon.", labels=())
     when = GaugeMetricFamily(
-        "virtballoon_sweep_timestamp_seconds", "When reading the hosts began, by this machine's clock."
+        "virtballoon_sweep_timestamp_seconds",
+        "When reading the hosts began, by this machine's clock.",
     )
     age = GaugeMetricFamily(
         "virtballoon_sweep_age_seconds", "How long ago reading the hosts began."
