@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -21,9 +20,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import process
 from tests.lab import Guest, Hypervisor, wait_until
 from tests.lab.keeper import lab_processes, signal_process
-from tests.process import finished
 from virtballoon import Verdict, read_host
 
 COMMAND = Path(sys.executable).with_name("virtballoon")
@@ -35,7 +34,7 @@ def run(
     """Run the installed command as a user would, elsewhere than in the checkout."""
     if not COMMAND.exists():
         pytest.fail(f"{COMMAND} is missing: install the package into this environment")
-    return finished(
+    return process.finished(
         [COMMAND, *words],
         env={**os.environ, "LIBVIRT_DEFAULT_URI": hypervisor.uri, **environment},
         cwd="/",
@@ -44,7 +43,7 @@ def run(
 
 def take_advice(hypervisor: Hypervisor, complaint: str) -> subprocess.CompletedProcess[str]:
     """Have a shell do what a list says about polling."""
-    return finished(
+    return process.finished(
         ["/bin/sh", "-c", complaint.partition("to turn polling on: ")[2]],
         env={
             **os.environ,
@@ -58,33 +57,12 @@ def on_a_terminal(
     hypervisor: Hypervisor, columns: int, *words: str, stderr: bool = False, **environment: str
 ) -> str:
     """What the command writes to a terminal of this width, on stderr, too, if wanted."""
-    leader, follower = pty.openpty()
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     inherited = {k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "COLUMNS", "LINES"}}
-    with subprocess.Popen(
-        [COMMAND, *words],
-        env={**inherited, "LIBVIRT_DEFAULT_URI": hypervisor.uri, "TERM": "xterm", **environment},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower if stderr else subprocess.DEVNULL,
-    ) as process:
-        os.close(follower)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(leader, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            output += chunk
-        assert process.wait(60) == 0
-    os.close(leader)
-    return output.decode().replace("\r\n", "\n")
+    env = {**inherited, "LIBVIRT_DEFAULT_URI": hypervisor.uri, "TERM": "xterm", **environment}
+    with process.on_a_terminal([COMMAND, *words], columns, env=env, stderr=stderr) as (run, ours):
+        output = process.read_until(ours)
+        assert run.wait(60) == 0
+    return output.replace("\r\n", "\n")
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -97,7 +75,7 @@ def run_example(
     """Run a command that finds the installed virtballoon, and the private hypervisor or those of
     a configuration."""
     binaries = Path(sys.executable).parent
-    return finished(
+    return process.finished(
         command,
         cwd="/",
         env={

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
-import pty
-import select
 import shlex
 import signal
 import socket
-import struct
 import subprocess
-import termios
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import process
+from tests.process import read_until
 from tests.unit.command import (
     COLD,
     CONFIGURATION,
@@ -35,7 +32,7 @@ from tests.unit.silence import SilentHost
 from virtballoon.cli.context import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 WIPE = "\r\x1b[2K"
@@ -321,36 +318,12 @@ def test_completion(command: Command, config: str, words: list[str], offered: li
 # Progress.
 
 
-@contextmanager
 def on_a_terminal(
-    folder: Path, *args: str, stdout_too: bool = True, term: str = "xterm"
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    folder: Path, *args: str, stdout: bool = True, term: str = "xterm"
+) -> AbstractContextManager[tuple[subprocess.Popen[str], int]]:
     """Start the command on a terminal of 60 columns; the terminal's other end to read from."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
-    with subprocess.Popen(
-        [*COLD, *args],
-        env={**clean_environment(folder), "TERM": term, "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=theirs if stdout_too else subprocess.PIPE,
-        stderr=theirs,
-        text=True,
-    ) as process:
-        os.close(theirs)
-        try:
-            yield process, ours
-        finally:
-            os.close(ours)
-
-
-def read_until(terminal: int, sign: str | None) -> str:
-    """What appears until a sign does, or until the end, or until nothing more does."""
-    seen = ""
-    # Linux's word for a terminal that nobody writes to any more.
-    with suppress(OSError):
-        while (sign is None or sign not in seen) and select.select([terminal], [], [], 30)[0]:
-            seen += os.read(terminal, 4096).decode()
-    return seen
+    env = {**clean_environment(folder), "TERM": term, "NO_COLOR": "1"}
+    return process.on_a_terminal([*COLD, *args], 60, env=env, stdin=False, stdout=stdout)
 
 
 def mute_and_others(silent: SilentHost, folder: Path) -> Sequence[str]:
@@ -365,11 +338,11 @@ def mute_and_others(silent: SilentHost, folder: Path) -> Sequence[str]:
 def test_progress_is_shown_and_wiped(tmp_path: Path) -> None:
     with SilentHost(tmp_path / "socket") as silent:
         options = mute_and_others(silent, tmp_path)
-        with on_a_terminal(tmp_path, *options, "list", "test") as (process, terminal):
+        with on_a_terminal(tmp_path, *options, "list", "test") as (run, terminal):
             waiting = read_until(terminal, "2 of 3 hosts done, waiting for \\x07mute")
             silent.close()
-            rest = read_until(terminal, None)
-            assert process.wait(60) == 3
+            rest = read_until(terminal)
+            assert run.wait(60) == 3
 
     assert "DOMAIN" not in waiting
     assert waiting.startswith(f"{WIPE}0 of 3 hosts done, waiting for \\x07mute, hv1, gone{WIPE}")
@@ -383,19 +356,19 @@ def test_progress_is_wiped_when_interrupted(tmp_path: Path) -> None:
     with SilentHost(tmp_path / "socket") as silent:
         options = mute_and_others(silent, tmp_path)
         for args in (["stats", "*"], ["set-interval", "5", "--all"]):
-            with on_a_terminal(tmp_path, *options, *args) as (process, terminal):
+            with on_a_terminal(tmp_path, *options, *args) as (run, terminal):
                 read_until(terminal, "2 of 3 hosts done")
-                process.send_signal(signal.SIGINT)
-                rest = read_until(terminal, None)
-                assert process.wait(60) == 130
+                run.send_signal(signal.SIGINT)
+                rest = read_until(terminal)
+                assert run.wait(60) == 130
             assert rest.rpartition(WIPE)[2].split() == ["virtballoon:", "interrupted"]
 
 
 def test_progress_fits_the_terminal(tmp_path: Path) -> None:
     uris = [arg for i in range(40) for arg in ("-c", f"{NOBODY_LISTENS}&{i}")]
-    with on_a_terminal(tmp_path, *uris, "qom-path", "x") as (process, terminal):
-        seen = read_until(terminal, None)
-        assert process.wait(60) == 1
+    with on_a_terminal(tmp_path, *uris, "qom-path", "x") as (run, terminal):
+        seen = read_until(terminal)
+        assert run.wait(60) == 1
 
     lines = [part for part in seen.split(WIPE) if "hosts done" in part]
     assert len(lines) == 41
@@ -406,7 +379,7 @@ def test_progress_fits_the_terminal(tmp_path: Path) -> None:
 
 NO_PROGRESS: list[tuple[list[str], dict[str, Any]]] = [
     ([], {}),
-    (["-c", OTHER], {"stdout_too": False}),
+    (["-c", OTHER], {"stdout": False}),
     (["-c", OTHER, "-v"], {}),
     (["-c", OTHER], {"term": "dumb"}),
 ]
@@ -418,8 +391,8 @@ def test_no_progress(tmp_path: Path) -> None:
             stack.enter_context(on_a_terminal(tmp_path, "hosts", "-c", TEST, *args, **terminal))
             for args, terminal in NO_PROGRESS
         ]
-        for process, terminal in runs:
-            seen = read_until(terminal, None)
-            assert process.wait(60) == 0
+        for run, terminal in runs:
+            seen = read_until(terminal)
+            assert run.wait(60) == 0
             assert "hosts done" not in seen
             assert WIPE not in seen

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
-import pty
 import re
-import struct
-import termios
-from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
+from tests.process import read_until, terminal
 from tests.unit.builders import CHANGES, HELD, HOST, READ, report
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
@@ -66,19 +62,13 @@ def in_a_pipe(show: Callable[[TextIO], None]) -> list[str]:
 
 
 def on_a_terminal(show: Callable[[TextIO], None], width: int = 80) -> list[str]:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    shown = b""
+    ours, theirs = terminal(width)
     try:
         with os.fdopen(theirs, "w", encoding="utf-8") as stream:
             show(stream)
-        # Linux ends it with an error once nobody holds the other side.
-        with suppress(OSError):
-            while part := os.read(ours, 4096):
-                shown += part
+        text = read_until(ours)
     finally:
         os.close(ours)
-    text = shown.decode()
     assert text.endswith("\r\n")
     return text.split("\r\n")[:-1]
 
