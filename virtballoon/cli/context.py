@@ -109,6 +109,12 @@ class Settings:
         """The selected hosts of the configuration that have this URI."""
         return [host for host in self.hosts if host.uri == uri]
 
+    def label(self, target: str | None) -> str:
+        """What to call a host: its name in the configuration, else its URI."""
+        from virtballoon.hypervisor.uri import default_uri
+
+        return next((host.name for host in self.named(target)), target or default_uri())
+
     def words(self, domains: Sequence[str]) -> tuple[str, ...] | None:
         """The selection of domains with those of ``--exclude`` left out; None for every domain."""
         from virtballoon.model.selection import Exclude

@@ -132,10 +132,8 @@ def _named(settings: Settings) -> dict[str, str | None]:
     It is the same whether the host answers or not."""
     named: dict[str, str | None] = {}
     for target in settings.targets:
-        hosts = settings.named(target)
-        uri = target or default_uri()
-        name = hosts[0].name if hosts else uri
-        named[uri if name in named else name] = target
+        name = settings.label(target)
+        named[target or default_uri() if name in named else name] = target
     return named
 
 

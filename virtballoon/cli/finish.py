@@ -101,8 +101,7 @@ def progress(settings: Settings, *, domains: bool = False) -> Iterator[Callbacks
         return
     from virtballoon.render.progress import Progress
 
-    names = {uri: settings.named(uri) for uri in settings.targets if uri is not None}
-    labels = {uri: hosts[0].name if hosts else uri for uri, hosts in names.items()}
+    labels = {uri: settings.label(uri) for uri in settings.targets if uri is not None}
     with Progress(labels or {"": ""}, stream=sys.stderr) as line:
         yield Callbacks(line.done, line.note)
 

@@ -14,14 +14,18 @@ from virtballoon.system.journal import priority
 
 def log_to_stderr(program: str) -> None:
     """Write every record from INFO on; with its priority if the systemd journal reads stderr."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Logfmt())
-    handler.setLevel(logging.INFO)
-    logger = logging.getLogger(program)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    _add(program, _Logfmt(), logging.INFO).setLevel(logging.INFO)
     # A record that cannot be written must not become a traceback.
     logging.raiseExceptions = False
+
+
+def _add(program: str, formatter: logging.Formatter, level: int) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logger = logging.getLogger(program)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    return handler
 
 
 class _Logfmt(logging.Formatter):
@@ -50,14 +54,10 @@ def _quoted(value: str) -> str:
 def log_calls(program: str) -> logging.Logger:
     """Write the records of DEBUG, which are the calls to libvirt; the others are printed as
     messages, or by :func:`log_to_stderr`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _add(program, logging.Formatter("%(message)s"), logging.DEBUG)
     handler.addFilter(_printable)
     handler.addFilter(lambda record: record.levelno <= logging.DEBUG)
-    logger = logging.getLogger(program)
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    return logger
+    return logging.getLogger(program)
 
 
 def _printable(record: logging.LogRecord) -> bool:

@@ -19,7 +19,6 @@ from virtballoon.cli.options import (
     quiet_option,
     with_settings,
 )
-from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,7 +77,7 @@ def command(
     from virtballoon.watch.view import Order, Units, View
 
     view = View(
-        [_label(settings, target) for target in settings.targets],
+        [settings.label(target) for target in settings.targets],
         order=Order(sort),
         units=Units(units),
         only_unwell=settings.is_quiet,
@@ -103,11 +102,6 @@ def _require_terminal(settings: Settings) -> None:
         )
     if sys.stderr.isatty() and (settings.is_verbose or settings.is_logged):
         raise click.UsageError("-v and --log would write over the screen; redirect stderr: 2>FILE")
-
-
-def _label(settings: Settings, target: str | None) -> str:
-    named = settings.named(target)
-    return named[0].name if named else target or default_uri()
 
 
 def _read_once(
