@@ -1,7 +1,4 @@
-"""What is fuzzed: each target takes bytes, and raises when something is the matter.
-
-The properties are those of the unit tests, which hold them to examples of their own.
-"""
+"""What is fuzzed: each target takes bytes, and raises when something is the matter."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any, Final
 
 import atheris
 
-from tests.unit import builders, test_documents, test_domainxml, test_memory, test_qmp
+from tests.unit import builders, properties
 from tests.unit.builders import CONFIGURATION_FILE
 from virtballoon.configuration import load_configuration
 from virtballoon.errors import ConfigurationError
@@ -25,7 +22,7 @@ from virtballoon.model.verdict import State
 #: A byte that no UTF-8 has, so that texts can be told apart.
 _SEPARATOR: Final = b"\xff"
 # Lists, since the fuzzer picks from nothing else.
-_KEYS: Final = [*test_memory.MEMORY_STATS, *test_memory.BULK, *test_memory.QEMU, "other", "new"]
+_KEYS: Final = [*properties.MEMORY_STATS, *properties.BULK, *properties.QEMU, "other", "new"]
 _EDGES: Final = [0, 1, 1023, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1, 2**64, -1]
 _CHARACTERS: Final = list("\0\t\n\r\x1b \"',;=-*[a\x7f\x9b\u2028\u202e\ud800\ufeff🎈")
 
@@ -46,12 +43,12 @@ class Target:
 
 def _xml(data: bytes) -> None:
     # Libvirt's binding hands over text.
-    test_domainxml.assert_read_or_refused(data.decode("utf-8", "surrogateescape"))
+    properties.assert_xml_read_or_refused(data.decode("utf-8", "surrogateescape"))
 
 
 def _monitor(data: bytes) -> None:
     texts = data.split(_SEPARATOR)
-    test_qmp.assert_read_or_refused([text.decode("utf-8", "replace") for text in texts])
+    properties.assert_answers_read_or_refused([text.decode("utf-8", "replace") for text in texts])
 
 
 def _toml(data: bytes) -> None:
@@ -75,7 +72,7 @@ def _toml(data: bytes) -> None:
 
 def _figures(data: bytes) -> None:
     given = atheris.FuzzedDataProvider(data)
-    test_memory.assert_sane(dict(_pairs(given)))
+    properties.assert_sane(dict(_pairs(given)))
 
 
 def _document(data: bytes) -> None:
@@ -94,7 +91,7 @@ def _document(data: bytes) -> None:
         now=given.ConsumeRegularFloat(),
         name=name,
     )
-    test_documents.assert_fits_every_format(read)
+    properties.assert_fits_every_format(read)
 
 
 def _characters(given: Any) -> Iterator[str]:
@@ -127,7 +124,7 @@ TARGETS: Final = {
             builders.domain(builders.memballoon()).encode(),
             b"<domain><name>a</name><devices><memballoon><stats period='1'/>"
             b"</memballoon></devices></domain>",
-            *(text.encode() for text in test_domainxml.LEADS.values()),
+            *(text.encode() for text in properties.LEADS.values()),
         ),
         words=(
             *("<domain id='1'>", "</domain>", "<devices>", "</devices>", "<memballoon>"),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -28,18 +26,19 @@ from tests.unit.builders import (
     document,
     report,
 )
+from tests.unit.properties import assert_fits_every_format, read_csv
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import ConnectError
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.outcome import HostProbe, Outcome
-from virtballoon.model.report import DomainReport, HostStatus, Interval
+from virtballoon.model.report import HostStatus, Interval
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTICS, MemoryStats
 from virtballoon.model.verdict import State, Verdict
 from virtballoon.operations.reading import QomPath
-from virtballoon.render import columns, documents, formats
+from virtballoon.render import documents, formats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,10 +230,6 @@ def test_every_column_of_a_list_is_a_key_of_the_record() -> None:
     assert set(documents.domain_columns()) == held.keys() - {"stats.new_figure"}
 
 
-def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-
-
 def test_csv() -> None:
     changed, failed = documents.domain_records(CHANGES)
     names = ["name", "changed", "before.live", "before.config", "error.code", "error.message"]
@@ -284,23 +279,6 @@ def test_any_names_read_back_from_csv(names: list[str]) -> None:
 
 
 FIGURE = st.none() | st.integers(0, 2**64 - 2) | st.sampled_from([0, 1, 2**64 - 1])
-
-
-def assert_fits_every_format(read: DomainReport) -> None:
-    """Hold a domain, whatever was read of it, to come back from every format as it went in."""
-    host = replace(READ, domains=(read,))
-
-    VALIDATOR.validate(document(host))
-    (record,) = documents.domain_records(host)
-    assert document(host)["hosts"][0]["domains"] == [record]
-    assert json.loads(formats.to_jsonl([record])) == record
-    if "\0" not in read.name:
-        # Python's csv cannot read it.
-        (cells,) = read_csv(formats.to_csv([record], documents.domain_columns()))
-        assert (cells["name"], cells["uuid"]) == (read.name, read.uuid)
-    for key in documents.domain_columns():
-        for exact in (True, False):
-            assert columns.column(key).cell(read, exact=exact).isprintable()
 
 
 @settings(max_examples=20)

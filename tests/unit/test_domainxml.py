@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.process import finished
 from tests.unit.builders import domain, memballoon
+from tests.unit.properties import LEADS, assert_xml_read_or_refused
 from virtballoon.errors import DomainXMLError
 from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.model.balloon import Balloon, BalloonConfig
@@ -222,20 +223,6 @@ def test_entities_are_refused(text: str) -> None:
         parse(text)
 
 
-#: XML that refers to something else.
-LEADS = {
-    "entity": "<!DOCTYPE domain [<!ENTITY x SYSTEM 'PLACE'>]><domain><name>&x;</name></domain>",
-    "parameter-entity": "<!DOCTYPE domain [<!ENTITY % x SYSTEM 'PLACE'> %x;]><domain/>",
-    "dtd": "<!DOCTYPE domain SYSTEM 'PLACE'><domain/>",
-    "public-dtd": "<!DOCTYPE domain PUBLIC 'x' 'PLACE'><domain/>",
-    "xinclude": "<domain xmlns:i='http://www.w3.org/2001/XInclude'><name>web1</name>"
-    "<i:include href='PLACE' parse='text'/></domain>",
-    "stylesheet": "<?xml-stylesheet href='PLACE'?><domain><name>web1</name></domain>",
-    "schema": "<domain xmlns:s='http://www.w3.org/2001/XMLSchema-instance'"
-    " s:noNamespaceSchemaLocation='PLACE'><name>web1</name></domain>",
-}
-
-
 def told_in_time(text: str) -> str:
     """The result of parsing, in a thread, because reading something else could block."""
     told: list[str] = []
@@ -308,30 +295,10 @@ def test_many_devices() -> None:
     assert parse(domain(disks + memballoon())).balloon.balloon is not None
 
 
-def assert_read_or_refused(text: str) -> None:
-    refused = None
-    try:
-        xml = parse(text)
-    except DomainXMLError as error:
-        refused = error
-    if refused is not None:
-        assert refused.message
-        return
-    assert isinstance(xml, DomainXML)
-    assert xml.id is None or xml.id >= 0
-    assert xml.balloon.period >= 0
-    balloon = xml.balloon.balloon
-    if balloon is not None:
-        assert balloon.model not in {"", "none"}
-        assert balloon.alias != ""
-        if balloon.qom_path is not None:
-            assert balloon.qom_path == f"/machine/peripheral/{balloon.alias}"
-
-
 @given(st.text(st.characters()))
 def test_any_text(text: str) -> None:
-    assert_read_or_refused(text)
-    assert_read_or_refused(
+    assert_xml_read_or_refused(text)
+    assert_xml_read_or_refused(
         f"<domain id='1'><devices><memballoon>{text}</memballoon></devices></domain>"
     )
 
@@ -355,9 +322,9 @@ def test_any_tree(elements: list[tuple[int, str, str, str, str]]) -> None:
         del path[depth + 1 :]
         path.append(ET.SubElement(path[-1], tag, {attribute: value}))
         path[-1].text = text
-    assert_read_or_refused(ET.tostring(root, encoding="unicode"))
+    assert_xml_read_or_refused(ET.tostring(root, encoding="unicode"))
     if len(root) > 1:
-        assert_read_or_refused(ET.tostring(root[-1], encoding="unicode"))
+        assert_xml_read_or_refused(ET.tostring(root[-1], encoding="unicode"))
 
 
 LOADER = """

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.properties import BULK, MEMORY_STATS, QEMU, assert_sane
 from virtballoon.model.memory import Anomaly, Figures, Usage, UsedFormula, anomalies, contradictions
 from virtballoon.model.statistics import STATISTICS, MemoryStats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    pass
 
 UNSET = (2**64 - 1, -1)
 
@@ -32,44 +33,6 @@ SINGLE = {
     "hugetlb_pgfail": ("htlb_pgfail", 1),
 }
 
-#: What ``virDomainMemoryStats`` gives of a guest that says everything.
-MEMORY_STATS = {
-    "actual": 131072,
-    "swap_in": 1,
-    "swap_out": 2,
-    "major_fault": 3,
-    "minor_fault": 4,
-    "unused": 71000,
-    "available": 110000,
-    "usable": 90000,
-    "last_update": 1700000000,
-    "disk_caches": 8,
-    "hugetlb_pgalloc": 9,
-    "hugetlb_pgfail": 10,
-    "rss": 213200,
-}
-#: The same by the bulk call, without its ``balloon.``.
-BULK = {key: value for key, value in MEMORY_STATS.items() if key not in {"actual", "last_update"}}
-BULK |= {"current": 131072, "maximum": 262144, "last-update": 1700000000}
-
-QEMU = {
-    "stat-swap-in": 1,
-    "stat-swap-out": 2,
-    "stat-major-faults": 3,
-    "stat-minor-faults": 4,
-    "stat-free-memory": 5,
-    "stat-total-memory": 6,
-    "stat-available-memory": 7,
-    "stat-disk-caches": 8,
-    "stat-htlb-pgalloc": 9,
-    "stat-htlb-pgfail": 10,
-    "stat-oom-kills": 11,
-    "stat-alloc-stalls": 12,
-    "stat-async-scans": 13,
-    "stat-direct-scans": 14,
-    "stat-async-reclaims": 15,
-    "stat-direct-reclaims": 16,
-}
 
 ANY_64_BITS = st.integers(-(2**63), 2**64 - 1) | st.sampled_from(UNSET)
 ANY_KEY = st.sampled_from([*MEMORY_STATS, *BULK, *QEMU, *STATISTICS, "other"]) | st.text(
@@ -407,34 +370,6 @@ def test_every_anomaly_has_a_text() -> None:
     for anomaly in Anomaly:
         assert anomaly.text.isprintable()
         assert len(anomaly.text) > len(anomaly.value)
-
-
-def assert_sane(answer: Mapping[str, Any]) -> None:
-    """Hold what is made of a guest's figures, whatever they are, to be sane."""
-    for figures in (
-        Figures(stats=MemoryStats.from_libvirt(answer)),
-        Figures(stats=MemoryStats.from_qemu(answer)),
-        Figures.from_libvirt(answer),
-    ):
-        stats = figures.stats
-        values = stats.as_dict()
-        assert list(values)[: len(STATISTICS)] == list(STATISTICS)
-        given = [value for value in values.values() if value is not None]
-        assert all(0 <= value < 2**63 for value in given)
-        assert stats.is_empty == (not given and not stats.too_large)
-        assert all(values.get(name) is None for name in stats.too_large)
-        usage = Usage.of(figures)
-        if contradictions(figures):
-            assert usage == Usage()
-        if usage.formula is None:
-            assert usage == Usage()
-        else:
-            assert stats.total_memory is not None
-            assert usage.used_bytes is not None
-            assert usage.ratio is not None
-            assert usage.total_bytes is not None
-            assert 0 <= usage.used_bytes <= usage.total_bytes <= stats.total_memory
-            assert 0 <= usage.ratio <= 1
 
 
 @given(ANY_FIGURES)

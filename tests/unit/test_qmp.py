@@ -12,6 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.properties import (
+    ALLOWED,
+    BALLOON0,
+    METHODS,
+    ORIGIN,
+    PERIPHERAL,
+    assert_answers_read_or_refused,
+)
 from virtballoon.errors import MonitorError
 from virtballoon.hypervisor.qmp import MAX_INTERVAL, Monitor, QomChild, is_allowed
 from virtballoon.model.memory import Figures
@@ -20,7 +28,6 @@ from virtballoon.model.statistics import MemoryStats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PERIPHERAL = "/machine/peripheral"
 ANON = "/machine/peripheral-anon"
 TYPES = (
     "virtio-balloon-pci",
@@ -29,7 +36,6 @@ TYPES = (
     "virtio-balloon-ccw",
     "virtio-balloon-device",
 )
-BALLOON0 = f"{PERIPHERAL}/balloon0"
 AWKWARD = f'{PERIPHERAL}/a "quoted" \\ one\n{{'
 
 
@@ -89,9 +95,6 @@ class FakeQemu:
     @staticmethod
     def _refuse(kind: str, text: str) -> str:
         return json.dumps({"id": "libvirt-9", "error": {"class": kind, "desc": text}})
-
-
-ORIGIN: dict[str, Any] = {"host": "qemu:///system", "domain": "web1"}
 
 
 def answering(answer: str) -> Monitor:
@@ -341,22 +344,6 @@ def test_never_updated() -> None:
     assert figures.stats.is_empty
 
 
-def with_list_get(monitor: Monitor) -> object:
-    return Monitor(monitor._send, has_list_get=True, **ORIGIN).interval_and_stats(BALLOON0)
-
-
-METHODS: dict[str, Callable[[Monitor], object]] = {
-    "children": lambda monitor: monitor.children(PERIPHERAL),
-    "guest_stats": lambda monitor: monitor.guest_stats(BALLOON0),
-    "polling_interval": lambda monitor: monitor.polling_interval(BALLOON0),
-    "set_polling_interval": lambda monitor: monitor.set_polling_interval(BALLOON0, 5),
-    "version": lambda monitor: monitor.version(),
-    "interval_and_stats": lambda monitor: monitor.interval_and_stats(BALLOON0),
-    "interval_and_stats, qom-list-get": with_list_get,
-    "find_balloon": lambda monitor: monitor.find_balloon("balloon0"),
-    "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
-}
-ALLOWED = {"qom-list", "qom-get", "qom-list-get", "qom-set", "query-version"}
 # A walk skips what it cannot read.
 REFUSABLE = sorted(METHODS.keys() - {"balloons_below"})
 
@@ -568,32 +555,6 @@ ANSWERS = (
 )
 
 
-def assert_read_or_refused(answers: list[str]) -> None:
-    """Any answers, in this order, are read or refused with a MonitorError."""
-    for method in METHODS.values():
-        left = list(answers)
-
-        def send(command: str, left: list[str] = left) -> str:
-            json.loads(command)
-            return left.pop(0) if left else '{"return": []}'
-
-        error: MonitorError | None = None
-        try:
-            method(Monitor(send))
-        except MonitorError as raised:
-            error = raised
-        if error is not None:
-            assert error.message
-            if error.received is None:
-                # An answer contained an invalid path.
-                assert "not a command" in error.message
-                continue
-            assert error.received == '{"return": []}' or any(
-                answer.startswith(error.received) for answer in answers
-            )
-            assert json.loads(error.sent)["execute"] in ALLOWED
-
-
 @given(st.lists(ANSWERS, min_size=1, max_size=6))
 def test_any_answer(answers: list[str]) -> None:
-    assert_read_or_refused(answers)
+    assert_answers_read_or_refused(answers)
