@@ -25,7 +25,6 @@ from .waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
 PROGRAMS = ("libvirtd", "virsh", "qemu-system-x86_64")
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
@@ -56,12 +55,7 @@ class Hypervisor:
         self.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self) -> None:

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .keeper import Keeper
 
 _AT_ONCE = 1 << 16
@@ -59,12 +57,7 @@ class Link:
         self.uris = [f"qemu+tcp://127.0.0.1:{port}/session" for port in ports]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._keeper.close()
 
 

@@ -7,16 +7,13 @@ import re
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from .hypervisor import find_program
 from .keeper import Keeper
 from .kernel import SETUP, LabUnavailable
 from .waiting import wait_until
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _READY_TIMEOUT = 60.0
 
@@ -56,12 +53,7 @@ class Prometheus:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._keeper.close()
 
     def log(self) -> str:

@@ -17,8 +17,6 @@ from .kernel import SETUP, LabUnavailable
 from .link import start_listeners
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .hypervisor import Hypervisor
 
 _PACKAGES = "openssh-server libnss-wrapper netcat-openbsd"
@@ -89,12 +87,7 @@ class SshServer:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._keeper.close()
 
     def _furnish(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 from tests.unit.properties import BULK, MEMORY_STATS, QEMU, assert_sane
 from virtballoon.model.memory import Anomaly, Figures, Usage, UsedFormula, anomalies, contradictions
 from virtballoon.model.statistics import STATISTICS, MemoryStats
-
-if TYPE_CHECKING:
-    pass
 
 UNSET = (2**64 - 1, -1)
 

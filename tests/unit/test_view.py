@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -23,9 +23,6 @@ from virtballoon.watch.view import (
     age_seconds,
     is_outdated,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def view(*rows: DomainReport, **options: Any) -> View:
