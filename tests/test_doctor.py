@@ -22,7 +22,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 import virtballoon
-from tests.conftest import GuestFactory, started
+from tests.conftest import GuestFactory, cannot_run, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from tests.running import COMMAND, run
 from tests.unit.builders import SCHEMA
@@ -254,7 +254,11 @@ def test_booting_guest(alone: Hypervisor, guest_maker: GuestFactory) -> None:
         assert found.cause in {Cause.JUST_ANSWERED, Cause.WELL}
 
 
-def test_guest_agent_shows_that_a_guest_has_booted(guest_maker: GuestFactory) -> None:
+def test_guest_agent_shows_that_a_guest_has_booted(
+    alone: Hypervisor, guest_maker: GuestFactory
+) -> None:
+    if alone.kernel.agent is None:
+        cannot_run("the guest kernel has no virtio_console: run tests/lab/setup")
     guest = guest_maker(GuestSpec("agent", period=1, driver=False, agent=True))
     guest.wait_booted()
     found = diagnosed(guest)
