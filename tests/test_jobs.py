@@ -131,7 +131,7 @@ def test_a_migration_that_failed_leaves_a_domain_suspended(alone: Hypervisor) ->
 @pytest.fixture
 def mover(alone: Hypervisor, other: Hypervisor) -> Iterator[Guest]:
     """A guest with more in its memory than a slow migration moves in a minute."""
-    guest = alone.boot([GuestSpec("mover", period=2, persistent=False)])["mover"]
+    guest = alone.boot([GuestSpec("mover", period=2, memory_mib=192, persistent=False)])["mover"]
     guest.run("dd if=/dev/urandom of=/hog/fill bs=1M count=60 2>/dev/null")
     yield guest
     for hypervisor in (alone, other):
