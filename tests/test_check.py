@@ -96,7 +96,7 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     assert check(guest, *words)[0] == 0
 
 
-def test_what_happened_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
+def test_changes_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
     # No guest of the lab has a disk or swap: that it has no major faults is what can be judged.
     words = ("-C", "~:", "--faults-warning", "@0", "--state", str(tmp_path / "state"), guest.name)
 
@@ -122,7 +122,7 @@ def test_what_happened_since_the_last_run(guest: Guest, tmp_path: Path) -> None:
     assert wait_until(lambda: told(1), 60, "a reading to compare with the restart")
 
 
-def test_what_libvirt_does_not_tell_is_unknown(guest: Guest, tmp_path: Path) -> None:
+def test_value_that_libvirt_does_not_report_is_unknown(guest: Guest, tmp_path: Path) -> None:
     fresh(guest)
     status, said, *_ = check(
         guest, "-C", "~:", "--oom-critical", "0", "--state", str(tmp_path / "state"), guest.name
@@ -168,7 +168,7 @@ def test_guest_that_hangs_is_unknown(guest_factory: GuestFactory) -> None:
     assert check(guest, guest.name, "--verdict", "stale=critical")[0] == 2
 
 
-def test_a_hung_guest_and_a_dead_host_hide_nobody(
+def test_hung_guest_and_dead_host_hide_no_other_row(
     guest: Guest, guest_factory: GuestFactory
 ) -> None:
     hung = guest_factory(GuestSpec("hung", paused=True, period=1))

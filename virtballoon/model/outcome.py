@@ -27,7 +27,7 @@ class DomainWait(Value):
     """One domain that was waited for.
 
     :ivar waited: whether it has answered, and why not
-    :ivar report: what was read of it last; None if it vanished
+    :ivar report: what was read of it last; None if the domain no longer exists
     """
 
     name: str
