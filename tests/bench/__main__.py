@@ -137,7 +137,7 @@ def bars_of_100(hypervisor: Hypervisor, rounds: int) -> list[Bar]:
             warm["bulk_and_xml"][1],
             3.5,
         ),
-        Bar("scrape of 100, processor, to the same", scrape, warm["bulk_and_xml"][1], 5.9),
+        Bar("scrape of 100, processor, to the same", scrape, warm["bulk_and_xml"][1], 5.0),
         Bar("list of 100 at 40 ms, to virsh", far_json, far_virsh, 0.9),
     ]
 

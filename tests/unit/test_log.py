@@ -95,7 +95,7 @@ def test_record_has_the_fields_of_its_message(command: Command, node: str) -> No
 
 
 def test_no_output_without_logging_configuration(tmp_path: Path) -> None:
-    script = f"import virtballoon; virtballoon.read_host({NOBODY_LISTENS!r})"
+    script = f"import virtballoon, logging; virtballoon.read_host({NOBODY_LISTENS!r})"
     result = finished([sys.executable, "-c", script], env=clean_environment(tmp_path), check=True)
     # Libvirt's own error is there, since the library must not silence it.
     assert [line for line in result.stderr.splitlines() if not line.startswith("libvirt: ")] == []

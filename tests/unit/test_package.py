@@ -160,6 +160,19 @@ def test_version_and_help_are_light(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\w*", virtballoon.__version__)
 
 
+def test_reading_imports_nothing_that_takes_long(tmp_path: Path) -> None:
+    slow = ["logging", "json", "csv", "tomllib", "pathlib", "shlex", "difflib"]
+    script = f"""
+import sys
+from virtballoon.operations.reading import read_host
+read_host("test:///default")
+loaded = [name for name in {slow} if name in sys.modules]
+import json
+print(json.dumps(loaded))
+"""
+    assert run_python(script, tmp_path) == []
+
+
 def test_the_command_starts_cold(tmp_path: Path) -> None:
     result = finished([*COLD, "--version"], env=clean_environment(tmp_path))
 
