@@ -443,6 +443,7 @@ def test_stats_of_all(command: Command, node: str) -> None:
 
 def test_help_fits_a_screen(command: Command) -> None:
     result = command("list", "--help", env={"COLUMNS": "80"})
+    assert "[DOMAIN" not in result.stdout.partition("Options:")[2]
     lines = result.stdout.splitlines()
 
     assert len(lines) <= 40

@@ -58,7 +58,8 @@ class Command(click.Command):
         own: list[tuple[str, str]] = []
         hosts: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            # The usage line has the arguments, which newer click gives a record, too.
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 (hosts if parameter.name in HOST_OPTIONS else own).append(record)
         for title, records in (("Options", own), ("Hosts (also before the command)", hosts)):
