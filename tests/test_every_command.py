@@ -20,7 +20,7 @@ pytestmark = pytest.mark.smoke
 #: What each command is given before the guest's name. "set-interval" sets what already is.
 WORDS = {
     "list": (("--all",),),
-    "stats": ((), ("--fresh",), ("--rates", "1")),
+    "stats": ((), ("--fresh", "--timeout", "4"), ("--rates", "1")),
     "set-interval": (("--dry-run", "7"), ("PERIOD",)),
     "qom-path": ((),),
     "doctor": (("--all",),),
