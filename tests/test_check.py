@@ -72,12 +72,12 @@ def test_a_guest_that_needs_more_and_more(guest: Guest) -> None:
     def fill(percent: int) -> None:
         guest.hog((memory["MemAvailable"] - memory["MemTotal"] * (100 - percent) // 100) // 1024**2)
 
-    fill(68)
+    fill(70)
     fresh(guest, 61, 79)
     status, said, *_ = check(guest, *words)
     assert (status, said.startswith(f"MEMORY WARNING - {SHOWN}: ")) == (1, True)
     # The rest has to be enough for the guest itself, or the kernel ends what holds the memory.
-    fill(85)
+    fill(90)
     fresh(guest, 81)
     status, said, _, others = check(guest, *words)
     assert (status, said.startswith(f"MEMORY CRITICAL - {SHOWN}: ")) == (2, True)
