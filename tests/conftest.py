@@ -133,6 +133,7 @@ def _shared_guests_still_run(
     yield
     if reports := shared_guests.check():
         pytest.fail("\n".join(reports))
+    shared_guests.renew_drivers()
 
 
 @pytest.fixture(scope="session")
