@@ -74,9 +74,9 @@ class SharedGuests:
             interval = guest.qmp({"execute": "qom-get", "arguments": words})["return"]
             if interval != guest.spec.period:
                 raise AssertionError(f"the interval of {guest.name!r} was changed to {interval} s")
-            warnings.warn(
-                f"{guest.name!r} lost a request; its driver is loaded again", stacklevel=2
-            )
+            clues = guest.run("cat /proc/uptime; grep virtio /proc/interrupts", check=False).stdout
+            message = f"{guest.name!r} lost a request; its driver is loaded again\n{clues}"
+            warnings.warn(message, stacklevel=2)
             guest.run("unload_driver; load_driver")
             wait_until(partial(_is_newer, guest, last), 60, f"new figures of {guest.name!r}")
 
