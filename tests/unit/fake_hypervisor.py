@@ -267,55 +267,62 @@ class Simulation:
     def run(self, plan: Plan[R], *, seconds: float) -> Iterator[R]:
         """Carry out a plan within this time."""
         began, deadline = self.now, self.now + seconds
-        answers: list[tuple[float, int, Call, dict[str, object]]] = []
+        #: When each call is at its next domain or answered, and the domains that it has left.
+        events: list[tuple[float, int, Call, tuple[Domain, ...], dict[str, object]]] = []
         number = itertools.count()
         while plan.rows and plan.lost is None and self.now < deadline:
             for call in plan.start(self.now):
                 self._in_flight.append(call)
-                at, outcomes = self._answer(call)
-                heapq.heappush(answers, (at, next(number), call, outcomes))
+                outcomes = self._refused(call)
+                left = () if outcomes else call.domains
+                event = (self.now + self.call_seconds, next(number), call, left, outcomes)
+                heapq.heappush(events, event)
             self.most_in_flight = max(self.most_in_flight, len(self._in_flight))
             blocking = sum(call.may_block for call in self._in_flight)
             self.most_blocking = max(self.most_blocking, blocking)
             if plan.is_over:
                 break
-            event = min(deadline, plan.next_event())
-            if not answers or answers[0][0] > event:
+            pause_until = min(deadline, plan.next_event())
+            while events and events[0][0] <= pause_until:
+                self.now, _, call, left, outcomes = heapq.heappop(events)
+                if left:
+                    at = self._visit(call, left[0], outcomes)
+                    at += self.call_seconds if left[1:] else 0.0
+                    heapq.heappush(events, (at, next(number), call, left[1:], outcomes))
+                    continue
+                self._in_flight.remove(call)
+                yield from plan.take(call, outcomes, self.now)
+                break
+            else:
                 # A plan that asks to be called again at once would go round for ever.
-                self.now = max(event, self.now + 1e-6)
-                continue
-            self.now, _, call, outcomes = heapq.heappop(answers)
-            self._in_flight.remove(call)
-            yield from plan.take(call, outcomes, self.now)
+                self.now = max(pause_until, self.now + 1e-6)
         yield from plan.give_up(self.now, seconds=self.now - began)
 
-    def _answer(self, call: Call) -> tuple[float, dict[str, object]]:
-        """When a call that begins now is answered, and what it says."""
-        at = self.now
-        outcomes: dict[str, object] = {}
-        if call.cautious:
-            controls = {d.uuid: self._trouble(d).control(at) for d in call.domains}
-            if any(control.hangs for control in controls.values()):
-                outcomes.update(controls)
-                return at + self.call_seconds, outcomes
-        for domain in call.domains:
-            trouble = self._trouble(domain)
-            at += self.call_seconds
-            if call.step in {Step.CHECK, Step.SCAN}:
-                control = trouble.control(at)
-                if control.incoming and call.step is Step.SCAN:
-                    control = Control(free=True, seconds=0.0, waiting=False)
-                outcomes[domain.uuid] = control
-            elif call.step is Step.XML:
-                outcomes[domain.uuid] = self.configs(domain)
-            elif trouble.is_incoming or trouble.held_since(at) is not None:
-                outcomes[domain.uuid] = self.unasked(call, trouble, at)
-            else:
-                if trouble.hangs_from <= at < trouble.hangs_until:
-                    trouble.held.append((at, trouble.hangs_until))
-                    at = trouble.hangs_until
-                outcomes[domain.uuid] = self.asked(call)
-        return at, outcomes
+    def _refused(self, call: Call) -> dict[str, object]:
+        """What holds the domains of a cautious call, if one of them hangs."""
+        controls = {d.uuid: self._trouble(d).control(self.now) for d in call.domains}
+        if call.cautious and any(control.hangs for control in controls.values()):
+            return dict(controls)
+        return {}
+
+    def _visit(self, call: Call, domain: Domain, outcomes: dict[str, object]) -> float:
+        """Have a call reach a domain now; when it is done with it."""
+        trouble, uuid = self._trouble(domain), domain.uuid
+        if call.step in {Step.CHECK, Step.SCAN}:
+            control = trouble.control(self.now)
+            if control.incoming and call.step is Step.SCAN:
+                control = Control(free=True, seconds=0.0, waiting=False)
+            outcomes[uuid] = control
+        elif call.step is Step.XML:
+            outcomes[uuid] = self.configs(domain)
+        elif trouble.is_incoming or trouble.held_since(self.now) is not None:
+            outcomes[uuid] = self.unasked(call, trouble, self.now)
+        else:
+            outcomes[uuid] = self.asked(call)
+            if trouble.hangs_from <= self.now < trouble.hangs_until:
+                trouble.held.append((self.now, trouble.hangs_until))
+                return trouble.hangs_until
+        return self.now
 
     def _trouble(self, domain: Domain) -> Trouble:
         return self.trouble.get(domain.uuid, Trouble())
