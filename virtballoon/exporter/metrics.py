@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -213,7 +213,7 @@ def scrape(
     """
     metrics = [
         *families(reader.read(timeout), libvirt_exporter=libvirt_exporter),
-        *ProcessCollector(registry=None).collect(),
+        *PROCESS_COLLECTOR.collect(),
     ]
     encode, media_type = choose_encoder(accept)
     return encode(_registry(metrics)), media_type
