@@ -16,7 +16,7 @@ from tests.lab.guest import BOOT_TIMEOUT
 from tests.lab.shared import last_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 # Before any test module is imported, whose decorators take the profile that is loaded.
 settings.register_profile(
@@ -46,6 +46,8 @@ GUESTS = (
     GuestSpec("suspended", period=2),
     GuestSpec("off", period=5, start=False),
 )
+#: Those of them that answer.
+POLLED = ("modern", "classic", "transitional", "aliased")
 
 
 class GuestFactory(Protocol):
@@ -151,26 +153,31 @@ def guests(hypervisor: Hypervisor, shared_guests: SharedGuests) -> dict[str, Gue
     return guests
 
 
-@pytest.fixture(scope="module")
-def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
-    """The hypervisor, once every polled guest has answered."""
-    names = ["modern", "classic", "transitional", "aliased"]
+def wait_until_fresh(guests: Mapping[str, Guest], timeout: float) -> None:
+    """Wait until each polled guest has answered; if one does not, say what stands still: the guest,
+    QEMU or the polling."""
+    hypervisor = guests[POLLED[0]].hypervisor
 
     def late(via: virtballoon.Source) -> list[virtballoon.DomainReport]:
-        rows = virtballoon.read_host(hypervisor.uri, names, via=via).domains
+        rows = virtballoon.read_host(hypervisor.uri, POLLED, via=via).domains
         return [row for row in rows if row.verdict is not virtballoon.Verdict.FRESH]
 
     try:
         wait_until(
             lambda: not late(virtballoon.Source.LIBVIRT),
-            BOOT_TIMEOUT,
+            timeout,
             "the polled guests' first answers",
         )
     except AssertionError as error:
-        # Whether the guest, QEMU or the polling stands still.
         rows = late(virtballoon.Source.QOM)
         accounts = [f"{row}\n{last_words(guests[row.name])}" for row in rows]
         pytest.fail("\n".join([str(error), *accounts]))
+
+
+@pytest.fixture(scope="module")
+def fresh(hypervisor: Hypervisor, guests: dict[str, Guest]) -> Hypervisor:
+    """The hypervisor, once every polled guest has answered."""
+    wait_until_fresh(guests, BOOT_TIMEOUT)
     return hypervisor
 
 

@@ -187,9 +187,7 @@ def in_xml(guest: Guest, *flags: str) -> int:
 
 def in_qemu(guest: Guest) -> int:
     """The interval that QEMU itself has."""
-    path = f"/machine/peripheral/{guest.spec.alias or 'balloon0'}"
-    arguments = {"path": path, "property": "guest-stats-polling-interval"}
-    return int(guest.qmp({"execute": "qom-get", "arguments": arguments})["return"])
+    return int(guest.balloon_property("guest-stats-polling-interval"))
 
 
 #: A figure of the guidelines: 'label'=value[UOM];[warn];[crit];[min];[max]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import libvirt
 import pytest
 
-from tests.conftest import available
+from tests.conftest import POLLED, available
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, SharedGuests, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
@@ -77,7 +77,7 @@ class TestGuest:
             if guest.spec.start:
                 assert 0 < guest.meminfo()["MemFree"] < guest.meminfo()["MemTotal"] <= 128 * MIB
 
-    @pytest.mark.parametrize("name", ["modern", "classic", "transitional", "aliased"])
+    @pytest.mark.parametrize("name", POLLED)
     def test_total_is_what_the_guest_says(
         self, hypervisor: Hypervisor, guests: dict[str, Guest], name: str
     ) -> None:

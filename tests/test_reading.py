@@ -10,7 +10,7 @@ import libvirt
 import pytest
 
 import virtballoon
-from tests.conftest import GuestFactory
+from tests.conftest import POLLED, GuestFactory, wait_until_fresh
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
 from virtballoon import (
     Connection,
@@ -31,7 +31,6 @@ from virtballoon.engine.scheduler import Scheduler
 MIB = 1024**2
 
 #: The guests that have a balloon, a driver and an interval.
-POLLED = ("modern", "classic", "transitional", "aliased")
 
 
 @pytest.fixture
@@ -45,17 +44,10 @@ def connection(hypervisor: Hypervisor) -> Iterator[Connection]:
 def report(hypervisor: Hypervisor, guests: dict[str, Guest]) -> dict[str, DomainReport]:
     """One reading of the shared guests, running or not, once all polled ones have answered."""
 
-    def read() -> dict[str, DomainReport]:
-        host = read_host(hypervisor.uri, list(guests))
-        assert host.error is None
-        return {row.name: row for row in host.domains}
-
-    wait_until(
-        lambda: all(read()[name].verdict is Verdict.FRESH for name in POLLED),
-        60,
-        "the polled guests' first answers",
-    )
-    return read()
+    wait_until_fresh(guests, 60)
+    host = read_host(hypervisor.uri, list(guests))
+    assert host.error is None
+    return {row.name: row for row in host.domains}
 
 
 def read_until(

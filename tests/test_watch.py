@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import GuestFactory, available
+from tests.conftest import POLLED, GuestFactory, available
 from tests.lab import GuestSpec, Hypervisor, Window
 from tests.running import run
 from tests.unit.silence import SilentHost
@@ -72,8 +72,7 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     assert "source: libvirt" in title
     assert heading.split()[0] == "DOMAIN"
     assert ": ok, " in host
-    polled = {"modern", "classic", "transitional", "aliased"}
-    assert set(domains_of(window)[:4]) == polled, "whose figures can be trusted come first"
+    assert set(domains_of(window)[:4]) == set(POLLED), "whose figures can be trusted come first"
     window.wait_for(lambda: re.search(r"classic .*\[█[█▓░]*·* *\] +[▁▂▃▄▅▆▇█]{2,} ", window.text))
 
     window.type("s", "s")
@@ -99,7 +98,7 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.type("q", "Escape", "u", "!")
     window.wait_for("not well")
     assert set(domains_of(window)) >= {"unpolled", "nodriver"}
-    assert not polled & set(domains_of(window))
+    assert not set(POLLED) & set(domains_of(window))
     window.type("/", *"unpolled", "Enter", "Home", "Down", "Enter", "d")
     window.wait_for("doctor, ")
     assert re.search(r"^remedy +virtballoon ", window.text, re.MULTILINE)

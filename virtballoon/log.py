@@ -87,10 +87,10 @@ def log_host(host: H, *, domains: int | None = None) -> H:
     return host
 
 
-def log_unrestored(pleas: Iterable[str]) -> None:
+def log_unrestored(messages: Iterable[str]) -> None:
     """Log what was changed for a while and could not be put back, where nothing else tells."""
-    for plea in pleas:
-        get_logger(__name__).warning("%s", plea, extra=_fields())
+    for message in messages:
+        get_logger(__name__).warning("%s", message, extra=_fields())
 
 
 def _unanswered(

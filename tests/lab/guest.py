@@ -313,6 +313,12 @@ class Guest:
         """Take the balloon's driver away."""
         self.run("unload_driver")
 
+    def balloon_property(self, name: str) -> Any:
+        """Return what QEMU itself has; this taints the guest."""
+        path = f"/machine/peripheral/{self.spec.alias or 'balloon0'}"
+        arguments = {"path": path, "property": name}
+        return self.qmp({"execute": "qom-get", "arguments": arguments})["return"]
+
     def lie(
         self, figures: Mapping[str, int], *, balloon_bytes: int = 0, timeout: float = 60.0
     ) -> None:
@@ -329,11 +335,9 @@ class Guest:
         self.run("test ! -e /sys/bus/virtio/drivers/virtio_balloon/virtio* || unload_driver")
         words = " ".join(["liar", str(balloon_bytes // 4096), *records])
         self.run(f"{words} >/tmp/liar.log 2>&1 & echo $! >/tmp/liar.pid")
-        query = {"path": f"/machine/peripheral/{self.spec.alias or 'balloon0'}"}
-        query["property"] = "guest-stats"
 
         def told() -> bool:
-            given = self.qmp({"execute": "qom-get", "arguments": query})["return"]["stats"]
+            given = self.balloon_property("guest-stats")["stats"]
             expected = {name: figures.get(name.removeprefix("stat-"), 2**64 - 1) for name in given}
             return bool(given == expected)
 

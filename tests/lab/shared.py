@@ -69,9 +69,7 @@ class SharedGuests:
             last = _last_update(guest)
             if not guest.spec.driver or not last or time.time() - last < _LOST_SECONDS:
                 continue
-            path = f"/machine/peripheral/{guest.spec.alias or 'balloon0'}"
-            words = {"path": path, "property": "guest-stats-polling-interval"}
-            interval = guest.qmp({"execute": "qom-get", "arguments": words})["return"]
+            interval = guest.balloon_property("guest-stats-polling-interval")
             if interval != guest.spec.period:
                 raise AssertionError(f"the interval of {guest.name!r} was changed to {interval} s")
             clues = guest.run("cat /proc/uptime; grep virtio /proc/interrupts", check=False).stdout
