@@ -135,7 +135,6 @@ def _shared_guests_still_run(
     yield
     if reports := shared_guests.check():
         pytest.fail("\n".join(reports))
-    shared_guests.renew_drivers()
 
 
 @pytest.fixture(scope="session")

@@ -168,27 +168,6 @@ class TestGuest:
         assert shared.check() == []
         assert shared.ended == ["ends", "stops"]
 
-    def test_shared_guest_that_lost_a_request_answers_again(
-        self, guest_factory: GuestFactory, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("tests.lab.shared._LOST_SECONDS", 5)
-        guest = guest_factory(GuestSpec("forgets", period=1))
-        wait_until(lambda: statistics(guest).get("last_update"), 60, "its first figures")
-        shared = SharedGuests()
-        shared.watch([guest])
-        guest.unload_driver()
-        last = statistics(guest)["last_update"]
-        wait_until(lambda: time.time() - last > 5, 60, "the figures to be old")
-        with pytest.warns(UserWarning, match="'forgets' lost a request"):
-            shared.renew_drivers()
-        assert statistics(guest)["last_update"] > last
-        guest.domain.setMemoryStatsPeriod(3)
-        guest.unload_driver()
-        last = statistics(guest)["last_update"]
-        wait_until(lambda: time.time() - last > 5, 60, "the figures to be old")
-        with pytest.raises(AssertionError, match="was changed to 3 s"):
-            shared.renew_drivers()
-
     def test_q35_carries_every_kind_of_balloon(self, guest_factory: GuestFactory) -> None:
         for spec in (
             GuestSpec("q35-modern", model="virtio-non-transitional", period=2, machine="q35"),

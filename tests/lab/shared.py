@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import libvirt
-
-from .waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,8 +11,6 @@ if TYPE_CHECKING:
     from .guest import Guest
 
 _CONSOLE_LINES = 15
-#: A guest that is asked every second or two and has not answered for this time has lost a request.
-_LOST_SECONDS = 20
 
 
 class SharedGuests:
@@ -56,38 +47,6 @@ class SharedGuests:
                     + last_words(guest)
                 )
         return reports
-
-    def renew_drivers(self) -> None:
-        """Load the balloon's driver again in each guest that has lost a request for statistics.
-
-        QEMU does not ask again before it has an answer, so such a guest gives no figures any more.
-        An emulated guest loses one in some hours; why is not known.
-
-        :raise AssertionError: when QEMU's interval is another than the guest was made with
-        """
-        for guest in self._processes:
-            last = _last_update(guest)
-            if not guest.spec.driver or not last or time.time() - last < _LOST_SECONDS:
-                continue
-            interval = guest.balloon_property("guest-stats-polling-interval")
-            if interval != guest.spec.period:
-                raise AssertionError(f"the interval of {guest.name!r} was changed to {interval} s")
-            clues = guest.run("cat /proc/uptime; grep virtio /proc/interrupts", check=False).stdout
-            message = f"{guest.name!r} lost a request; its driver is loaded again\n{clues}"
-            warnings.warn(message, stacklevel=2)
-            guest.run("unload_driver; load_driver")
-            wait_until(partial(_is_newer, guest, last), 60, f"new figures of {guest.name!r}")
-
-
-def _is_newer(guest: Guest, last: int) -> bool:
-    return _last_update(guest) > last
-
-
-def _last_update(guest: Guest) -> int:
-    """Return when a polled guest that runs gave its last figures, 0 for any other."""
-    if not guest.spec.period or guest.domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
-        return 0
-    return int(guest.domain.memoryStats().get("last_update", 0))
 
 
 def last_words(guest: Guest) -> str:
