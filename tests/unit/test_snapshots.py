@@ -65,7 +65,7 @@ def test_snapshot(node: str) -> None:
 
 def test_concurrent_requests_share_a_snapshot(node: str, silent: SilentHost) -> None:
     hosts = Hosts(one=node, silent=silent.uri)
-    reader = SharedReader(hosts, timeout=0.3)
+    reader = SharedReader(hosts, timeout=2)
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(lambda _: reader.read(), range(4)))
     assert hosts.asked == 1
