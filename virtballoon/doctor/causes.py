@@ -325,8 +325,8 @@ class Cause(StrEnum):
         "qemu-hung",
         "its QEMU does not answer on its monitor",
         "see on the host what its QEMU waits for (in ps, T is a stopped process, D one that waits "
-        "for storage or a network file system) and fix that; the last resort is {virsh} destroy "
-        "{domain}",
+        "for storage or a network file system) and fix that; do not restart libvirtd before that, "
+        "which can end the domain; the last resort is {virsh} destroy {domain}",
         rows=(Row(_V.BUSY, has=(_S.MONITOR,)),),
     )
     JOB_RUNNING = CauseInfo(
