@@ -315,30 +315,6 @@ def unpolled(alone: Hypervisor) -> Iterator[dict[str, Guest]]:
             alone.remove(guest)
 
 
-def test_configuration_that_changes(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-
-    def hosts(**uris: str) -> None:
-        # At once complete, as an editor does it.
-        new = config.with_suffix(".new")
-        new.write_text("".join(f"[hosts.{name}]\nuri = '{uri}'\n" for name, uri in uris.items()))
-        new.replace(config)
-
-    hosts(one="test:///default")
-    with exporting("--config-file", str(config), "--max-age", "0") as exporter:
-        assert exporter.scrape()["virtballoon_up"] == [({"host": "one"}, 1)]
-        hosts(two="test:///default", gone=NOBODY_LISTENS)
-        two = [({"host": "two"}, 1), ({"host": "gone"}, 0)]
-        assert exporter.scrape()["virtballoon_up"] == two
-        config.write_text("[hosts")
-        for _ in range(3):
-            assert exporter.scrape()["virtballoon_up"] == two
-        exporter.end()
-        (line,) = exporter.lines
-        assert line.startswith(f"virtballoon: {config}: ")
-        assert line.endswith("; continuing with the hosts as they were\n")
-
-
 def test_turns_polling_on(alone: Hypervisor, unpolled: dict[str, Guest]) -> None:
     uri = alone.uri
 

@@ -190,14 +190,14 @@ def test_other_exporters_names() -> None:
         return only
 
     # The words are libvirt's.
-    for theirs, ours in {
+    for name, here in {
         "info_memory_usage_bytes": "current_bytes",
         "memory_stats_unused_bytes": "free_memory_bytes",
         "memory_stats_available_bytes": "total_memory_bytes",
         "memory_stats_usable_bytes": "available_memory_bytes",
         "memory_stats_hugetlb_pgalloc_total": "htlb_pgalloc_total",
     }.items():
-        assert value(f"libvirt_domain_{theirs}") == value(f"virtballoon_domain_{ours}")
+        assert value(f"libvirt_domain_{name}") == value(f"virtballoon_domain_{here}")
     ratio = value("virtballoon_domain_used_ratio")
     assert value("libvirt_domain_memory_stats_used_percent") == ratio * 100
     # Nobody else has this formula.
@@ -226,14 +226,10 @@ def test_the_page_has_every_metric() -> None:
 
 def test_a_registry_of_the_callers(node: str) -> None:
     registry = CollectorRegistry()
-    asked: list[int] = []
-
-    def hosts() -> dict[str, str]:
-        asked.append(1)
-        return {"mine": node}
-
-    registry.register(Collector(SharedReader(hosts)))
-    assert asked == []
+    read: list[object] = []
+    reader = SharedReader({"mine": node}, on_read=lambda *what: read.append(what))
+    registry.register(Collector(reader))
+    assert read == []
     assert registry.get_sample_value("virtballoon_up", {"host": "mine"}) == 1
     with pytest.raises(ValueError, match="virtballoon_"):
         registry.register(Collector(SharedReader({})))

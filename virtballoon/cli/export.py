@@ -23,7 +23,7 @@ from virtballoon.cli.options import (
 from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from types import FrameType
 
     from virtballoon.exporter.ensuring import IntervalEnsurer
@@ -95,7 +95,7 @@ def command(
 
         ensurer = None if ensure_interval is None else _ensurer(settings, ensure_interval)
         reader = SharedReader(
-            _following(settings),
+            _named(settings),
             settings.words(domains),
             inactive=inactive,
             via=settings.via,
@@ -135,28 +135,6 @@ def _named(settings: Settings) -> dict[str, str | None]:
         name = settings.label(target)
         named[target or default_uri() if name in named else name] = target
     return named
-
-
-def _following(settings: Settings) -> Callable[[], Mapping[str, str | None]]:
-    """The hosts by name, as the configuration has them at each call."""
-    from virtballoon.errors import ConfigurationError
-
-    last = _named(settings)
-    complaint = ""
-
-    def hosts() -> Mapping[str, str | None]:
-        # A configuration that has been broken since must not end the service.
-        nonlocal last, complaint
-        try:
-            last = _named(settings.refined({}))
-            complaint = ""
-        except ConfigurationError as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                warn(f"{complaint}; continuing with the hosts as they were")
-        return last
-
-    return hosts
 
 
 def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:

@@ -1,14 +1,13 @@
-"""Serves metrics over HTTP, also to slow or malicious clients.
+"""Serves metrics over HTTP.
 
-A request is its head alone, of limited size and received within a limited time; the number of
-requests answered at a time is limited; each connection carries one. There is no TLS and no
-authentication: access from other hosts goes through a reverse proxy that has both.
+The number of requests answered at a time is limited, and so is the time to wait for a client; each
+connection carries one request. There is no TLS and no authentication: access from other hosts goes
+through a reverse proxy that has both.
 """
 
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import os
 import re
@@ -22,7 +21,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from queue import SimpleQueue
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
-from typing import Any, Final, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from prometheus_client.exposition import gzip_accepted
 
@@ -36,11 +35,14 @@ _log: Final = get_logger(__name__)
 #: text and its media type.
 Scrape: TypeAlias = Callable[[str, float | None], tuple[bytes, str]]
 
-_HEAD_BYTES: Final = 16384
 _BACKLOG: Final = 128
 #: The answer has to reach the scraper before its time is up.
 _MARGIN_SECONDS: Final = 0.5
 _LEAST_SECONDS: Final = 0.05
+#: The number of requests answered at a time; others get 503.
+_CLIENTS: Final = 32
+#: How long a client is waited for, to send more of its request or to take the answer.
+_CLIENT_SECONDS: Final = 10.0
 #: How long requests that are being answered are waited for at the end.
 _FINISH_SECONDS: Final = 5.0
 _GZIP_BYTES: Final = 1024
@@ -56,19 +58,6 @@ _PAGE: Final = f"""<!DOCTYPE html>
 </body>
 </html>
 """
-
-
-class Limits(NamedTuple):
-    """What clients can use up.
-
-    :ivar clients: the number of requests answered at a time; others get 503
-    :ivar head_seconds: the time to send a request
-    :ivar write_seconds: the time to accept each part of the answer
-    """
-
-    clients: int = 32
-    head_seconds: float = 5.0
-    write_seconds: float = 10.0
 
 
 def listen(address: str) -> socket.socket:
@@ -97,10 +86,10 @@ def passed_by_systemd() -> list[socket.socket]:
     :raise VirtballoonError: if one is not a listening stream socket
     """
     number = os.environ.pop("LISTEN_FDS", "")
-    is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    is_for_us = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     os.environ.pop("LISTEN_FDNAMES", None)
     sockets = []
-    for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(number or 0) * is_ours):
+    for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(number or 0) * is_for_us):
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - it has no name
         try:
             passed = socket.socket(fileno=descriptor)
@@ -129,16 +118,26 @@ class Server:
 
     :param sockets: where it listens; it closes them
     :param scrape: what gives the metrics
+    :param clients: the number of requests answered at a time
+    :param client_seconds: how long a client is waited for
     """
 
     def __init__(
-        self, sockets: Sequence[socket.socket], scrape: Scrape, *, limits: Limits | None = None
+        self,
+        sockets: Sequence[socket.socket],
+        scrape: Scrape,
+        *,
+        clients: int = _CLIENTS,
+        client_seconds: float = _CLIENT_SECONDS,
     ) -> None:
         # Unlike an event, it can be used by the handler of a signal.
         self._stopped: SimpleQueue[None] = SimpleQueue()
-        self._limits = limits = limits or Limits()
-        self._free = threading.BoundedSemaphore(limits.clients)
-        self._listeners = [_Listener(each, scrape, self._free, limits) for each in sockets]
+        self._clients = clients
+        self._free = threading.BoundedSemaphore(clients)
+        handler = type(
+            "Handler", (_Handler,), {"scrape": staticmethod(scrape), "timeout": client_seconds}
+        )
+        self._listeners = [_Listener(each, handler, self._free) for each in sockets]
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +167,7 @@ class Server:
             listener.shutdown()
             listener.server_close()
         deadline = time.monotonic() + _FINISH_SECONDS
-        for _ in range(self._limits.clients):
+        for _ in range(self._clients):
             self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
 
@@ -187,29 +186,15 @@ class _Listener(ThreadingMixIn, TCPServer):
     def __init__(
         self,
         listening: socket.socket,
-        scrape: Scrape,
+        handler: type[BaseHTTPRequestHandler],
         free: threading.BoundedSemaphore,
-        limits: Limits,
     ) -> None:
         # Not TCPServer's, which opens a socket of its own.
-        BaseServer.__init__(self, listening.getsockname(), _Handler)
+        BaseServer.__init__(self, listening.getsockname(), handler)
         # A client that has gone again must not block accept().
         listening.settimeout(0)
         self.socket = listening
-        self.scrape = scrape
-        self.limits = limits
         self._free = free
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        try:
-            return super().get_request()
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            # No file descriptor is left, for example: a client has to leave first.
-            _log.warning("cannot accept a client: %s", error)
-            time.sleep(_LEAST_SECONDS)
-            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
@@ -239,16 +224,9 @@ class _Listener(ThreadingMixIn, TCPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
-    server: _Listener
+    scrape: Scrape
     server_version = f"virtballoon/{__version__}"
     sys_version = ""
-
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        head = _head(self.connection, self.server.limits.head_seconds)
-        self.rfile = io.BufferedReader(io.BytesIO(head))
-        self.connection.settimeout(self.server.limits.write_seconds)
 
     def do_GET(self) -> None:
         """Answer with a page."""
@@ -267,12 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_with_metrics(self) -> None:
         accept = ", ".join(self.headers.get_all("Accept") or ())
         timeout = _reading_time(self.headers.get(_TIMEOUT_HEADER))
-        try:
-            body, media_type = self.server.scrape(accept, timeout)
-        except VirtballoonError as error:
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error}\n".encode())
-            return
-        self._answer(HTTPStatus.OK, body, media_type)
+        self._answer(HTTPStatus.OK, *self.scrape(accept, timeout))
 
     def _answer(
         self, status: HTTPStatus, body: bytes, media_type: str = "text/plain; charset=utf-8"
@@ -294,31 +267,12 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug(format, *args)
 
 
-def _head(client: socket.socket, seconds: float) -> bytes:
-    """The head of a request, or as much of it as arrives in time and is not too long."""
-    deadline = time.monotonic() + seconds
-    head = b""
-    while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        client.settimeout(left)
-        more = client.recv(4096)
-        head += more
-        if not more or len(head) > _HEAD_BYTES:
-            break
-    if len(head) > _HEAD_BYTES:
-        client.sendall(b"HTTP/1.0 431 Request Header Fields Too Large\r\n\r\n")
-        return b""
-    return head
-
-
 def _reading_time(scrape_timeout: str | None) -> float | None:
     """How long reading may take, in seconds, if the answer is to arrive in the scraper's time."""
     try:
         seconds = float(scrape_timeout or "")
     except ValueError:
         return None
-    if not (seconds > 0 and math.isfinite(seconds)):
+    if not 0 < seconds < math.inf:
         return None
     return max(_LEAST_SECONDS, seconds - _MARGIN_SECONDS, min(seconds / 2, _MARGIN_SECONDS))

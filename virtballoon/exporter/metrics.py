@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry, generate_latest
+from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -39,8 +38,7 @@ _HOST: Final = ("host",)
 _DOMAIN: Final = ("host", "domain", "uuid")
 
 
-@dataclass(frozen=True, slots=True)
-class _Figure:
+class _Figure(NamedTuple):
     """A metric with at most one series for each domain.
 
     :ivar name: its name; a counter's ends with ``_total``
@@ -122,10 +120,11 @@ def _used_percent(row: DomainReport) -> float | None:
     return row.usage.percent if formula is not None and formula.leaves_out_caches else None
 
 
-#: The names of other exporters of libvirt's figures, behind ``libvirt_domain_``, and which of ours
-#: they are, behind ``virtballoon_domain_``: Tinkoff's and those before it, and inovex's, which
-#: differ in places. The words are libvirt's: its ``available`` is the total.
-_THEIRS: Final = {
+#: What other exporters of libvirt's figures call them, after ``libvirt_domain_``, and what they are
+#: called here, after ``virtballoon_domain_``. The former are the names of Tinkoff's exporter and
+#: those before it, and of inovex's, which differ in places. The words are libvirt's: its
+#: ``available`` is the total.
+_NAME_HERE: Final = {
     "info_maximum_memory_bytes": "maximum_bytes",
     "info_memory_usage_bytes": "current_bytes",
     "memory_stats_actual_balloon_bytes": "current_bytes",
@@ -148,9 +147,9 @@ _THEIRS: Final = {
 _FIGURE_BY_NAME: Final = {figure.name: figure for figure in _FIGURES}
 _LIBVIRT_EXPORTER: Final = (
     *(
-        _Figure(f"libvirt_domain_{theirs}", f"As {ours}.", _FIGURE_BY_NAME[ours].value)
-        for theirs, name in _THEIRS.items()
-        for ours in (f"virtballoon_domain_{name}",)
+        _Figure(f"libvirt_domain_{name}", f"As {here}.", _FIGURE_BY_NAME[here].value)
+        for name, part in _NAME_HERE.items()
+        for here in (f"virtballoon_domain_{part}",)
     ),
     _Figure(
         "libvirt_domain_memory_stats_used_percent",
@@ -177,9 +176,32 @@ def exposition(
 
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     """
-    registry = _registry(families(snapshot, libvirt_exporter=libvirt_exporter))
-    encode, _ = choose_encoder(_OPENMETRICS) if openmetrics else (generate_latest, "")
-    return encode(registry)
+    metrics = families(snapshot, libvirt_exporter=libvirt_exporter)
+    return _encoded(metrics, _OPENMETRICS if openmetrics else "")[0]
+
+
+def scrape(
+    reader: SharedReader, accept: str, timeout: float | None, *, libvirt_exporter: bool = False
+) -> tuple[bytes, str]:
+    """The answer of a server of metrics, the hosts and this process, and its media type.
+
+    :param accept: the media types that the client accepts, as HTTP's ``Accept``
+    :param timeout: how long it waits, in seconds
+    """
+    snapshot = reader.read(timeout)
+    metrics = families(snapshot, libvirt_exporter=libvirt_exporter)
+    return _encoded((*metrics, *PROCESS_COLLECTOR.collect()), accept)
+
+
+def _encoded(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
+    """Metrics as text, and its media type."""
+
+    class Given(CollectorRegistry):
+        def collect(self) -> Iterable[Metric]:
+            return metrics
+
+    encode, media_type = choose_encoder(accept)
+    return encode(Given()), media_type
 
 
 class Collector(_Collector):
@@ -201,34 +223,6 @@ class Collector(_Collector):
         """All possible metrics, without reading any host: for a registry to find duplicates."""
         nothing = Snapshot(hosts={}, begun_at=0.0)
         return _all(nothing, libvirt_exporter=self._libvirt_exporter)
-
-
-def scrape(
-    reader: SharedReader, accept: str, timeout: float | None, *, libvirt_exporter: bool = False
-) -> tuple[bytes, str]:
-    """The answer of a server of metrics, the hosts and this process, and its media type.
-
-    :param accept: the media types that the client accepts, as HTTP's ``Accept``
-    :param timeout: how long it waits, in seconds
-    """
-    metrics = [
-        *families(reader.read(timeout), libvirt_exporter=libvirt_exporter),
-        *PROCESS_COLLECTOR.collect(),
-    ]
-    encode, media_type = choose_encoder(accept)
-    return encode(_registry(metrics)), media_type
-
-
-def _registry(metrics: Iterable[Metric]) -> CollectorRegistry:
-    """A registry of its own, which has these."""
-
-    class Given(_Collector):
-        def collect(self) -> Iterable[Metric]:
-            return metrics
-
-    registry = CollectorRegistry()
-    registry.register(Given())
-    return registry
 
 
 def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
