@@ -104,12 +104,11 @@ WRONG_USAGE = [
     (["lst"], "Did you mean list?"),
     (["sets-interval"], "Did you mean set-interval?"),
     (["frobnicate"], "Commands: list, stats,"),
-    (["--format", "json", "list"], "No such option --format. --format follows the command's name."),
-    (["--formt", "json", "list"], "Did you mean --format? --format follows the command's name."),
-    (["--timeot", "5", "list"], "No such option --timeot. Did you mean --timeout? (see"),
-    (["list", "--timeot", "5"], "No such option --timeot. Did you mean --timeout? (see"),
-    (["list", "--frobnicate"], "No such option --frobnicate. (see"),
-    (["list", "--colums", "name"], "Did you mean --columns?"),
+    (["--format", "json", "list"], "(a command's own options follow its name)"),
+    (["--timeot", "5", "list"], "--timeout"),
+    (["list", "--timeot", "5"], "--timeout"),
+    (["list", "--frobnicate"], "--frobnicate"),
+    (["list", "--colums", "name"], "--columns"),
     (["list", "--columns", "used_byte"], "did you mean 'used_bytes'?"),
     (["list", "--name", "--wide"], "--name"),
     (["list", "--name", "--format", "csv"], "--name"),
@@ -117,11 +116,7 @@ WRONG_USAGE = [
     (["watch", "--lock", "x"], "--lock"),
     (["hosts", "--via", "qom"], "--via"),
     (["completion", "bash", "--timeout", "5"], "--timeout"),
-    (
-        ["set-interval", "web1", "10"],
-        "SECONDS comes before DOMAIN: virtballoon set-interval 10 web1",
-    ),
-    (["set-interval", "web1", "web2", "5m"], "set-interval 5m web1"),
+    (["set-interval", "web1", "10"], "SECONDS comes before DOMAIN."),
     (["set-interval", "5", "x", "--wait", "--dry-run"], "--dry-run"),
     (["qom-path"], "DOMAIN"),
     (["qom-path", "a", "b"], "b"),
@@ -442,18 +437,19 @@ def test_stats_of_all(command: Command, node: str) -> None:
 
 
 def test_help_fits_a_screen(command: Command) -> None:
-    result = command("list", "--help", env={"COLUMNS": "80"})
-    assert "[DOMAIN" not in result.stdout.partition("Options:")[2]
-    lines = result.stdout.splitlines()
-
-    assert len(lines) <= 40
-    assert max(map(len, lines)) <= 80
-    hosts = lines.index("Hosts (also before the command):")
-    assert lines.index("Options:") < hosts
-    # A line for each.
-    assert [line.split()[0] for line in lines[hosts + 1 :]] == [
-        *("-c,", "-H,", "--config-file", "--timeout", "--jobs", "-v,")
-    ]
+    names = [name for name in COMMANDS if name != "completion bash"]
+    results = command.each(([name.split()[0], "--help"] for name in names), env={"COLUMNS": "80"})
+    for result in results:
+        assert "[DOMAIN" not in result.stdout.partition("Options:")[2]
+        lines = result.stdout.splitlines()
+        assert len(lines) <= 40, result.args
+        assert max(map(len, lines)) <= 80
+        hosts = lines.index("Hosts (also before the command):")
+        assert lines.index("Options:") < hosts
+        # A line for each.
+        assert [line.split()[0] for line in lines[hosts + 1 :]] == [
+            *("-c,", "-H,", "--config-file", "--timeout", "--jobs", "-v,")
+        ]
 
 
 def test_columns_of_csv(command: Command, node: str) -> None:

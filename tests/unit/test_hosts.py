@@ -175,11 +175,10 @@ def test_options_win_over_defaults(command: Command, tmp_path: Path) -> None:
 def test_jobs(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[defaults]\njobs = 3\n")
-    configured = {"config_file": str(path)}
 
     assert Settings({"config_file": os.devnull}).jobs == 32
-    assert Settings(configured).jobs == 3
-    assert Settings(configured).refined({"jobs": 5, "host": ()}).jobs == 5
+    assert Settings({"config_file": str(path)}).jobs == 3
+    assert Settings({"config_file": str(path), "jobs": 5, "host": ()}).jobs == 5
 
 
 def test_hosts_asks_through_libvirt_whatever_the_default(command: Command, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_version_and_help_are_light(tmp_path: Path) -> None:
             assert "Usage: virtballoon" in out
         words = " ".join(out.split())
         if "--via" in words:
-            assert "taints the guest" in words
+            assert "taints guests" in words
             assert "write access" in words
     assert answers[0][2] == f"virtballoon {virtballoon.__version__}\n"
     assert answers[1][2] == answers[0][2]

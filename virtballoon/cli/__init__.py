@@ -10,10 +10,10 @@ from typing import Final, NoReturn
 import click
 
 from virtballoon import __version__
-from virtballoon.cli.context import NOTHING, OK, PROGRAM, Settings
+from virtballoon.cli.context import NOTHING, OK, PROGRAM
 from virtballoon.cli.finish import message_of, warn
-from virtballoon.cli.options import host_options, names_nearest
-from virtballoon.errors import ConfigurationError, VirtballoonError
+from virtballoon.cli.options import HOST_OPTIONS
+from virtballoon.errors import ConfigurationError, InvalidInterval, VirtballoonError
 from virtballoon.system.cleanup import undo_pending
 
 _USAGE: Final = 2
@@ -51,10 +51,14 @@ class _Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            commands = (self.get_command(ctx, name) for name in _COMMANDS)
-            raise names_nearest(error, self, *filter(None, commands)) from error
+            message = f"{error.format_message()} (a command's own options follow its name)"
+            raise click.UsageError(message, ctx) from error
+        # The same options after the command's name win.
+        given = {name: value for name, value in ctx.params.items() if value}
+        ctx.default_map = dict.fromkeys(_COMMANDS, given)
+        return rest
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -70,6 +74,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    params=[*HOST_OPTIONS],
     # Without a command, click's versions differ; this is a usage error in all.
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,9 +83,7 @@ class _Commands(click.Group):
 @click.version_option(
     __version__, "-V", "--version", prog_name=PROGRAM, message="%(prog)s %(version)s"
 )
-@host_options
-@click.pass_context
-def cli(ctx: click.Context, /, **options: object) -> None:
+def cli(**_options: object) -> None:
     """Guest memory figures of libvirt/QEMU domains, through the virtio balloon.
 
     Turns on polling of the balloon's statistics and shows the memory figures of each guest with
@@ -88,7 +91,6 @@ def cli(ctx: click.Context, /, **options: object) -> None:
 
     The options below, except --version, can also follow the command's name.
     """
-    ctx.obj = Settings(options)
 
 
 def main() -> NoReturn:
@@ -125,8 +127,8 @@ def _run() -> int:
         return _INTERRUPTED
     except (VirtballoonError, ImportError) as error:
         warn(message_of(error))
-        usual = _USAGE if isinstance(error, ConfigurationError) else NOTHING
-        return int(getattr(error, "exit_status", usual))
+        is_usage = isinstance(error, ConfigurationError | InvalidInterval)
+        return int(getattr(error, "exit_status", _USAGE if is_usage else NOTHING))
     except OSError:
         raise
     except Exception as error:

@@ -26,7 +26,6 @@ from virtballoon.cli.options import (
     domain_argument,
     exclude_option,
     via_option,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -123,23 +122,21 @@ def _states(
 
 def _threshold_option(
     *names: str,
-    help: str = "The same for CRITICAL.",  # noqa: A002 - click's word
+    help: str = "The same, for CRITICAL.",  # noqa: A002 - click's word
 ) -> Callable[[F], F]:
     return click.option(*names, metavar="RANGE", callback=_threshold, help=help)
 
 
 @click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
 @_threshold_option("-w", "--warning", "used_warning", help="Memory used, in percent  [90%]")
-@_threshold_option("-C", "--critical", "used_critical", help="The same for CRITICAL  [95%]")
+@_threshold_option("-C", "--critical", "used_critical", help="The same, for CRITICAL  [95%]")
 @_threshold_option("--age-warning", help="Age of the figures.")
 @_threshold_option("--age-critical")
-@_threshold_option("--swap-warning", help="Swap traffic since the last run, in bytes per second.")
+@_threshold_option("--swap-warning", help="Swap traffic since the last run, bytes per second.")
 @_threshold_option("--swap-critical")
-@_threshold_option("--faults-warning", help="Major page faults per second since the last run.")
+@_threshold_option("--faults-warning", help="Major faults since the last run, per second.")
 @_threshold_option("--faults-critical")
-@_threshold_option(
-    "--oom-warning", help="Processes killed for lack of memory since the last run; with --via qom."
-)
+@_threshold_option("--oom-warning", help="OOM kills since the last run; needs --via qom.")
 @_threshold_option("--oom-critical")
 @click.option(
     "--verdict",
@@ -147,26 +144,25 @@ def _threshold_option(
     metavar="NAME=STATE",
     multiple=True,
     callback=_states,
-    help="State for a verdict, or for unreachable, unmatched or clock: ok, warning, critical or "
-    "unknown; repeatable.",
+    help="State for a verdict, such as stale=ok; repeatable.",
 )
 @click.option(
     "--state",
     type=click.Path(readable=False),
     metavar="FILE",
-    help="File with the figures of the last run  [in $XDG_STATE_HOME/virtballoon]",
+    help="Where to keep the figures for the next run.",
 )
 @click.option(
     "--perfdata",
     type=click.Choice(("none", "used", "all")),
+    metavar="WHICH",
     default="used",
-    help="Performance data: none, used (and figures with thresholds) or all  [used]",
+    help="Performance data: none, used or all  [used]",
 )
 @exclude_option
 @via_option
 @data_options
 @domain_argument()
-@with_settings
 def command(
     settings: Settings,
     *,
@@ -176,8 +172,8 @@ def command(
     perfdata: str,
     **thresholds: Range | None,
 ) -> int:
-    """Check the memory use of running domains and exit as monitoring plugins do: 0 for OK, 1 for
-    WARNING, 2 for CRITICAL, 3 for UNKNOWN, which includes every error.
+    """Check the memory use of running domains, as a monitoring plugin: exit status 0 for OK, 1 for
+    WARNING, 2 for CRITICAL, 3 for UNKNOWN and for every error.
 
     DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
     ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.

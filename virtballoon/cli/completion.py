@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from virtballoon.cli.context import OK, PROGRAM
-from virtballoon.cli.options import Command
 
 
-@click.command("completion", cls=Command, short_help="Print the completion script of a shell.")
+@click.command("completion", short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")), metavar="bash|zsh|fish")
 @click.pass_context
 def command(ctx: click.Context, /, shell: str) -> int:

@@ -1,11 +1,11 @@
-"""The settings of a run, from the options before and after the command's name; exit statuses."""
+"""The settings of a run, from the options that several commands take; exit statuses."""
 
 from __future__ import annotations
 
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 if TYPE_CHECKING:
@@ -19,54 +19,41 @@ OK: Final = 0
 NOTHING: Final = 1
 PARTLY: Final = 3
 
-#: The options that every command takes, before its name and after it.
-HOST_OPTIONS: Final = ("connect", "host", "config_file", "timeout", "jobs", "verbose")
-#: Options that several commands take, after their names.
-_SHARED: Final = ("exclude", "via", "format", "no_header", "output", "quiet", "lock", "log")
+_SHARED: Final = (
+    *("connect", "host", "config_file", "timeout", "jobs", "verbose"),
+    *("exclude", "via", "format", "no_header", "output", "quiet", "lock", "log"),
+)
 
 
 class Settings:
-    """The options that are not a command's own; one after the command's name wins.
+    """The options that are not a command's own.
 
+    :param options: by name; the shared ones are taken out of them
     :ivar started: when the run began, epoch seconds
     :ivar stream: where data goes
     :ivar is_complete: whether the output may replace a file whatever the exit status
-    :ivar config_file: the configuration file that was named
-    :ivar excluded: the patterns of domains to leave out
-    :ivar format: the output format
-    :ivar has_header: whether a table or CSV begins with the column heads
     :ivar output: the file for data; None for stdout
     :ivar is_quiet: whether to show only domains with problems
-    :ivar is_verbose: whether to log the calls to libvirt
+    :ivar shows_all: whether data has all domains in spite of that, since it goes to a file
     :ivar is_logged: whether the library's log goes to stderr, in place of messages
-    :ivar lock: the lock file
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
+        given = {name: options.pop(name) for name in _SHARED if name in options}
+        self._given = given = {name: value for name, value in given.items() if value}
         self.started = time.time()
         self.stream: TextIO = sys.stdout
         self.is_complete = False
-        shared = ((key, options.get(key)) for key in (*HOST_OPTIONS, *_SHARED))
-        given: dict[str, Any] = {key: value for key, value in shared if value not in (None, ())}
-        self._given = given
         self.config_file: str | None = given.get("config_file")
         self.excluded: tuple[str, ...] = given.get("exclude", ())
         self.format: str = given.get("format", "table")
-        self.has_header = not given.get("no_header")
+        self.has_header = "no_header" not in given
         self.output: str | None = None if given.get("output") == "-" else given.get("output")
-        self.is_quiet = bool(given.get("quiet"))
-        self.is_verbose = bool(given.get("verbose"))
-        self.is_logged = bool(given.get("log"))
+        self.is_quiet = "quiet" in given
+        self.shows_all = not self.is_quiet or self.output is not None
+        self.is_verbose = "verbose" in given
+        self.is_logged = "log" in given
         self.lock: str | None = given.get("lock")
-
-    def refined(self, options: Mapping[str, Any]) -> Settings:
-        """These settings with others that win over them."""
-        return Settings(self._given | Settings(options)._given)
-
-    @staticmethod
-    def own(options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that are a command's own."""
-        return {k: value for k, value in options.items() if k not in (*HOST_OPTIONS, *_SHARED)}
 
     @functools.cached_property
     def configuration(self) -> Configuration:
@@ -85,7 +72,7 @@ class Settings:
         :raise ConfigurationError: when there is no such host or group
         """
         words = self._given.get("host", ())
-        if words or self._given.get("connect"):
+        if words or "connect" in self._given:
             return self.configuration.select(words)
         return self.configuration.hosts
 

@@ -7,19 +7,17 @@ from functools import partial
 import click
 
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import command_prefixes, finish_reading, print_hosts, progress, shown
+from virtballoon.cli.finish import command_prefixes, finish_reading, print_hosts, shown, visit_hosts
 from virtballoon.cli.options import (
     Command,
     data_options,
     domain_options,
-    with_settings,
 )
 
 
 @click.command("doctor", cls=Command, short_help="Explain missing or stale statistics.")
 @domain_options
 @data_options
-@with_settings
 def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> int:
     """Explain missing or stale statistics of each running domain: the most likely cause, its
     remedy, and other possible causes with how to check them. -v adds the evidence.
@@ -28,29 +26,22 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     not running. No guest is tainted, unless --via qom is given.
     """
     from virtballoon.doctor.examination import diagnose_host
-    from virtballoon.engine.fleet import on_hosts
+    from virtballoon.doctor.results import Diagnosis
+    from virtballoon.render.diagnosis import print_diagnoses
+    from virtballoon.render.documents import domain_columns
 
-    with progress(settings) as line:
-        visit = partial(
-            diagnose_host,
-            domains=settings.words(domains),
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            prefixes=lambda uri: command_prefixes(settings, uri),
-        )
-        hosts = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
+    visit = partial(
+        diagnose_host,
+        domains=settings.words(domains),
+        inactive=inactive,
+        via=settings.via,
+        timeout=settings.timeout,
+        prefixes=partial(command_prefixes, settings),
+    )
+    hosts = visit_hosts(settings, visit)
     selected = shown(settings, hosts)
 
-    def columns() -> list[str]:
-        from virtballoon.doctor.results import Diagnosis
-        from virtballoon.render.documents import domain_columns
-
-        return ["uri", *domain_columns(kind=Diagnosis)]
-
     def table() -> None:
-        from virtballoon.render.diagnosis import print_diagnoses
-
         print_diagnoses(
             [(host, diagnosis) for host in selected for diagnosis in host.domains],
             with_host=len(hosts) > 1,
@@ -58,5 +49,5 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             stream=settings.stream,
         )
 
-    print_hosts(settings, selected, columns, table)
+    print_hosts(settings, selected, lambda: ["uri", *domain_columns(kind=Diagnosis)], table)
     return finish_reading(settings, hosts, domains)

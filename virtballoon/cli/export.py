@@ -18,7 +18,6 @@ from virtballoon.cli.options import (
     output_option,
     quiet_option,
     run_options,
-    with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
 
@@ -64,7 +63,6 @@ _SYSTEMD: Final = "systemd"
 @output_option
 @quiet_option
 @run_options
-@with_settings
 def command(
     settings: Settings,
     *,
@@ -138,17 +136,13 @@ def _named(settings: Settings) -> dict[str, str | None]:
 
 
 def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
-    from virtballoon.errors import InvalidInterval
     from virtballoon.exporter.ensuring import IntervalEnsurer
 
     def report(host: HostChanges) -> None:
         if not settings.is_logged:
             _tell(host, seconds)
 
-    try:
-        return IntervalEnsurer(seconds, timeout=settings.timeout, on_result=report)
-    except InvalidInterval as error:
-        raise click.UsageError(str(error)) from error
+    return IntervalEnsurer(seconds, timeout=settings.timeout, on_result=report)
 
 
 def _tell(host: HostChanges, seconds: int) -> None:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from virtballoon.doctor.results import CommandPrefixes
     from virtballoon.errors import VirtballoonError
     from virtballoon.model.outcome import HostChanges
-    from virtballoon.model.report import DomainReport, HostReport, HostResult
+    from virtballoon.model.report import HostReport, HostResult
+    from virtballoon.operations.reading import QomPath
     from virtballoon.render.formats import Data
     from virtballoon.render.progress import Done
 
 H = TypeVar("H", bound="HostReport | HostChanges")
+T = TypeVar("T", bound="HostResult[object] | QomPath | VirtballoonError")
 
 
 # Messages.
@@ -118,14 +120,6 @@ def command_prefix(settings: Settings, uri: str) -> list[str]:
     return words
 
 
-def via_libvirt(settings: Settings) -> list[str]:
-    """The option that sets intervals through libvirt whatever the configuration says, so that the
-    XML stays right."""
-    from virtballoon.model.source import Source
-
-    return ["--via", "libvirt"] if settings.configuration.via is Source.QOM else []
-
-
 def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     """How the commands of a diagnosis begin for one host; without its URI where that is the
     default."""
@@ -137,14 +131,11 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     is_default = settings.targets == (None,) or (
         uri == default_uri() and not settings.configuration.hosts
     )
-    virtballoon = tuple(command_prefix(settings, uri))
-    if is_default and settings.config_file is None:
-        virtballoon = (PROGRAM,)
+    is_short = is_default and settings.config_file is None
     needs_uri = not is_default or os.environ.get("VIRSH_DEFAULT_CONNECT_URI", uri) != uri
     return CommandPrefixes(
-        virtballoon=virtballoon,
-        set_interval=(*virtballoon, "set-interval", *via_libvirt(settings)),
-        virsh=("virsh", *(("-c", uri) if needs_uri else ())),
+        virtballoon=(PROGRAM,) if is_short else tuple(command_prefix(settings, uri)),
+        virsh=("virsh", "-c", uri) if needs_uri else ("virsh",),
     )
 
 
@@ -195,6 +186,14 @@ def print_hosts(
 
 
 # Readings.
+
+
+def visit_hosts(settings: Settings, visit: Callable[[str | None], T]) -> tuple[T, ...]:
+    """Call a function of the library for each of the selected hosts."""
+    from virtballoon.engine.fleet import on_hosts
+
+    with progress(settings) as line:
+        return on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
 
 
 def read_selected(
@@ -260,12 +259,18 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
 
 def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
     """The hosts and domains to print: all; with ``--quiet`` on stdout, those with problems."""
-    return with_problems(hosts) if settings.is_quiet and settings.output is None else hosts
+    return hosts if settings.shows_all else with_problems(hosts)
 
 
 def with_problems(hosts: Sequence[H]) -> Sequence[H]:
     """The hosts with problems, each with only its domains that have one; none if no domain has."""
-    reduced = [_reduced(host) for host in hosts]
+    # Importing dataclasses takes a tenth of the time that --version does.
+    from dataclasses import replace
+
+    reduced = []
+    for host in hosts:
+        rows: Any = tuple(row for row in host.domains if not row.is_well)
+        reduced.append(replace(host, domains=rows))
     if not any(host.domains for host in reduced):
         return []
     return [host for host in reduced if host.domains or host.error is not None]
@@ -280,23 +285,6 @@ def warn_of_problems(hosts: Sequence[HostReport]) -> None:
             if row.error is None:
                 age = row.age_seconds
                 old = "" if age is None else f", figures {text.duration(age)} old"
-                warn(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}{_why(row)}")
-
-
-def _why(row: DomainReport) -> str:
-    from virtballoon.model.report import DomainReport
-
-    if type(row) is DomainReport:
-        return ""
-    from virtballoon.doctor.results import Diagnosis
-
-    found = (*row.possible_causes[:1], *row.findings) if isinstance(row, Diagnosis) else ()
-    return f" ({', '.join(each.cause.value for each in found)})" if found else ""
-
-
-def _reduced(host: H) -> H:
-    # Importing dataclasses takes a tenth of the time that --version does.
-    from dataclasses import replace
-
-    rows: Any = tuple(row for row in host.domains if not row.is_well)
-    return replace(host, domains=rows)
+                found = [*getattr(row, "possible_causes", ())[:1], *getattr(row, "findings", ())]
+                why = f" ({', '.join(each.cause.value for each in found)})" if found else ""
+                warn(f"domain {row.name!r} on {host.uri}: {row.verdict.value}{old}{why}")

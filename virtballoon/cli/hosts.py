@@ -7,48 +7,41 @@ from functools import partial
 import click
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
-from virtballoon.cli.finish import print_data, progress, warn_of_errors
+from virtballoon.cli.finish import print_data, visit_hosts, warn_of_errors
 from virtballoon.cli.options import (
     Command,
     data_options,
-    with_settings,
 )
 
 
 @click.command("hosts", cls=Command, short_help="Show the hosts, and whether each can be reached.")
 @data_options
-@with_settings
 def command(settings: Settings) -> int:
     """Show whether each host can be reached, its number of domains and its groups.
 
     By default, these are the hosts of the configuration. Reading is read-only; no guest is asked.
     """
-    from virtballoon.engine.fleet import on_hosts
     from virtballoon.operations.reading import probe_host
+    from virtballoon.render import documents
+    from virtballoon.render.formats import Data
+    from virtballoon.render.table import hosts_table
 
-    with progress(settings) as line:
-        visit = partial(probe_host, timeout=settings.timeout)
-        probes = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
+    probes = visit_hosts(settings, partial(probe_host, timeout=settings.timeout))
     # A host with two names was asked once and is shown twice.
     rows = [
         (host, probe)
         for target, probe in zip(settings.targets, probes, strict=True)
         for host in (settings.named(target) or (None,))
+        if settings.shows_all or probe.error is not None
     ]
-    if settings.is_quiet and settings.output is None:
-        rows = [(host, probe) for host, probe in rows if probe.error is not None]
+    records = [documents.probe_record(host, probe) for host, probe in rows]
+    data = Data(
+        lambda: documents.document(records, generated_at=settings.started),
+        lambda: records,
+        documents.probe_columns,
+        lambda: hosts_table(rows, with_header=settings.has_header, stream=settings.stream),
+    )
     if rows or not settings.is_quiet:
-        from virtballoon.render import documents
-        from virtballoon.render.formats import Data
-        from virtballoon.render.table import hosts_table
-
-        records = [documents.probe_record(host, probe) for host, probe in rows]
-        data = Data(
-            lambda: documents.document(records, generated_at=settings.started),
-            lambda: records,
-            documents.probe_columns,
-            lambda: hosts_table(rows, with_header=settings.has_header, stream=settings.stream),
-        )
         print_data(settings, data)
     warn_of_errors(settings, probes, [])
     failed = [probe for probe in probes if probe.error is not None]

@@ -14,7 +14,6 @@ from virtballoon.cli.finish import (
     print_hosts,
     read_selected,
     shown,
-    via_libvirt,
     warn,
     with_problems,
 )
@@ -23,7 +22,6 @@ from virtballoon.cli.options import (
     data_options,
     domain_options,
     units_option,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +49,6 @@ _MOST_NAMES = 8
 @units_option
 @domain_options
 @data_options
-@with_settings
 def command(
     settings: Settings,
     *,
@@ -174,13 +171,15 @@ def _advise(host: HostReport, settings: Settings) -> None:
     import shlex
 
     from virtballoon.model.selection import words_for
+    from virtballoon.model.source import Source
 
     words = [*command_prefix(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # libvirt does not know this balloon.
         words += ["--via", "qom"]
-    else:
-        words += via_libvirt(settings)
+    elif settings.configuration.via is Source.QOM:
+        # Through libvirt, the XML stays right.
+        words += ["--via", "libvirt"]
     many = len(unpolled) > _MOST_NAMES
     words += ["--all", "--where-off"] if many else words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"

@@ -1,15 +1,14 @@
-"""The options that commands share, and how a command's help and its usage errors look."""
+"""The options that commands share, and what a command does around its function."""
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from virtballoon.cli.context import HOST_OPTIONS, OK, PARTLY, PROGRAM, Settings
+from virtballoon.cli.context import OK, PARTLY, PROGRAM, Settings
 from virtballoon.errors import ConfigurationError
 from virtballoon.model.duration import parse_seconds
 from virtballoon.render.formats import FORMATS
@@ -18,54 +17,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def names_nearest(
-    error: click.NoSuchOption, own: click.Command, *others: click.Command
-) -> click.UsageError:
-    """The error of an unknown option, with the nearest right one.
-
-    :param own: what was called
-    :param others: the commands that have further options
-    """
-    from difflib import get_close_matches
-
-    def names(command: click.Command) -> set[str]:
-        return {name for parameter in command.params for name in parameter.opts}
-
-    known = names(own).union(*map(names, others))
-    message = f"No such option {error.option_name}."
-    for near in get_close_matches(error.option_name, sorted(known), n=1, cutoff=0.7):
-        if near != error.option_name:
-            message += f" Did you mean {near}?"
-        if near not in names(own):
-            message += f" {near} follows the command's name."
-    return click.UsageError(message, error.ctx)
-
-
-class Command(click.Command):
-    """A command whose help shows its own options first, and those for hosts in a block below."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments."""
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            raise names_nearest(error, self) from error
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options."""
-        own: list[tuple[str, str]] = []
-        hosts: list[tuple[str, str]] = []
-        for parameter in self.get_params(ctx):
-            # The usage line has the arguments, which newer click gives a record, too.
-            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
-                (hosts if parameter.name in HOST_OPTIONS else own).append(record)
-        for title, records in (("Options", own), ("Hosts (also before the command)", hosts)):
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -116,59 +67,17 @@ def _complete_host(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     try:
-        hosts = _settings_so_far(ctx).configuration.hosts
+        hosts = Settings(dict(ctx.params)).configuration.hosts
     except ConfigurationError:
         return []
     groups = sorted({f"@{group}" for host in hosts for group in host.groups})
     return _offered([*(host.name for host in hosts), *groups], incomplete)
 
 
-def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def add(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
-
-
-def _file(*names: str, **attributes: Any) -> Callable[[F], F]:
-    kind = click.Path(readable=False)
-    return click.option(*names, type=kind, callback=_not_empty, metavar="FILE", **attributes)
-
-
-host_options = _all_of(
-    click.option(
-        "-c",
-        "--connect",
-        metavar="URI",
-        multiple=True,
-        callback=_not_empty,
-        help="Host by libvirt URI; repeatable.",
-    ),
-    click.option(
-        "-H",
-        "--host",
-        metavar="NAME|@GROUP",
-        multiple=True,
-        shell_complete=_complete_host,
-        help="Host or group from the configuration; repeatable.",
-    ),
-    _file("--config-file", help="Configuration file, in place of the standard ones."),
-    click.option("--timeout", type=Seconds(), metavar="SECONDS", help="Time limit per host  [10s]"),
-    click.option(
-        "--jobs", type=click.IntRange(min=1), metavar="N", help="Hosts at the same time  [32]"
-    ),
-    click.option(
-        "-v", "--verbose", is_flag=True, default=None, help="Log libvirt calls to stderr."
-    ),
-)
-
-
 def _complete_domain(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    settings = _settings_so_far(ctx)
+    settings = Settings(dict(ctx.params))
     try:
         targets, jobs = settings.targets, settings.jobs
     except ConfigurationError:
@@ -180,32 +89,66 @@ def _complete_domain(
     return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
 
 
+def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    # The shells' completion scripts do not quote: words that would need it are left out.
+    harmless = re.compile(r"[\w.@%+=:,][\w.@%+=:,-]*")
+    return [
+        CompletionItem(word)
+        for word in words
+        if word.startswith(incomplete) and harmless.fullmatch(word)
+    ]
+
+
+_FILE: Final[dict[str, Any]] = {
+    "type": click.Path(readable=False),
+    "callback": _not_empty,
+    "metavar": "FILE",
+}
+
+#: The options of every command, which are also taken before its name.
+HOST_OPTIONS: Final = (
+    click.Option(
+        ["-c", "--connect"],
+        metavar="URI",
+        multiple=True,
+        callback=_not_empty,
+        help="Host by libvirt URI; repeatable.",
+    ),
+    click.Option(
+        ["-H", "--host"],
+        metavar="NAME|@GROUP",
+        multiple=True,
+        shell_complete=_complete_host,
+        help="Host or group from the configuration; repeatable.",
+    ),
+    click.Option(
+        ["--config-file"], help="Configuration file, in place of the standard ones.", **_FILE
+    ),
+    click.Option(
+        ["--timeout"], type=Seconds(), metavar="SECONDS", help="Time limit per host  [10s]"
+    ),
+    click.Option(
+        ["--jobs"], type=click.IntRange(min=1), metavar="N", help="Hosts at the same time  [32]"
+    ),
+    click.Option(["-v", "--verbose"], is_flag=True, help="Log libvirt calls to stderr."),
+)
+
 via_option = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
-    help="Source: libvirt, or QEMU's QOM tree (needs write access, taints the guest)  [libvirt]",
+    help="qom needs write access, taints guests  [libvirt]",
 )
-_format_option = click.option(
-    "--format",
-    type=click.Choice(tuple(FORMATS)),
-    metavar="FORMAT",
-    help="table, json, jsonl or csv  [table]",
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
+output_option = click.option(
+    "--output", help="Write to this file, which is always complete.", **_FILE
 )
-_header_option = click.option(
-    "--no-header", is_flag=True, default=None, help="Omit the column heads of a table or CSV."
-)
-quiet_option = click.option(
-    "-q", "--quiet", is_flag=True, default=None, help="Show only what needs attention."
-)
-output_option = _file("--output", help="Write to this file, which is always complete.")
 log_option = click.option(
     "--log",
     type=click.Choice(("stderr",)),
     metavar="stderr",
-    help="Write log records to stderr, in place of messages.",
-)
-run_options = _all_of(
-    _file("--lock", help="Exit with status 75 if another run holds this file."), log_option
+    help="Write log records, not messages.",
 )
 units_option = click.option(
     "--units",
@@ -214,11 +157,6 @@ units_option = click.option(
     default="human",
     help="Sizes in a table: human or bytes  [human]",
 )
-all_option = click.option(
-    "--all", "inactive", is_flag=True, help="Include domains that do not run."
-)
-
-
 exclude_option = click.option(
     "--exclude",
     metavar="PATTERN",
@@ -241,22 +179,61 @@ def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F],
     )
 
 
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 #: What commands have that read domains.
-domain_options = _all_of(all_option, exclude_option, via_option, domain_argument())
+domain_options = _all_of(
+    click.option("--all", "inactive", is_flag=True, help="Include domains that do not run."),
+    exclude_option,
+    via_option,
+    domain_argument(),
+)
 #: What commands have that print data in every format.
-format_options = _all_of(_format_option, _header_option)
+format_options = _all_of(
+    click.option(
+        "--format",
+        type=click.Choice(tuple(FORMATS)),
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)}  [{next(iter(FORMATS))}]",
+    ),
+    click.option("--no-header", is_flag=True, help="Omit the column heads of a table or CSV."),
+)
+run_options = _all_of(
+    click.option("--lock", help="Exit with status 75 if another run holds it.", **_FILE),
+    log_option,
+)
 data_options = _all_of(format_options, output_option, quiet_option, run_options)
 
 
-def with_settings(function: Callable[..., int]) -> Callable[..., int]:
-    """Add the options for hosts to a command, set up the process, and pass the settings as the
-    first argument."""
+class Command(click.Command):
+    """A command that visits hosts. Its function gets the settings before its own options."""
 
-    @host_options
-    @click.pass_context
-    @functools.wraps(function)
-    def command(ctx: click.Context, /, **options: Any) -> int:
-        settings: Settings = (ctx.find_object(Settings) or Settings({})).refined(options)
+    def __init__(self, name: str, *, params: Iterable[click.Parameter], **more: Any) -> None:
+        super().__init__(name, params=[*params, *HOST_OPTIONS], **more)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options first."""
+        own: list[tuple[str, str]] = []
+        hosts: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            # The usage line has the arguments, which newer click gives a record, too.
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                (hosts if parameter in HOST_OPTIONS else own).append(record)
+        for title, records in (("Options", own), ("Hosts (also before the command)", hosts)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Set up the process, and call the function."""
+        settings = Settings(ctx.params)
         if settings.lock is not None:
             from virtballoon.system.lockfile import hold
 
@@ -266,18 +243,16 @@ def with_settings(function: Callable[..., int]) -> Callable[..., int]:
 
             log_to_stderr(PROGRAM)
         _set_up(settings)
-        own = Settings.own(options)
+        assert self.callback is not None
         if settings.output is None:
-            return function(settings, **own)
+            return int(ctx.invoke(self.callback, settings, **ctx.params))
         from virtballoon.system.atomicfile import Output
 
         output = Output(settings.output)
         settings.stream = output.stream
-        status = function(settings, **own)
+        status = int(ctx.invoke(self.callback, settings, **ctx.params))
         output.finish(replace=settings.is_complete or status in {OK, PARTLY})
         return status
-
-    return command
 
 
 def _set_up(settings: Settings) -> None:
@@ -295,20 +270,3 @@ def _set_up(settings: Settings) -> None:
     for file in settings.configuration.files:
         logger.debug("configuration: %s", file)
     logger.debug("hosts: %s", ", ".join(target or default_uri() for target in targets))
-
-
-def _settings_so_far(ctx: click.Context) -> Settings:
-    options = ctx.parent.params if ctx.parent is not None else {}
-    return Settings(options).refined(ctx.params)
-
-
-def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    from click.shell_completion import CompletionItem
-
-    # The shells' completion scripts do not quote: words that would need it are left out.
-    harmless = re.compile(r"[\w.@%+=:,][\w.@%+=:,-]*")
-    return [
-        CompletionItem(word)
-        for word in words
-        if word.startswith(incomplete) and harmless.fullmatch(word)
-    ]

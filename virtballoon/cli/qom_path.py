@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
-from virtballoon.cli.finish import print_data, progress, warn, warn_of_errors, warn_of_session
+from virtballoon.cli.finish import print_data, visit_hosts, warn, warn_of_errors, warn_of_session
 from virtballoon.cli.options import (
     Command,
     domain_argument,
     format_options,
     log_option,
     via_option,
-    with_settings,
 )
 from virtballoon.hypervisor.uri import default_uri
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 @format_options
 @log_option
 @domain_argument(nargs=1, required=True)
-@with_settings
 def command(settings: Settings, *, domain: str) -> int:
     """Print the QOM path of the domain's balloon, alone on a line.
 
@@ -36,7 +34,6 @@ def command(settings: Settings, *, domain: str) -> int:
     the live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found only with
     --via qom.
     """
-    from virtballoon.engine.fleet import on_hosts
     from virtballoon.errors import DomainNotFound, VirtballoonError
     from virtballoon.model.report import HostStatus
     from virtballoon.operations.reading import QomPath, find_qom_path
@@ -49,8 +46,7 @@ def command(settings: Settings, *, domain: str) -> int:
         except VirtballoonError as error:
             return error
 
-    with progress(settings) as line:
-        answers = on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
+    answers = visit_hosts(settings, visit)
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [
         answer

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings
+from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
 from virtballoon.cli.finish import (
     print_hosts,
     progress,
@@ -24,9 +23,7 @@ from virtballoon.cli.options import (
     domain_argument,
     exclude_option,
     via_option,
-    with_settings,
 )
-from virtballoon.model.duration import parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,37 +31,14 @@ if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges
 
 
-class _Command(Command):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ahead = args[: args.index("--")] if "--" in args else args
-        for previous, word in zip(["", *ahead], ahead, strict=False):
-            # click would call "-5" an unknown option.
-            if re.match(r"-[\d.]", word) and not previous.startswith("-"):
-                raise click.UsageError(f"an interval cannot be below 0: {word}", ctx)
-        words = [word for word in args if not word.startswith("-")]
-        try:
-            return super().parse_args(ctx, args)
-        except click.BadParameter as error:
-            if error.param is None or error.param.name != "seconds":
-                raise
-            times = [word for word in words[1:] if _is_time(word)]
-            if not times:
-                raise
-            example = f"{PROGRAM} set-interval {times[0]} {words[0]}"
-            raise click.UsageError(f"SECONDS comes before DOMAIN: {example}", ctx) from error
+class _FirstArgument(Interval):
+    def fail(self, message: str, *where: Any, **more: Any) -> NoReturn:
+        super().fail(f"{message} SECONDS comes before DOMAIN.", *where, **more)
 
 
-def _is_time(word: str) -> bool:
-    try:
-        parse_seconds(word)
-    except ValueError:
-        return False
-    return True
-
-
-@click.command("set-interval", cls=_Command, short_help="Set the polling interval of domains.")
+@click.command("set-interval", cls=Command, short_help="Set the polling interval of domains.")
 @click.option(
-    "--all", "every", is_flag=True, help="Every running domain; with --config every persistent one."
+    "--all", "every", is_flag=True, help="All running domains; with --config, persistent ones."
 )
 @exclude_option
 @click.option("--live", is_flag=True, help="Set it in the running domain.")
@@ -76,13 +50,12 @@ def _is_time(word: str) -> bool:
     "--wait-timeout",
     type=Seconds(0),
     metavar="SECONDS",
-    help="Time to wait, in addition to --timeout; implies --wait  [twice the interval and 5s]",
+    help="Time to wait; implies --wait  [2 x interval + 5s]",
 )
 @via_option
 @data_options
-@click.argument("seconds", metavar="SECONDS", type=Interval(0))
+@click.argument("seconds", metavar="SECONDS", type=_FirstArgument(0))
 @domain_argument()
-@with_settings
 def command(
     settings: Settings,
     *,
@@ -105,10 +78,12 @@ def command(
     The interval is set through libvirt, which keeps the XML correct. With --via qom it is set in
     QEMU alone, and the guest is tainted, even with --dry-run.
     """
-    from virtballoon.errors import InvalidInterval
+    from virtballoon.model.source import Source
     from virtballoon.model.verdict import fresh_seconds
     from virtballoon.operations.fleet import set_intervals_on_hosts
     from virtballoon.operations.setting import IntervalRequest
+    from virtballoon.render.documents import change_columns
+    from virtballoon.render.table import changes_table
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
@@ -117,50 +92,39 @@ def command(
         raise click.UsageError("--wait cannot be combined with --dry-run")
     if is_waiting and wait_timeout is None:
         wait_timeout = fresh_seconds(seconds)
-    try:
-        with progress(settings, domains=is_waiting) as line:
-            hosts = set_intervals_on_hosts(
-                settings.targets,
-                IntervalRequest(
-                    seconds,
-                    live=live,
-                    config=config,
-                    where_off=where_off,
-                    via=settings.via,
-                    dry_run=dry_run,
-                ),
-                settings.words(domains),
-                wait=wait_timeout,
-                timeout=settings.timeout,
-                jobs=settings.jobs,
-                on_result=line.on_result,
-                on_waiting=line.on_waiting,
-            )
-    except InvalidInterval as error:
-        raise click.UsageError(str(error)) from error
+    with progress(settings, domains=is_waiting) as line:
+        hosts = set_intervals_on_hosts(
+            settings.targets,
+            IntervalRequest(
+                seconds,
+                live=live,
+                config=config,
+                where_off=where_off,
+                via=settings.via,
+                dry_run=dry_run,
+            ),
+            settings.words(domains),
+            wait=wait_timeout,
+            timeout=settings.timeout,
+            jobs=settings.jobs,
+            on_result=line.on_result,
+            on_waiting=line.on_waiting,
+        )
     selected = shown(settings, hosts)
 
-    def columns() -> list[str]:
-        from virtballoon.render.documents import change_columns
-
-        return ["uri", *change_columns(waited=is_waiting)]
-
     def table() -> None:
-        from virtballoon.model.source import Source
-        from virtballoon.render.table import changes_table
+        if any(host.domains for host in selected):
+            changes_table(
+                selected,
+                with_qemu=settings.via is Source.QOM,
+                with_wait=is_waiting,
+                with_header=settings.has_header,
+                with_host=len(hosts) > 1,
+                stream=settings.stream,
+            )
 
-        if not any(host.domains for host in selected):
-            return
-        changes_table(
-            selected,
-            with_qemu=settings.via is Source.QOM,
-            with_wait=is_waiting,
-            with_header=settings.has_header,
-            with_host=len(hosts) > 1,
-            stream=settings.stream,
-        )
-
-    print_hosts(settings, selected, columns, table)
+    columns = ["uri", *change_columns(waited=is_waiting)]
+    print_hosts(settings, selected, lambda: columns, table)
     return _status(settings, hosts)
 
 

@@ -14,7 +14,6 @@ from virtballoon.cli.options import (
     data_options,
     domain_options,
     units_option,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ _FRESH_SECONDS: Final = 5.0
 @units_option
 @domain_options
 @data_options
-@with_settings
 def command(
     settings: Settings,
     *,
@@ -58,6 +56,9 @@ def command(
     running. Statistics have QEMU's names; sizes are in bytes, the others are counts since the
     guest booted. A dash is a figure that the guest does not report.
     """
+    from virtballoon.render.documents import domain_columns
+    from virtballoon.render.table import stats_blocks
+
     hosts = read_selected(
         settings,
         domains,
@@ -68,16 +69,12 @@ def command(
     selected = shown(settings, hosts)
 
     def columns() -> list[str]:
-        from virtballoon.render.documents import domain_columns
-
         known = domain_columns(refresh=fresh, rates=rates is not None)
         others = sorted({f"stats.{k}" for h in hosts for r in h.domains for k in r.stats.other})
         at = known.index("used_bytes")
         return ["uri", *known[:at], *others, *known[at:]]
 
     def table() -> None:
-        from virtballoon.render.table import stats_blocks
-
         rows = [(host, row) for host in selected for row in host.domains]
         stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
 

@@ -17,7 +17,6 @@ from virtballoon.cli.options import (
     domain_options,
     log_option,
     quiet_option,
-    with_settings,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 @domain_options
 @quiet_option
 @log_option
-@with_settings
 def command(
     settings: Settings,
     *,

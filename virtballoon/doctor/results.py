@@ -116,23 +116,16 @@ class CommandPrefixes:
     """How the commands of remedies begin: the words that reach one host.
 
     :ivar virtballoon: of ``virtballoon``
-    :ivar set_interval: of ``virtballoon set-interval`` through libvirt
     :ivar virsh: of ``virsh``
     """
 
     virtballoon: tuple[str, ...]
-    set_interval: tuple[str, ...]
     virsh: tuple[str, ...]
 
     @classmethod
     def by_uri(cls, uri: str) -> Self:
         """With the host's URI, whatever the configuration."""
-        virtballoon = ("virtballoon", "-c", uri)
-        return cls(
-            virtballoon=virtballoon,
-            set_interval=(*virtballoon, "set-interval"),
-            virsh=("virsh", "-c", uri),
-        )
+        return cls(virtballoon=("virtballoon", "-c", uri), virsh=("virsh", "-c", uri))
 
 
 #: Gives the prefixes for the host with this URI.
@@ -150,13 +143,17 @@ def texts(
     """What replaces the braces in the texts of causes."""
     interval = report.interval
     lacks = lacking(version) if version is not None else ()
-    set_interval = prefixes.set_interval
+    virtballoon = shlex.join(prefixes.virtballoon)
+    set_interval = f"{virtballoon} set-interval"
     if report.balloon is not None and report.balloon.model is None:
         # libvirt cannot set it.
-        set_interval = (*prefixes.virtballoon, "set-interval", "--via", "qom")
+        set_interval += " --via qom"
+    elif report.source is Source.QOM:
+        # Through libvirt, the XML stays right.
+        set_interval += " --via libvirt"
     return {
-        "virtballoon": shlex.join(prefixes.virtballoon),
-        "set_interval": shlex.join(set_interval),
+        "virtballoon": virtballoon,
+        "set_interval": set_interval,
         "virsh": shlex.join(prefixes.virsh),
         "name": shlex.join(words_for([report])),
         "domain": shlex.quote(report.name if _is_plain(report.name) else report.uuid),
