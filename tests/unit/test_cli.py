@@ -89,7 +89,7 @@ WRONG_USAGE = [
     (["list", "--sort", "no-such"], "no-such"),
     (["list", "--sort", "-no-such"], "no-such"),
     (["list", "--units", "furlongs"], "furlongs"),
-    (["list", "--timeout", "0"], "seconds"),
+    (["list", "--timeout", "0"], "at least 0.001 s"),
     (["list", "--timeout", "-1"], "not a time"),
     (["list", "--jobs", "0"], "x>=1"),
     (["list", "--timeout", "nan"], "not a time such as 10, 10s, 5m or 2h"),
@@ -326,7 +326,7 @@ def test_which_domains_are_listed(command: Command, node: str) -> None:
         (["--timeout", "2h"], ["set-interval", "5", "test"], ["--connect", TEST]),
         # Behind the command's name wins.
         (
-            ["-c", "::", "--timeout", "0.000001"],
+            ["-c", "::", "--timeout", "0.001"],
             ["list", "test"],
             ["-c", TEST, "--timeout", "5"],
         ),

@@ -435,8 +435,7 @@ def watched(
     assert domain.report.verdict is Verdict.STALE
     domain.begun -= 3
     begun = probes.ProcessorTime(domain.begun, 100.0, 1)
-    evidence = virtballoon.Evidence(asked="x", by=Source.LIBVIRT, answer="y")
-    domain.add([(evidence, probes.Answer("y", {}, begun))])
+    domain.add([(probes.PROBES[0], probes.Answer("y", {}, begun))])
     stats = SOME if last_update else MemoryStats()
     later = examined(figures=Figures(stats=stats, last_update=last_update), now=read_at).report
     domain.add_watch(later)

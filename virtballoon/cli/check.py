@@ -11,35 +11,33 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from virtballoon.check.judging import (
+    DEFAULT_THRESHOLDS,
+    CheckResult,
+    CheckStatus,
+    Measure,
+    Policy,
+    Problem,
+    Thresholds,
+    Trouble,
+    check_hosts,
+)
+from virtballoon.check.plugin import failure, output
+from virtballoon.check.ranges import Range
+from virtballoon.check.records import check_data
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import (
-    default_host_hint,
-    message_of,
-    print_data,
-    read_selected,
-    warn,
-)
-from virtballoon.cli.options import (
-    Command,
-    F,
-    data_options,
-    domain_argument,
-    exclude_option,
-    via_option,
-)
+from virtballoon.model.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from virtballoon.check.judging import CheckResult, CheckStatus, Policy, Problem, Trouble
-    from virtballoon.check.ranges import Range
     from virtballoon.model.report import HostReport
-    from virtballoon.model.verdict import Verdict
 
 _UNKNOWN: Final = 3
 
 
-class _Plugin(Command):
+class _Plugin(options.Command):
     """A command whose errors are UNKNOWN, in a status line on stdout: monitoring systems read
     nothing else."""
 
@@ -53,44 +51,36 @@ class _Plugin(Command):
         return rest
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        try:
+        with _errors_are_unknown():
             return super().make_context(*args, **extra)
-        except Exception as error:
-            if extra.get("resilient_parsing"):
-                raise
-            raise click.exceptions.Exit(_unknown(error)) from error
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
+    def invoke(self, ctx: click.Context) -> int:
+        with _errors_are_unknown():
             return super().invoke(ctx)
-        except Exception as error:
-            return _unknown(error)
 
 
-def _unknown(error: Exception) -> int:
-    """Say what went wrong, and give the status."""
-    if isinstance(error, click.exceptions.Exit | click.Abort):
-        raise error
-    if isinstance(error, OSError):
+@contextlib.contextmanager
+def _errors_are_unknown() -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.Exit, click.Abort):
+        raise
+    except OSError as error:
         # Of stdout, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
-            warn(str(error))
+            finish.warn(str(error))
         os._exit(_UNKNOWN)
-    import logging
+    except Exception as error:
+        import logging
 
-    from virtballoon.check.plugin import failure
-
-    logging.getLogger(__package__).debug("UNKNOWN", exc_info=error)
-    click.echo(failure(message_of(error)))
-    return _UNKNOWN
+        logging.getLogger(__package__).debug("UNKNOWN", exc_info=error)
+        click.echo(failure(finish.message_of(error)))
+        raise click.exceptions.Exit(_UNKNOWN) from error
 
 
 def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -> Range | None:
     if value is None:
         return None
-    from virtballoon.check.judging import Measure
-    from virtballoon.check.ranges import Range
-
     assert param.name is not None
     try:
         return Range.parse(value, Measure[param.name.partition("_")[0].upper()].units)
@@ -101,9 +91,6 @@ def _threshold(_ctx: click.Context, param: click.Parameter, value: str | None) -
 def _states(
     _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
 ) -> Mapping[Verdict | Trouble, CheckStatus]:
-    from virtballoon.check.judging import CheckStatus, Trouble
-    from virtballoon.model.verdict import Verdict
-
     causes: dict[str, Verdict | Trouble] = {c.value: c for c in (*Verdict, *Trouble)}
     # Fresh figures are judged by thresholds.
     del causes[Verdict.FRESH.value]
@@ -123,7 +110,7 @@ def _states(
 def _threshold_option(
     *names: str,
     help: str = "The same, for CRITICAL.",  # noqa: A002 - click's word
-) -> Callable[[F], F]:
+) -> Callable[[options.F], options.F]:
     return click.option(*names, metavar="RANGE", callback=_threshold, help=help)
 
 
@@ -159,10 +146,10 @@ def _threshold_option(
     default="used",
     help="Performance data: none, used or all  [used]",
 )
-@exclude_option
-@via_option
-@data_options
-@domain_argument()
+@options.exclude
+@options.via
+@options.data
+@options.domain_argument()
 def command(
     settings: Settings,
     *,
@@ -178,10 +165,8 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
     ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.
     """
-    from virtballoon.check.judging import check_hosts
-
     policy = _policy(thresholds, states)
-    hosts = read_selected(settings, domains)
+    hosts = finish.read_selected(settings, domains)
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
         from virtballoon.check.state import compared, default_path
@@ -203,7 +188,6 @@ def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
     that was meant."""
     if host.error is not None or host.domains or host.unmatched:
         return None
-    from virtballoon.check.judging import CheckStatus, Problem
     from virtballoon.operations.reading import probe_host
 
     (target,) = settings.targets
@@ -212,15 +196,13 @@ def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
         return Problem(status=CheckStatus.UNKNOWN, message=str(probe.error))
     if probe.running or probe.defined:
         return None
-    text = default_host_hint(settings, host.uri) or "no domain"
+    text = finish.default_host_hint(settings, host.uri) or "no domain"
     return Problem(status=CheckStatus.UNKNOWN, message=text)
 
 
 def _policy(
     given: Mapping[str, Range | None], states: Mapping[Verdict | Trouble, CheckStatus]
 ) -> Policy:
-    from virtballoon.check.judging import DEFAULT_THRESHOLDS, Measure, Policy, Thresholds
-
     thresholds = {}
     for measure in Measure:
         default = DEFAULT_THRESHOLDS.get(measure, Thresholds())
@@ -232,17 +214,12 @@ def _policy(
 
 
 def _print(settings: Settings, result: CheckResult, *, perfdata: str) -> None:
-    from virtballoon.check.records import check_data
-
     quiet = settings.is_quiet
 
     def table() -> None:
-        from virtballoon.check.plugin import output
-
-        names = {host.uri: host.name for host in settings.hosts}
         text = output(
             result,
-            names=names,
+            names={host.uri: host.name for host in settings.hosts},
             everything=perfdata == "all",
             perfdata=perfdata != "none",
             quiet=quiet,
@@ -250,4 +227,4 @@ def _print(settings: Settings, result: CheckResult, *, perfdata: str) -> None:
         settings.stream.write(text)
 
     data = check_data(result, quiet=quiet, generated_at=settings.started, table=table)
-    print_data(settings, data)
+    finish.print_data(settings, data)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from virtballoon.hypervisor.uri import configured_default, default_uri
+
 if TYPE_CHECKING:
     from virtballoon.configuration import Configuration, ConfiguredHost
     from virtballoon.model.source import Source
@@ -88,8 +90,6 @@ class Settings:
     @property
     def is_unnamed(self) -> bool:
         """Whether libvirt chooses the host: neither options nor configurations name one."""
-        from virtballoon.hypervisor.uri import configured_default
-
         return self.targets == (None,) and configured_default() is None
 
     def named(self, uri: str | None) -> list[ConfiguredHost]:
@@ -98,8 +98,6 @@ class Settings:
 
     def label(self, target: str | None) -> str:
         """What to call a host: its name in the configuration, else its URI."""
-        from virtballoon.hypervisor.uri import default_uri
-
         return next((host.name for host in self.named(target)), target or default_uri())
 
     def words(self, domains: Sequence[str]) -> tuple[str, ...] | None:

@@ -6,18 +6,16 @@ from functools import partial
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import command_prefixes, finish_reading, print_hosts, shown, visit_hosts
-from virtballoon.cli.options import (
-    Command,
-    data_options,
-    domain_options,
-)
+from virtballoon.doctor.results import Diagnosis
+from virtballoon.render.diagnosis import print_diagnoses
+from virtballoon.render.documents import domain_columns
 
 
-@click.command("doctor", cls=Command, short_help="Explain missing or stale statistics.")
-@domain_options
-@data_options
+@click.command("doctor", cls=options.Command, short_help="Explain missing or stale statistics.")
+@options.domains
+@options.data
 def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> int:
     """Explain missing or stale statistics of each running domain: the most likely cause, its
     remedy, and other possible causes with how to check them. -v adds the evidence.
@@ -26,9 +24,6 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
     not running. No guest is tainted, unless --via qom is given.
     """
     from virtballoon.doctor.examination import diagnose_host
-    from virtballoon.doctor.results import Diagnosis
-    from virtballoon.render.diagnosis import print_diagnoses
-    from virtballoon.render.documents import domain_columns
 
     visit = partial(
         diagnose_host,
@@ -36,10 +31,10 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
         inactive=inactive,
         via=settings.via,
         timeout=settings.timeout,
-        prefixes=partial(command_prefixes, settings),
+        prefixes=partial(finish.command_prefixes, settings),
     )
-    hosts = visit_hosts(settings, visit)
-    selected = shown(settings, hosts)
+    hosts = finish.visit_hosts(settings, visit)
+    selected = finish.shown(settings, hosts)
 
     def table() -> None:
         print_diagnoses(
@@ -49,5 +44,5 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             stream=settings.stream,
         )
 
-    print_hosts(settings, selected, lambda: ["uri", *domain_columns(kind=Diagnosis)], table)
-    return finish_reading(settings, hosts, domains)
+    finish.print_hosts(settings, selected, lambda: ["uri", *domain_columns(kind=Diagnosis)], table)
+    return finish.finish_reading(settings, hosts, domains)

@@ -8,31 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import OK, Settings
-from virtballoon.cli.finish import finish_reading, read_selected, warn
-from virtballoon.cli.options import (
-    Command,
-    Interval,
-    Seconds,
-    domain_options,
-    output_option,
-    quiet_option,
-    run_options,
-)
 from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
-    from virtballoon.exporter.ensuring import IntervalEnsurer
     from virtballoon.exporter.snapshots import SharedReader
     from virtballoon.model.outcome import HostChanges
 
 _SYSTEMD: Final = "systemd"
 
 
-@click.command("export", cls=Command, short_help="Export metrics for Prometheus.")
+@click.command("export", cls=options.Command, short_help="Export metrics for Prometheus.")
 @click.option(
     "--listen",
     metavar="ADDRESS",
@@ -49,20 +39,20 @@ _SYSTEMD: Final = "systemd"
 )
 @click.option(
     "--max-age",
-    type=Seconds(0),
+    type=options.Seconds(0),
     metavar="SECONDS",
     help="With --listen: reuse figures up to this age  [1s]",
 )
 @click.option(
     "--ensure-interval",
-    type=Interval(1),
+    type=options.Interval(1),
     metavar="SECONDS",
     help="With --listen: set this interval where polling is off; needs write access.",
 )
-@domain_options
-@output_option
-@quiet_option
-@run_options
+@options.domains
+@options.output
+@options.quiet
+@options.run
 def command(
     settings: Settings,
     *,
@@ -89,9 +79,15 @@ def command(
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} requires --listen")
     if listen:
+        from virtballoon.exporter.ensuring import IntervalEnsurer
         from virtballoon.exporter.snapshots import SharedReader
 
-        ensurer = None if ensure_interval is None else _ensurer(settings, ensure_interval)
+        ensurer = None
+        if ensure_interval is not None:
+            warn_of_changes = partial(_warn_of_changes, settings, ensure_interval)
+            ensurer = IntervalEnsurer(
+                ensure_interval, timeout=settings.timeout, on_result=warn_of_changes
+            )
         reader = SharedReader(
             _named(settings),
             settings.words(domains),
@@ -108,7 +104,7 @@ def command(
     from virtballoon.exporter.snapshots import Snapshot
 
     begun_at = time.time()
-    hosts = read_selected(settings, domains, inactive=inactive)
+    hosts = finish.read_selected(settings, domains, inactive=inactive)
     reports = dict(zip(_named(settings), hosts, strict=True))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
     text = exposition(
@@ -122,7 +118,7 @@ def command(
     click.echo(text, file=settings.stream, nl=False)
     # The metrics also say that no host answers.
     settings.is_complete = True
-    return finish_reading(settings, hosts, domains)
+    return finish.finish_reading(settings, hosts, domains)
 
 
 def _named(settings: Settings) -> dict[str, str | None]:
@@ -135,24 +131,18 @@ def _named(settings: Settings) -> dict[str, str | None]:
     return named
 
 
-def _ensurer(settings: Settings, seconds: int) -> IntervalEnsurer:
-    from virtballoon.exporter.ensuring import IntervalEnsurer
-
-    def report(host: HostChanges) -> None:
-        if not settings.is_logged:
-            _tell(host, seconds)
-
-    return IntervalEnsurer(seconds, timeout=settings.timeout, on_result=report)
-
-
-def _tell(host: HostChanges, seconds: int) -> None:
+def _warn_of_changes(settings: Settings, seconds: int, host: HostChanges) -> None:
+    if settings.is_logged:
+        return
     if host.error is not None:
-        warn(str(host.error))
+        finish.warn(str(host.error))
     for change in host.domains:
         if change.error is not None:
-            warn(str(change.error))
+            finish.warn(str(change.error))
         elif change.changed:
-            warn(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
+            finish.warn(
+                f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on"
+            )
 
 
 def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: bool) -> int:
@@ -185,7 +175,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, stop)
-        warn(f"serving metrics on {', '.join(server.addresses)}")
+        finish.warn(f"serving metrics on {', '.join(server.addresses)}")
         serving.notify("READY=1")
         server.serve()
         serving.notify("STOPPING=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings
+from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
     from virtballoon.doctor.results import CommandPrefixes
     from virtballoon.errors import VirtballoonError
     from virtballoon.model.outcome import HostChanges
-    from virtballoon.model.report import HostReport, HostResult
+    from virtballoon.model.report import DomainReport, HostReport, HostResult
     from virtballoon.operations.reading import QomPath
     from virtballoon.render.formats import Data
     from virtballoon.render.progress import Done
@@ -123,10 +125,7 @@ def command_prefix(settings: Settings, uri: str) -> list[str]:
 def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     """How the commands of a diagnosis begin for one host; without its URI where that is the
     default."""
-    import os
-
     from virtballoon.doctor.results import CommandPrefixes
-    from virtballoon.hypervisor.uri import default_uri
 
     is_default = settings.targets == (None,) or (
         uri == default_uri() and not settings.configuration.hosts
@@ -157,14 +156,13 @@ def print_hosts(
     columns: Callable[[], Sequence[str]],
     table: Callable[[], object],
     *,
-    in_order: Sequence[HostReport | HostChanges] | None = None,
+    rows: Iterable[tuple[HostReport, DomainReport]] | None = None,
 ) -> None:
     """Print hosts and domains.
 
     :param columns: gives the columns of CSV
     :param table: prints them for people
-    :param in_order: hosts with their domains in the order of JSON lines and CSV, where that is
-        another; a host may appear several times
+    :param rows: the domains in the order of JSON lines and CSV, where that is another
     """
     from virtballoon.render.formats import Data, Record
 
@@ -174,15 +172,17 @@ def print_hosts(
         records = map(documents.host_record, hosts)
         return documents.document(records, generated_at=settings.started)
 
-    def rows() -> Iterator[Record]:
-        from virtballoon.render.documents import domain_records
+    def lines() -> Iterator[Record]:
+        from virtballoon.render.documents import domain_record, domain_records
 
-        for host in hosts if in_order is None else in_order:
-            for record in domain_records(host):
-                yield {"uri": host.uri} | record
+        if rows is not None:
+            yield from ({"uri": host.uri} | domain_record(row) for host, row in rows)
+        else:
+            for host in hosts:
+                yield from ({"uri": host.uri} | record for record in domain_records(host))
 
     if hosts or not settings.is_quiet:
-        print_data(settings, Data(document, rows, columns, table))
+        print_data(settings, Data(document, lines, columns, table))
 
 
 # Readings.

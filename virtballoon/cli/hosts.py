@@ -6,27 +6,25 @@ from functools import partial
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
-from virtballoon.cli.finish import print_data, visit_hosts, warn_of_errors
-from virtballoon.cli.options import (
-    Command,
-    data_options,
+from virtballoon.render import documents
+from virtballoon.render.formats import Data
+from virtballoon.render.table import hosts_table
+
+
+@click.command(
+    "hosts", cls=options.Command, short_help="Show the hosts, and whether each can be reached."
 )
-
-
-@click.command("hosts", cls=Command, short_help="Show the hosts, and whether each can be reached.")
-@data_options
+@options.data
 def command(settings: Settings) -> int:
     """Show whether each host can be reached, its number of domains and its groups.
 
     By default, these are the hosts of the configuration. Reading is read-only; no guest is asked.
     """
     from virtballoon.operations.reading import probe_host
-    from virtballoon.render import documents
-    from virtballoon.render.formats import Data
-    from virtballoon.render.table import hosts_table
 
-    probes = visit_hosts(settings, partial(probe_host, timeout=settings.timeout))
+    probes = finish.visit_hosts(settings, partial(probe_host, timeout=settings.timeout))
     # A host with two names was asked once and is shown twice.
     rows = [
         (host, probe)
@@ -42,8 +40,8 @@ def command(settings: Settings) -> int:
         lambda: hosts_table(rows, with_header=settings.has_header, stream=settings.stream),
     )
     if rows or not settings.is_quiet:
-        print_data(settings, data)
-    warn_of_errors(settings, probes, [])
+        finish.print_data(settings, data)
+    finish.warn_of_errors(settings, probes, [])
     failed = [probe for probe in probes if probe.error is not None]
     if not failed:
         return OK

@@ -7,22 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
-from virtballoon.cli.finish import (
-    command_prefix,
-    finish_reading,
-    print_hosts,
-    read_selected,
-    shown,
-    warn,
-    with_problems,
-)
-from virtballoon.cli.options import (
-    Command,
-    data_options,
-    domain_options,
-    units_option,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +21,7 @@ _MOST_NAMES = 8
 
 
 @click.command(
-    "list", cls=Command, short_help="Show a row per domain: interval, age, use, verdict."
+    "list", cls=options.Command, short_help="Show a row per domain: interval, age, use, verdict."
 )
 @click.option("--name", "names_only", is_flag=True, help="Print names only, one per line.")
 @click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS and intervals.")
@@ -46,9 +32,9 @@ _MOST_NAMES = 8
     "forms are accepted: used, age, swap_in.",
 )
 @click.option("--sort", metavar="NAME", help="Sort by this column; -NAME reverses  [name]")
-@units_option
-@domain_options
-@data_options
+@options.units
+@options.domains
+@options.data
 def command(
     settings: Settings,
     *,
@@ -70,8 +56,8 @@ def command(
         raise click.UsageError("--name prints names only; omit --columns, --wide and --format")
     reverse = sort is not None and sort.startswith("-")
     order = _column(sort.removeprefix("-"), "--sort") if sort else None
-    read = read_selected(settings, domains, inactive=inactive)
-    hosts = shown(settings, read)
+    read = finish.read_selected(settings, domains, inactive=inactive)
+    hosts = finish.shown(settings, read)
     # The library has sorted each host's by name.
     rows = [(host, row) for host in hosts for row in host.domains]
     if order is not None:
@@ -99,18 +85,16 @@ def command(
 
         return [column.key for column in chosen] or ["uri", *domain_columns()]
 
-    in_order = None
-    if order is not None and settings.format != "table":
-        # A document keeps the hosts together; lines are in the order of all of them.
-        in_order = [replace(host, domains=(row,)) for host, row in rows]
+    if order is not None:
+        # A document keeps the hosts together.
         hosts = [
             replace(host, domains=tuple(row for of, row in rows if of is host)) for host in hosts
         ]
-    print_hosts(settings, hosts, csv_columns, table, in_order=in_order)
-    status = finish_reading(settings, read, domains)
+    finish.print_hosts(settings, hosts, csv_columns, table, rows=rows)
+    status = finish.finish_reading(settings, read, domains)
     is_read = settings.format == "table" and not names_only
     if is_read or (settings.is_quiet and settings.output is not None):
-        for host in with_problems(read) if settings.is_quiet else read:
+        for host in finish.with_problems(read) if settings.is_quiet else read:
             _advise(host, settings)
     return status
 
@@ -173,7 +157,7 @@ def _advise(host: HostReport, settings: Settings) -> None:
     from virtballoon.model.selection import words_for
     from virtballoon.model.source import Source
 
-    words = [*command_prefix(settings, host.uri), "set-interval", "10"]
+    words = [*finish.command_prefix(settings, host.uri), "set-interval", "10"]
     if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
         # libvirt does not know this balloon.
         words += ["--via", "qom"]
@@ -183,4 +167,4 @@ def _advise(host: HostReport, settings: Settings) -> None:
     many = len(unpolled) > _MOST_NAMES
     words += ["--all", "--where-off"] if many else words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"
-    warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")
+    finish.warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

@@ -10,6 +10,7 @@ import click
 
 from virtballoon.cli.context import OK, PARTLY, PROGRAM, Settings
 from virtballoon.errors import ConfigurationError
+from virtballoon.hypervisor.uri import default_uri
 from virtballoon.model.duration import parse_seconds
 from virtballoon.render.formats import FORMATS
 
@@ -22,12 +23,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A time, as a number of seconds.
 
-    :param least: the shortest time; None for any above 0
+    :param least: the shortest time
     """
 
     name = "TIME"
 
-    def __init__(self, least: float | None = None) -> None:
+    def __init__(self, least: float = 0.001) -> None:
         self._least = least
 
     def convert(
@@ -38,9 +39,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             seconds = parse_seconds(value) if isinstance(value, str) else float(value)
         except ValueError as error:
             self.fail(f"{value!r:.40} is {error}.", param, ctx)
-        if self._least is None and not seconds:
-            self.fail("must be more than 0 seconds.", param, ctx)
-        if self._least is not None and seconds < self._least:
+        if seconds < self._least:
             self.fail(f"must be at least {self._least:g} s.", param, ctx)
         return seconds
 
@@ -135,29 +134,27 @@ HOST_OPTIONS: Final = (
     click.Option(["-v", "--verbose"], is_flag=True, help="Log libvirt calls to stderr."),
 )
 
-via_option = click.option(
+via = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
     help="qom needs write access, taints guests  [libvirt]",
 )
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
-output_option = click.option(
-    "--output", help="Write to this file, which is always complete.", **_FILE
-)
-log_option = click.option(
+quiet = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
+output = click.option("--output", help="Write to this file, which is always complete.", **_FILE)
+log = click.option(
     "--log",
     type=click.Choice(("stderr",)),
     metavar="stderr",
     help="Write log records, not messages.",
 )
-units_option = click.option(
+units = click.option(
     "--units",
     type=click.Choice(("human", "bytes")),
     metavar="UNITS",
     default="human",
     help="Sizes in a table: human or bytes  [human]",
 )
-exclude_option = click.option(
+exclude = click.option(
     "--exclude",
     metavar="PATTERN",
     multiple=True,
@@ -189,14 +186,14 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 #: What commands have that read domains.
-domain_options = _all_of(
+domains = _all_of(
     click.option("--all", "inactive", is_flag=True, help="Include domains that do not run."),
-    exclude_option,
-    via_option,
+    exclude,
+    via,
     domain_argument(),
 )
 #: What commands have that print data in every format.
-format_options = _all_of(
+formats = _all_of(
     click.option(
         "--format",
         type=click.Choice(tuple(FORMATS)),
@@ -205,11 +202,11 @@ format_options = _all_of(
     ),
     click.option("--no-header", is_flag=True, help="Omit the column heads of a table or CSV."),
 )
-run_options = _all_of(
+run = _all_of(
     click.option("--lock", help="Exit with status 75 if another run holds it.", **_FILE),
-    log_option,
+    log,
 )
-data_options = _all_of(format_options, output_option, quiet_option, run_options)
+data = _all_of(formats, output, quiet, run)
 
 
 class Command(click.Command):
@@ -264,7 +261,6 @@ def _set_up(settings: Settings) -> None:
         keep_stderr_quiet()
         return
     from virtballoon.cli.log import log_calls
-    from virtballoon.hypervisor.uri import default_uri
 
     logger = log_calls(PROGRAM)
     for file in settings.configuration.files:

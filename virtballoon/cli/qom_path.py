@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
-from virtballoon.cli.finish import print_data, visit_hosts, warn, warn_of_errors, warn_of_session
-from virtballoon.cli.options import (
-    Command,
-    domain_argument,
-    format_options,
-    log_option,
-    via_option,
-)
+from virtballoon.errors import DomainNotFound, VirtballoonError
 from virtballoon.hypervisor.uri import default_uri
+from virtballoon.model.report import HostStatus
+from virtballoon.render import documents
+from virtballoon.render.formats import Data
 
 if TYPE_CHECKING:
     from virtballoon.hypervisor.connection import Target
 
 
-@click.command("qom-path", cls=Command, short_help="Print the QOM path of a domain's balloon.")
-@via_option
-@format_options
-@log_option
-@domain_argument(nargs=1, required=True)
+@click.command(
+    "qom-path", cls=options.Command, short_help="Print the QOM path of a domain's balloon."
+)
+@options.via
+@options.formats
+@options.log
+@options.domain_argument(nargs=1, required=True)
 def command(settings: Settings, *, domain: str) -> int:
     """Print the QOM path of the domain's balloon, alone on a line.
 
@@ -34,11 +33,7 @@ def command(settings: Settings, *, domain: str) -> int:
     the live XML. A balloon that libvirt does not know, from <qemu:commandline>, is found only with
     --via qom.
     """
-    from virtballoon.errors import DomainNotFound, VirtballoonError
-    from virtballoon.model.report import HostStatus
     from virtballoon.operations.reading import QomPath, find_qom_path
-    from virtballoon.render import documents
-    from virtballoon.render.formats import Data
 
     def visit(target: Target) -> QomPath | VirtballoonError:
         try:
@@ -46,19 +41,19 @@ def command(settings: Settings, *, domain: str) -> int:
         except VirtballoonError as error:
             return error
 
-    answers = visit_hosts(settings, visit)
+    answers = finish.visit_hosts(settings, visit)
     found = [answer for answer in answers if isinstance(answer, QomPath)]
     failed = [
         answer
         for answer in answers
         if isinstance(answer, VirtballoonError) and not isinstance(answer, DomainNotFound)
     ]
-    warn_of_errors(settings, (), failed)
+    finish.warn_of_errors(settings, (), failed)
     if len(found) > 1:
-        warn(f"domains of {len(found)} hosts match {domain!r}")
+        finish.warn(f"domains of {len(found)} hosts match {domain!r}")
     elif not found and not failed:
-        warn(f"no domain matches {domain!r}")
-        warn_of_session(settings, default_uri())
+        finish.warn(f"no domain matches {domain!r}")
+        finish.warn_of_session(settings, default_uri())
     if len(found) != 1:
         return NOTHING
     (path,) = found
@@ -78,5 +73,5 @@ def command(settings: Settings, *, domain: str) -> int:
         lambda: [*row],
         lambda: click.echo(path.qom_path, file=settings.stream),
     )
-    print_data(settings, data)
+    finish.print_data(settings, data)
     return PARTLY if failed else OK

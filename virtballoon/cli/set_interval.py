@@ -6,41 +6,32 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
-from virtballoon.cli.finish import (
-    print_hosts,
-    progress,
-    shown,
-    warn,
-    warn_of_errors,
-    warn_of_session,
-)
-from virtballoon.cli.options import (
-    Command,
-    Interval,
-    Seconds,
-    data_options,
-    domain_argument,
-    exclude_option,
-    via_option,
-)
+from virtballoon.model.outcome import HostChanges, Outcome
+from virtballoon.model.report import unmatched_everywhere
+from virtballoon.model.source import Source
+from virtballoon.model.verdict import fresh_seconds
+from virtballoon.render import text
+from virtballoon.render.documents import change_columns
+from virtballoon.render.table import changes_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from virtballoon.model.outcome import HostChanges
 
-
-class _FirstArgument(Interval):
+class _FirstArgument(options.Interval):
     def fail(self, message: str, *where: Any, **more: Any) -> NoReturn:
         super().fail(f"{message} SECONDS comes before DOMAIN.", *where, **more)
 
 
-@click.command("set-interval", cls=Command, short_help="Set the polling interval of domains.")
+@click.command(
+    "set-interval", cls=options.Command, short_help="Set the polling interval of domains."
+)
 @click.option(
     "--all", "every", is_flag=True, help="All running domains; with --config, persistent ones."
 )
-@exclude_option
+@options.exclude
 @click.option("--live", is_flag=True, help="Set it in the running domain.")
 @click.option("--config", is_flag=True, help="Set it in the persistent configuration.")
 @click.option("--where-off", is_flag=True, help="Only domains whose polling is off.")
@@ -48,14 +39,14 @@ class _FirstArgument(Interval):
 @click.option("--wait", is_flag=True, help="Wait until each guest has answered.")
 @click.option(
     "--wait-timeout",
-    type=Seconds(0),
+    type=options.Seconds(0),
     metavar="SECONDS",
     help="Time to wait; implies --wait  [2 x interval + 5s]",
 )
-@via_option
-@data_options
+@options.via
+@options.data
 @click.argument("seconds", metavar="SECONDS", type=_FirstArgument(0))
-@domain_argument()
+@options.domain_argument()
 def command(
     settings: Settings,
     *,
@@ -78,12 +69,8 @@ def command(
     The interval is set through libvirt, which keeps the XML correct. With --via qom it is set in
     QEMU alone, and the guest is tainted, even with --dry-run.
     """
-    from virtballoon.model.source import Source
-    from virtballoon.model.verdict import fresh_seconds
     from virtballoon.operations.fleet import set_intervals_on_hosts
     from virtballoon.operations.setting import IntervalRequest
-    from virtballoon.render.documents import change_columns
-    from virtballoon.render.table import changes_table
 
     if every == bool(domains):
         raise click.UsageError("name the domains, or give --all")
@@ -92,7 +79,7 @@ def command(
         raise click.UsageError("--wait cannot be combined with --dry-run")
     if is_waiting and wait_timeout is None:
         wait_timeout = fresh_seconds(seconds)
-    with progress(settings, domains=is_waiting) as line:
+    with finish.progress(settings, domains=is_waiting) as line:
         hosts = set_intervals_on_hosts(
             settings.targets,
             IntervalRequest(
@@ -110,7 +97,7 @@ def command(
             on_result=line.on_result,
             on_waiting=line.on_waiting,
         )
-    selected = shown(settings, hosts)
+    selected = finish.shown(settings, hosts)
 
     def table() -> None:
         if any(host.domains for host in selected):
@@ -124,28 +111,25 @@ def command(
             )
 
     columns = ["uri", *change_columns(waited=is_waiting)]
-    print_hosts(settings, selected, lambda: columns, table)
+    finish.print_hosts(settings, selected, lambda: columns, table)
     return _status(settings, hosts)
 
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    from virtballoon.model.outcome import Outcome
-    from virtballoon.model.report import unmatched_everywhere
-
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
-        warn(f"no domain matches {word!r}; nothing was changed")
+        finish.warn(f"no domain matches {word!r}; nothing was changed")
     if hosts[0].error is None and not hosts[0].domains:
-        warn_of_session(settings, hosts[0].uri)
+        finish.warn_of_session(settings, hosts[0].uri)
     changes = [change for host in hosts for change in host.domains]
     failed = [change for change in changes if change.outcome is Outcome.FAILED]
-    wrong = warn_of_errors(settings, hosts, [change.error for change in failed])
+    wrong = finish.warn_of_errors(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
     for host in hosts:
         for change in host.domains:
             if change.caveat is not None:
-                warn(f"domain {change.name!r} on {host.uri}: {change.caveat}")
+                finish.warn(f"domain {change.name!r} on {host.uri}: {change.caveat}")
     waited = [change.waited.answered for change in changes if change.waited is not None]
     if False in waited:
         if not settings.is_logged:
@@ -158,10 +142,8 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
 
 
 def _warn_of_silence(hosts: Sequence[HostChanges]) -> None:
-    from virtballoon.render import text
-
     for host in hosts:
         for change in host.domains:
             if change.waited is not None and change.waited.answered is False:
                 why = text.waiting(change.waited)
-                warn(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")
+                finish.warn(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import PARTLY, Settings
-from virtballoon.cli.finish import finish_reading, print_hosts, read_selected, shown, warn
-from virtballoon.cli.options import (
-    Command,
-    Seconds,
-    data_options,
-    domain_options,
-    units_option,
-)
+from virtballoon.model.source import Source, may_have_qom
+from virtballoon.model.statistics import STATISTIC_BY_NAME
+from virtballoon.render import text
+from virtballoon.render.documents import domain_columns
+from virtballoon.render.table import stats_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 _FRESH_SECONDS: Final = 5.0
 
 
-@click.command("stats", cls=Command, short_help="Show every statistic of domains.")
+@click.command("stats", cls=options.Command, short_help="Show every statistic of domains.")
 @click.option(
     "--fresh",
     is_flag=True,
@@ -34,13 +32,13 @@ _FRESH_SECONDS: Final = 5.0
 )
 @click.option(
     "--rates",
-    type=Seconds(),
+    type=options.Seconds(),
     metavar="SECONDS",
     help="Read twice, this far apart, and show the change per second of each counter.",
 )
-@units_option
-@domain_options
-@data_options
+@options.units
+@options.domains
+@options.data
 def command(
     settings: Settings,
     *,
@@ -52,21 +50,18 @@ def command(
 ) -> int:
     """Show every statistic of the named domains, by default of all running ones.
 
-    DOMAIN is a name, a UUID or a shell pattern; a named domain is shown even if it is not
+    DOMAIN is a name, a UUID or a shell pattern; a named domain is finish.shown even if it is not
     running. Statistics have QEMU's names; sizes are in bytes, the others are counts since the
     guest booted. A dash is a figure that the guest does not report.
     """
-    from virtballoon.render.documents import domain_columns
-    from virtballoon.render.table import stats_blocks
-
-    hosts = read_selected(
+    hosts = finish.read_selected(
         settings,
         domains,
         inactive=inactive or bool(domains),
         max_age=_FRESH_SECONDS if fresh else None,
         rates=rates,
     )
-    selected = shown(settings, hosts)
+    selected = finish.shown(settings, hosts)
 
     def columns() -> list[str]:
         known = domain_columns(refresh=fresh, rates=rates is not None)
@@ -78,8 +73,8 @@ def command(
         rows = [(host, row) for host in selected for row in host.domains]
         stats_blocks(rows, exact=units == "bytes", with_host=len(hosts) > 1, stream=settings.stream)
 
-    print_hosts(settings, selected, columns, table)
-    status = finish_reading(settings, hosts, domains)
+    finish.print_hosts(settings, selected, columns, table)
+    status = finish.finish_reading(settings, hosts, domains)
     if settings.format == "table" and not settings.is_quiet:
         _hint_at_qom(hosts)
     if all(row.refresh is None or row.refresh.is_well for host in hosts for row in host.domains):
@@ -91,19 +86,14 @@ def command(
 
 def _hint_at_qom(hosts: Sequence[HostReport]) -> None:
     """Say which statistics libvirt does not have."""
-    from virtballoon.model.source import Source, may_have_qom
-    from virtballoon.model.statistics import STATISTIC_BY_NAME
-
     qemu = [host for host in hosts if may_have_qom(host.uri)]
     rows = [row for host in qemu for row in host.domains if not row.stats.is_empty]
     if any(row.source is Source.LIBVIRT for row in rows):
         *names, last = (s.name for s in STATISTIC_BY_NAME.values() if s.libvirt is None)
-        warn(f"only QEMU has {', '.join(names)} and {last}: --via qom, which taints guests")
+        finish.warn(f"only QEMU has {', '.join(names)} and {last}: --via qom, which taints guests")
 
 
 def _warn_of_age(hosts: Sequence[HostReport]) -> None:
-    from virtballoon.render import text
-
     for host in hosts:
         for row in host.domains:
             # The error of an unread domain has been printed.
@@ -111,4 +101,4 @@ def _warn_of_age(hosts: Sequence[HostReport]) -> None:
             if row.refresh is None or row.refresh.is_well or not was_read:
                 continue
             why = str(row.refresh.error or text.refreshed(row.refresh))
-            warn(f"domain {row.name!r} on {host.uri}: {why}")
+            finish.warn(f"domain {row.name!r} on {host.uri}: {why}")

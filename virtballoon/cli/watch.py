@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, Settings
-from virtballoon.cli.finish import command_prefixes, finish_reading, read_selected, warn
-from virtballoon.cli.options import (
-    Command,
-    Seconds,
-    domain_options,
-    log_option,
-    quiet_option,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +20,11 @@ if TYPE_CHECKING:
     from virtballoon.watch.view import View
 
 
-@click.command("watch", cls=Command, short_help="Show memory use live in the terminal.")
+@click.command("watch", cls=options.Command, short_help="Show memory use live in the terminal.")
 @click.option(
     "-n",
     "--every",
-    type=Seconds(0.1),
+    type=options.Seconds(0.1),
     default=2.0,
     metavar="SECONDS",
     help="Time between readings of a host  [2s]",
@@ -52,9 +45,9 @@ if TYPE_CHECKING:
     help="Sizes: human, bytes or percent  [human]",
 )
 @click.option("--once", is_flag=True, help="Print one frame and exit; needs no terminal.")
-@domain_options
-@quiet_option
-@log_option
+@options.domains
+@options.quiet
+@options.log
 def command(
     settings: Settings,
     *,
@@ -85,9 +78,9 @@ def command(
     else:
         hosts = _watch(settings, view, domains, inactive=inactive, every=every)
     if not hosts:
-        warn("nothing has been read yet")
+        finish.warn("nothing has been read yet")
         return NOTHING
-    return finish_reading(settings, hosts, domains)
+    return finish.finish_reading(settings, hosts, domains)
 
 
 def _require_terminal(settings: Settings) -> None:
@@ -105,7 +98,7 @@ def _require_terminal(settings: Settings) -> None:
 def _read_once(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool
 ) -> Sequence[HostReport]:
-    hosts = read_selected(settings, domains, inactive=inactive)
+    hosts = finish.read_selected(settings, domains, inactive=inactive)
     for index, host in enumerate(hosts):
         view.update(index, host, time.time())
     if view.shown or not settings.is_quiet:
@@ -132,7 +125,7 @@ def _watch(
             inactive=True,
             via=settings.via,
             timeout=settings.timeout,
-            prefixes=lambda uri: command_prefixes(settings, uri),
+            prefixes=lambda uri: finish.command_prefixes(settings, uri),
         )
 
     def poller(notify: Callable[[], object]) -> HostPoller:

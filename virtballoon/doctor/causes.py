@@ -181,10 +181,7 @@ class Cause(StrEnum):
         check=f"{_CONSOLE} shows it boot, or where it is stuck",
         # QEMU before 10.0 keeps a guest's figures over a reset.
         rows=(
-            Row(
-                _V.STALE,
-                lacks=(_S.UPDATED, _S.AGENT_CONNECTED, _S.RESET_CLEARS),
-            ),
+            Row(_V.STALE, lacks=(_S.UPDATED, _S.AGENT_CONNECTED, _S.RESET_CLEARS)),
             Row(
                 _V.STALE,
                 lacks=(_S.UPDATED, _S.RESET_CLEARS),
@@ -205,11 +202,7 @@ class Cause(StrEnum):
         "its balloon driver gives no statistics",
         NO_STATISTICS_ADVICE,
         check="the guest is not Linux",
-        rows=(
-            Row(_V.UNANSWERED),
-            Row(_V.UNANSWERED, seen=(_S.BALLOONED,)),
-            Row(_V.EMPTY),
-        ),
+        rows=(Row(_V.UNANSWERED), Row(_V.UNANSWERED, seen=(_S.BALLOONED,)), Row(_V.EMPTY)),
     )
     BOOTING = CauseInfo(
         "booting",
@@ -218,11 +211,7 @@ class Cause(StrEnum):
         check=f"{_CONSOLE} shows it boot, or where it is stuck",
         rows=(
             Row(_V.UNANSWERED, lacks=(_S.AGENT_CONNECTED,)),
-            Row(
-                _V.UNANSWERED,
-                lacks=(_S.AGENT_CONNECTED, _S.LONG_RUN),
-                seen=(_S.SPINNING,),
-            ),
+            Row(_V.UNANSWERED, lacks=(_S.AGENT_CONNECTED, _S.LONG_RUN), seen=(_S.SPINNING,)),
         ),
     )
     NOT_DUE = CauseInfo(
@@ -411,9 +400,8 @@ def other_problems(
 
 def lacking(version: tuple[int, int]) -> tuple[str, ...]:
     """The statistics that a QEMU of this version lacks."""
-    return tuple(s.name for s in STATISTIC_BY_NAME.values() if _numbers(s.qemu_since) > version)
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")
-    return int(major), int(minor)
+    return tuple(
+        statistic.name
+        for statistic in STATISTIC_BY_NAME.values()
+        if tuple(map(int, statistic.qemu_since.split("."))) > version
+    )

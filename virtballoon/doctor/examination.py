@@ -166,10 +166,10 @@ class DomainExamination:
         source = by or self.report.source
         self.evidence.append(Evidence(asked=asked, by=source, answer=answer))
 
-    def add(self, answers: Iterable[tuple[Evidence, Answer]]) -> None:
+    def add(self, answers: Iterable[tuple[Probe, Answer]]) -> None:
         """Add the answers to some questions."""
-        for evidence, answer in answers:
-            self.evidence.append(evidence)
+        for probe, answer in answers:
+            self.add_evidence(probe.name, answer.text, by=probe.source)
             self.signs |= answer.signs
             if isinstance(answer.found, ProcessorTime):
                 self._processor = answer.found

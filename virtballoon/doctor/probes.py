@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Self
 
@@ -39,8 +38,7 @@ _TRANSIT: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessorTime:
+class ProcessorTime(NamedTuple):
     """The processor time that a domain's QEMU has used, at some time by ``time.monotonic()``."""
 
     at: float
@@ -54,8 +52,7 @@ class ProcessorTime:
         return cls(time.monotonic(), seconds, cpus)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to a question.
 
     :ivar text: for people
@@ -64,7 +61,7 @@ class Answer:
     """
 
     text: str
-    signs: Mapping[Sign, bool] = field(default_factory=dict)
+    signs: Mapping[Sign, bool] = {}
     found: tuple[int, int] | ProcessorTime | None = None
 
 
@@ -88,22 +85,21 @@ class Probe(NamedTuple):
 
 def ask(
     domain: Domain, report: DomainReport, probes: Iterable[Probe]
-) -> Control | list[tuple[Evidence, Answer]]:
+) -> Control | list[tuple[Probe, Answer]]:
     """Ask some questions about one domain; or say how it is held, where that would delay them."""
     wanted = [probe for probe in probes if probe.applies(report, domain)]
     if any(probe.waits for probe in wanted) and (hold := hold_of(domain)):
         return hold
-    return [_ask(domain, probe) for probe in wanted]
-
-
-def _ask(domain: Domain, probe: Probe) -> tuple[Evidence, Answer]:
-    try:
-        answer = probe.ask(domain)
-    except ConnectionLost:
-        raise
-    except VirtballoonError as error:
-        answer = Answer(f"failed: {error.message}")
-    return Evidence(asked=probe.name, by=probe.source, answer=answer.text), answer
+    answers = []
+    for probe in wanted:
+        try:
+            answer = probe.ask(domain)
+        except ConnectionLost:
+            raise
+        except VirtballoonError as error:
+            answer = Answer(f"failed: {error.message}")
+        answers.append((probe, answer))
+    return answers
 
 
 def _reason(domain: Domain) -> Answer:
@@ -126,11 +122,11 @@ def _holder(domain: Domain) -> Answer:
     if control is None:
         return Answer("none now")
     signs = {Sign.MONITOR: control.waiting, Sign.JOB: not control.waiting, Sign.LIMIT: False}
-    begun = datetime.fromtimestamp(time.time() - control.seconds, UTC)
-    since = begun.strftime("%Y-%m-%dT%H:%M:%SZ")
     if not control.waiting:
         return Answer("a job", signs)
-    return Answer(f"a call that waits for QEMU, for {control.seconds:.0f} s, since {since}", signs)
+    since = datetime.fromtimestamp(time.time() - control.seconds, UTC)
+    text = f"a call that waits for QEMU, for {control.seconds:.0f} s, since "
+    return Answer(text + since.strftime("%Y-%m-%dT%H:%M:%SZ"), signs)
 
 
 def _libvirt_version(domain: Domain) -> Answer:
@@ -240,8 +236,8 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
         signs[Sign.XML_POLLS] = bool(live)
     if interval.qemu is not None:
         signs[Sign.QEMU_INTERVAL] = True
-    if interval.qemu is not None and live is not None:
-        signs[Sign.DRIFT] = interval.qemu != live
+        if live is not None:
+            signs[Sign.DRIFT] = interval.qemu != live
     if live is not None and interval.config is not None and report.balloon is not None:
         signs[Sign.CONFIG_DRIFT] = live != interval.config
     if report.source is Source.QOM and report.verdict.was_read:
@@ -254,10 +250,8 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
     if Anomaly.UPDATE_IN_FUTURE in report.anomalies:
         signs[Sign.FUTURE] = True
     if isinstance(report.error, Busy):
-        reason = report.error.reason
-        signs[Sign.MONITOR] = reason is BusyReason.MONITOR
-        signs[Sign.JOB] = reason is BusyReason.JOB
-        signs[Sign.LIMIT] = reason is BusyReason.LIMIT
+        # The signs have the names of the reasons.
+        signs |= {Sign(reason): report.error.reason is reason for reason in BusyReason}
     if report.verdict is Verdict.FAILED:
         # Every other failure has an error of its own class.
         is_plain = type(report.error) is VirtballoonError

@@ -49,15 +49,7 @@ _GZIP_BYTES: Final = 1024
 _FIRST_PASSED: Final = 3
 
 _TIMEOUT_HEADER: Final = "X-Prometheus-Scrape-Timeout-Seconds"
-_PAGE: Final = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>virtballoon</title></head>
-<body>
-<h1>virtballoon</h1>
-<p>Version {__version__}. <a href="/metrics">Metrics</a></p>
-</body>
-</html>
-"""
+_PAGE: Final = b'<!DOCTYPE html><title>virtballoon</title><a href="/metrics">Metrics</a>\n'
 
 
 def listen(address: str) -> socket.socket:
@@ -70,11 +62,9 @@ def listen(address: str) -> socket.socket:
     if found is None or int(found[3]) >= 2**16:
         raise ValueError(f"invalid address {address!r}: use 127.0.0.1:9177 or [::1]:9177")
     host, port = found[1] or found[2], int(found[3])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, _, _, _, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(place, family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise VirtballoonError(f"cannot listen on {address}: {error.strerror}") from error
 
@@ -232,20 +222,17 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with a page."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer_with_metrics()
+            accept = ", ".join(self.headers.get_all("Accept") or ())
+            timeout = _reading_time(self.headers.get(_TIMEOUT_HEADER))
+            self._answer(HTTPStatus.OK, *self.scrape(accept, timeout))
         elif path == "/":
-            self._answer(HTTPStatus.OK, _PAGE.encode(), "text/html; charset=utf-8")
+            self._answer(HTTPStatus.OK, _PAGE, "text/html; charset=utf-8")
         elif path == "/-/healthy":
             self._answer(HTTPStatus.OK, b"virtballoon is healthy.\n")
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"There are /metrics and /-/healthy.\n")
 
     do_HEAD = do_GET  # noqa: N815 - the base class's spelling
-
-    def _answer_with_metrics(self) -> None:
-        accept = ", ".join(self.headers.get_all("Accept") or ())
-        timeout = _reading_time(self.headers.get(_TIMEOUT_HEADER))
-        self._answer(HTTPStatus.OK, *self.scrape(accept, timeout))
 
     def _answer(
         self, status: HTTPStatus, body: bytes, media_type: str = "text/plain; charset=utf-8"
