@@ -66,6 +66,26 @@ def warn_of_errors(
     return bool(found)
 
 
+def warn_of_failures(
+    settings: Settings, hosts: Sequence[HostReport | HostChanges], *, result: str = ""
+) -> tuple[bool, Sequence[str]]:
+    """Print what went wrong with hosts and domains; return whether there were errors, and the words
+    that match no domain.
+
+    :param result: what follows from such a word
+    """
+    from virtballoon.model.report import unmatched_everywhere
+
+    rows = [row for host in hosts for row in host.domains]
+    failed = warn_of_errors(settings, hosts, [row.error for row in rows if row.has_failed])
+    unmatched = unmatched_everywhere(hosts)
+    for word in unmatched:
+        warn(f"no domain matches {word!r}{result}")
+    if not rows and hosts[0].error is None:
+        warn_of_session(settings, hosts[0].uri)
+    return failed, unmatched
+
+
 def default_host_hint(settings: Settings, uri: str) -> str | None:
     """The message for a host without domains that libvirt chose; None if it was named.
 
@@ -230,27 +250,19 @@ def read_selected(
 def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Sequence[str]) -> int:
     """Print what could not be read, and with ``--quiet`` and a file which domains have problems;
     return the exit status."""
-    from virtballoon.model.report import unmatched_everywhere
-
     if settings.is_quiet and settings.output is not None:
         warn_of_problems(hosts)
     for host in hosts:
         if host.clock_problem is not None:
             warn(host.clock_problem)
-    rows = [row for host in hosts for row in host.domains]
-    unread = [row for row in rows if row.has_failed]
-    failed = warn_of_errors(settings, hosts, [row.error for row in unread])
-    unmatched = unmatched_everywhere(hosts)
-    for word in unmatched:
-        warn(f"no domain matches {word!r}")
-    if not rows and hosts and hosts[0].error is None:
-        warn_of_session(settings, hosts[0].uri)
-    if all(host.error is not None for host in hosts) and not rows:
-        return NOTHING
-    if words and not rows:
-        if not unmatched:
-            warn("no running domain matches (--all includes those that do not run)")
-        return NOTHING
+    failed, unmatched = warn_of_failures(settings, hosts)
+    if not any(host.domains for host in hosts):
+        if all(host.error is not None for host in hosts):
+            return NOTHING
+        if words:
+            if not unmatched:
+                warn("no running domain matches (--all includes those that do not run)")
+            return NOTHING
     return PARTLY if failed or unmatched else OK
 
 

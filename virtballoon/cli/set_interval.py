@@ -9,7 +9,6 @@ import click
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
 from virtballoon.model.outcome import HostChanges, Outcome
-from virtballoon.model.report import unmatched_everywhere
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import fresh_seconds
 from virtballoon.render import text
@@ -116,14 +115,8 @@ def command(
 
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    unmatched = unmatched_everywhere(hosts)
-    for word in unmatched:
-        finish.warn(f"no domain matches {word!r}; nothing was changed")
-    if hosts[0].error is None and not hosts[0].domains:
-        finish.warn_of_session(settings, hosts[0].uri)
+    wrong, unmatched = finish.warn_of_failures(settings, hosts, result="; nothing was changed")
     changes = [change for host in hosts for change in host.domains]
-    failed = [change for change in changes if change.outcome is Outcome.FAILED]
-    wrong = finish.warn_of_errors(settings, hosts, [change.error for change in failed])
     if unmatched:
         return NOTHING
     for host in hosts:
