@@ -85,7 +85,7 @@ def test_keys_on_real_guests(fresh: Hypervisor, window: Window) -> None:
     window.type("/", *"MODE")
     window.wait_for("filter: MODE")
     window.wait_for(lambda: domains_of(window) == ["modern"], "the filter")
-    window.type("Enter", "Down", "Down", "Enter")
+    window.type("Enter", "Down", "Enter")
     window.wait_for("modern on ")
     for fact in (
         "virtio-non-transitional balloon0",
@@ -250,7 +250,7 @@ def test_no_colours(window: Window) -> None:
     window.run("clear; export NO_COLOR=1")
     watch(window, "-c", TEST, "watch")
     window.wait_for("polling-off")
-    window.type("Down", "Down")
+    window.type("Down")
     window.wait_for("\u25b8 test")
     assert not re.search(r"\x1b\[[\d;]*3[1-7]", window.coloured)
 

@@ -64,7 +64,7 @@ def main() -> None:
                 guests["build1"].hog(build1)
                 updates = _updates(guests["web1"].domain, 2)
                 wait_until(updates, 60, "two updates")
-            window.type("Down", "Down", "Down")
+            window.type("Down", "Down")
             window.wait_for("\N{BLACK RIGHT-POINTING SMALL TRIANGLE} ")
             screen = window.coloured
             window.type("q")

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from tests.unit.builders import NOW
-from tests.unit.view_builders import BIG, FULL, GIB, MUTE, OFF, UPDATE, guest, host, press
+from tests.unit.view_builders import (
+    BIG,
+    FULL,
+    GIB,
+    MUTE,
+    OFF,
+    UPDATE,
+    guest,
+    host,
+    host_diagnosis,
+    press,
+)
+from virtballoon.doctor.results import HostDiagnosis
+from virtballoon.engine.calls import BackgroundCall
 from virtballoon.errors import Busy
 from virtballoon.model.report import DomainReport
 from virtballoon.watch.view import (
     BINDINGS,
     HISTORY,
-    DomainLine,
-    History,
-    HostLine,
+    Line,
+    LineKey,
     Order,
     Screen,
-    Units,
     View,
     age_seconds,
     is_outdated,
@@ -32,7 +44,7 @@ def view(*rows: DomainReport, **options: Any) -> View:
 
 
 def names(shown: View) -> list[str]:
-    return [x.report.name if isinstance(x, DomainLine) else x.label for x in shown.lines]
+    return [x.domain.name if x.domain else x.host.label for x in shown.lines]
 
 
 # The order.
@@ -69,8 +81,7 @@ def test_hosts_keep_their_order_and_domains() -> None:
 
     shown.update(1, host([BIG]), NOW)
     assert names(shown) == ["hv2", "hv3", "big", "hv1", "full"]
-    assert shown.domains == 2
-    assert len(shown.reports) == 2
+    assert shown.shown == len(shown.reports) == 2
 
 
 def test_incomplete_reading_keeps_other_domains() -> None:
@@ -78,13 +89,11 @@ def test_incomplete_reading_keeps_other_domains() -> None:
     newer = guest("full", used=GIB // 2, last_update=UPDATE + 2)
     shown.update(0, host([newer]), NOW, is_complete=False)
 
-    first = shown.lines[0]
-    assert isinstance(first, HostLine)
-    assert not first.is_complete
+    (watched,) = shown.hosts
+    assert watched.report is not watched.complete
     assert names(shown) == ["hv1", "full", "big"]
-    assert isinstance(shown.lines[1], DomainLine)
-    assert shown.lines[1].report is newer
-    assert shown.history.of((0, FULL.uuid)) == (0.9, 0.5)
+    assert shown.lines[1].domain is newer
+    assert watched.history(FULL.uuid) == (0.9, 0.5)
     assert shown.reports[0].domains == (FULL, BIG), "the last one that was complete"
 
     shown.update(0, host([newer]), NOW)
@@ -136,7 +145,7 @@ def test_only_unwell_domains() -> None:
 
 def test_selection_follows_its_domain() -> None:
     shown = view()
-    press(shown, "down", "down", "down")
+    press(shown, "down", "down")
     assert shown.selected == (0, "uuid-big")
 
     press(shown, "s", "s")
@@ -151,68 +160,75 @@ def test_selection_when_its_domain_is_removed() -> None:
     shown = view()
     press(shown, "end")
     assert shown.selected == (0, "uuid-mute")
-    shown.window(10)
+    shown.window(shown.lines, 10)
     shown.update(0, host([FULL, BIG]), NOW)
-    shown.window(10)
+    shown.window(shown.lines, 10)
     assert shown.selected == (0, "uuid-big")
     shown.update(0, host(error=OSError("down")), NOW)
-    shown.window(10)
+    shown.window(shown.lines, 10)
     assert shown.selected == (0, "")
 
 
 def test_window_contains_the_selected_line() -> None:
     shown = view(*(guest(f"g{number:03}") for number in range(400)), order=Order.NAME)
-    assert len(shown.window(20)) == 20
+
+    def keys(height: int) -> list[str]:
+        return [line.key[1] for line in shown.window(shown.lines, height)]
+
+    assert len(keys(20)) == 20
     press(shown, "pgdn", "pgdn")
-    window = shown.window(20)
-    assert shown.selected in {line.key for line in window}
-    assert isinstance(window[-1], DomainLine)
-    assert window[-1].report.name == "g037"
+    assert shown.selected[1] == keys(20)[-1] == "uuid-g037"
 
     press(shown, "end")
-    assert [line.key[1] for line in shown.window(3)] == ["uuid-g397", "uuid-g398", "uuid-g399"]
+    assert keys(3) == ["uuid-g397", "uuid-g398", "uuid-g399"]
     press(shown, "home")
-    assert isinstance(shown.window(3)[0], HostLine)
-    assert len(shown.window(1)) == 1
+    assert keys(3)[0] == ""
+    assert len(keys(1)) == 1
 
 
 def test_details_of_a_domain_and_its_neighbours() -> None:
     shown = view()
-    press(shown, "enter")
+    press(shown, "down", "enter")
     assert (shown.screen, shown.opened) == (Screen.DETAILS, (0, "uuid-full"))
     press(shown, "right", "right")
     assert shown.opened == (0, "uuid-off")
     press(shown, "left")
     assert (shown.screen, shown.opened) == (Screen.DETAILS, (0, "uuid-big"))
     found = shown.line(shown.opened)
-    assert isinstance(found, DomainLine)
-    assert found.report is BIG
+    assert found is not None
+    assert found.domain is BIG
 
     shown.update(0, host([FULL]), NOW)
     assert shown.line(shown.opened) is None
     press(shown, "down", "down")
-    assert shown.scrolled(10, 9) == 1, "not beyond the last line"
+    assert shown.window("abc", 2) == "bc", "not beyond the last line"
     press(shown, "q")
     assert (shown.screen, shown.is_done) == (Screen.LIST, False)
 
 
 def test_doctor_runs_once_per_domain() -> None:
     shown = view()
-    press(shown, "d", "enter", "d", "d")
-    assert shown.to_diagnose == [(0, "uuid-full")]
+    started: list[LineKey] = []
+    go_on = threading.Event()
+
+    def start(key: LineKey) -> BackgroundCall[HostDiagnosis]:
+        started.append(key)
+        return BackgroundCall(lambda: (go_on.wait(), host_diagnosis())[1])
+
+    shown.start_doctor = start
+    press(shown, "d", "down", "enter", "d", "d")
+    assert started == [(0, "uuid-full")]
     press(shown, "left", "d")
     assert shown.opened == (0, "")
-    assert len(shown.to_diagnose) == 1, "a host is not a domain"
+    assert len(started) == 1, "a host is not a domain"
+    go_on.set()
 
 
 def test_keys_without_domains() -> None:
     shown = View(["hv1"])
     press(shown, "up", "down", "pgdn", "end", "/", "x", "enter", "enter", "left")
     assert shown.screen is Screen.DETAILS
-    assert isinstance(shown.line(shown.opened), HostLine)
-    empty = View([])
-    press(empty, "down", "enter", "pgup", "end")
-    assert (empty.window(5), empty.screen) == ((), Screen.LIST)
+    assert shown.line(shown.opened) == Line(shown.hosts[0])
 
 
 def test_help_pause_units_redraw() -> None:
@@ -220,10 +236,10 @@ def test_help_pause_units_redraw() -> None:
     press(shown, "?", "/")
     assert (shown.screen, shown.is_typing) == (Screen.HELP, False)
     press(shown, "q", "space", "u", "ctrl-l")
-    assert (shown.screen, shown.is_paused, shown.units) == (Screen.LIST, True, Units.BYTES)
+    assert (shown.screen, shown.is_paused, shown.exact) == (Screen.LIST, True, True)
     assert shown.redraw
-    press(shown, "p", "u", "u", "nonsense")
-    assert (shown.is_paused, shown.units) == (False, Units.HUMAN)
+    press(shown, "p", "u", "nonsense")
+    assert (shown.is_paused, shown.exact) == (False, False)
 
 
 def test_keys_are_unique() -> None:
@@ -248,27 +264,34 @@ def test_age_grows_after_the_reading() -> None:
 
 
 def test_history_has_a_value_per_update_and_gaps() -> None:
-    past = History()
-    half, full = guest("a", used=GIB // 2), guest("a", used=GIB, last_update=UPDATE + 2)
-    down = host(error=OSError("down"))
-    for row in (half, half, full, guest("a", error=Busy("held")), None, full):
-        past.add(0, down if row is None else host([row, OFF]))
-    past.add(0, host([guest("a", used=GIB // 4, last_update=UPDATE + 4), OFF]))
+    (watched,) = View(["hv1"]).hosts
 
-    assert past.of((0, "uuid-a")) == (0.5, 1.0, None, 0.25)
-    assert past.of((0, OFF.uuid)) == past.of((1, "unknown")) == ()
+    def add(*rows: DomainReport) -> None:
+        report = host(rows) if rows else host(error=OSError("down"))
+        watched.update(report, NOW, is_complete=True)
+
+    half, full = guest("a", used=GIB // 2), guest("a", used=GIB, last_update=UPDATE + 2)
+    for row in (half, half, full, guest("a", error=Busy("held"))):
+        add(row, OFF)
+    add()
+    add(full, OFF)
+    add(guest("a", used=GIB // 4, last_update=UPDATE + 4), OFF)
+
+    assert watched.history("uuid-a") == (0.5, 1.0, None, 0.25)
+    assert watched.history(OFF.uuid) == watched.history("unknown") == ()
     for second in range(3 * HISTORY):
-        past.add(0, host([guest("a", last_update=UPDATE + 10 + second % 100)]))
-    assert len(past.of((0, "uuid-a"))) == HISTORY
-    past.add(0, host([OFF]))
-    assert past.of((0, "uuid-a")) == ()
+        add(guest("a", last_update=UPDATE + 10 + second % 100))
+    assert len(watched.history("uuid-a")) == HISTORY
+    add(OFF)
+    assert watched.history("uuid-a") == ()
 
 
 def test_history_survives_an_unreachable_host() -> None:
     shown = view(FULL, BIG)
+    (watched,) = shown.hosts
     shown.update(0, host(error=OSError("restarting")), NOW)
-    assert shown.history.of((0, FULL.uuid)) == (0.9, None)
+    assert watched.history(FULL.uuid) == (0.9, None)
 
     shown.update(0, host([guest("full", used=GIB // 2, last_update=UPDATE + 2)]), NOW)
-    assert shown.history.of((0, FULL.uuid)) == (0.9, None, 0.5)
-    assert shown.history.of((0, BIG.uuid)) == ()
+    assert watched.history(FULL.uuid) == (0.9, None, 0.5)
+    assert watched.history(BIG.uuid) == ()

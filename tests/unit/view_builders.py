@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.unit.builders import report
+from virtballoon.doctor.results import Diagnosis, HostDiagnosis
 from virtballoon.errors import ConnectError
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
@@ -41,6 +42,16 @@ def guest(
     known: dict[str, Any] = {"name": name, "uuid": f"uuid-{name}", "figures": figures}
     known["now"] = last_update + 3.0
     return report(**(known | facts))
+
+
+def host_diagnosis(*rows: DomainReport, error: Exception | None = None) -> HostDiagnosis:
+    """What the doctor returns of these domains."""
+    found = host(rows, error=error)
+    values = {name: getattr(found, name) for name in HostReport.field_names}
+    diagnoses = tuple(
+        Diagnosis(**{name: getattr(row, name) for name in DomainReport.field_names}) for row in rows
+    )
+    return HostDiagnosis(**(values | {"domains": diagnoses}))
 
 
 def host(rows: Iterable[DomainReport] = (), *, error: Exception | None = None) -> HostReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +16,11 @@ from virtballoon.cli.context import NOTHING, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from virtballoon.doctor.results import HostDiagnosis
+    from virtballoon.engine.calls import BackgroundCall
     from virtballoon.model.report import HostReport
     from virtballoon.watch.poller import HostPoller
-    from virtballoon.watch.view import View
+    from virtballoon.watch.view import LineKey, View
 
 
 @click.command("watch", cls=options.Command, short_help="Show memory use live in the terminal.")
@@ -37,13 +40,7 @@ if TYPE_CHECKING:
     help="need (largest used share first, fresh figures before others), use (most bytes first) or "
     "name  [need]",
 )
-@click.option(
-    "--units",
-    type=click.Choice(("human", "bytes", "percent")),
-    metavar="UNITS",
-    default="human",
-    help="Sizes: human, bytes or percent  [human]",
-)
+@options.units
 @click.option("--once", is_flag=True, help="Print one frame and exit; needs no terminal.")
 @options.domains
 @options.quiet
@@ -65,12 +62,12 @@ def command(
     """
     if not once:
         _require_terminal(settings)
-    from virtballoon.watch.view import Order, Units, View
+    from virtballoon.watch.view import Order, View
 
     view = View(
         [settings.label(target) for target in settings.targets],
         order=Order(sort),
-        units=Units(units),
+        exact=units == "bytes",
         only_unwell=settings.is_quiet,
     )
     if once:
@@ -114,18 +111,22 @@ def _watch(
     """Show the view until it is left, and return the last report of each host."""
     # All that takes a while is imported before the terminal is taken.
     from virtballoon.doctor.examination import diagnose_host
-    from virtballoon.doctor.results import HostDiagnosis
+    from virtballoon.engine.calls import BackgroundCall
     from virtballoon.watch import app
     from virtballoon.watch.poller import HostPoller
 
-    def diagnose(index: int, uuid: str) -> HostDiagnosis:
-        return diagnose_host(
-            settings.targets[index],
-            [uuid],
-            inactive=True,
-            via=settings.via,
-            timeout=settings.timeout,
-            prefixes=lambda uri: finish.command_prefixes(settings, uri),
+    def start_doctor(key: LineKey) -> BackgroundCall[HostDiagnosis]:
+        index, uuid = key
+        return BackgroundCall(
+            partial(
+                diagnose_host,
+                settings.targets[index],
+                [uuid],
+                inactive=True,
+                via=settings.via,
+                timeout=settings.timeout,
+                prefixes=partial(finish.command_prefixes, settings),
+            )
         )
 
     def poller(notify: Callable[[], object]) -> HostPoller:
@@ -140,4 +141,5 @@ def _watch(
             notify=notify,
         )
 
-    return app.run(view, poller, diagnose, every=every, source=settings.via)
+    view.start_doctor = start_doctor
+    return app.run(view, poller, every=every, source=settings.via)

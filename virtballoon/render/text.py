@@ -140,10 +140,11 @@ def refreshed(refresh: Refresh) -> str:
 _CODES: Final = {
     "bold": "1",
     "dim": "2",
+    "reverse": "7",
     "red": "31",
-    "bold red": "1;31",
     "green": "32",
     "yellow": "33",
+    "blue": "34",
     "cyan": "36",
 }
 
@@ -159,9 +160,9 @@ def is_coloured(stream: TextIO) -> bool:
 
 
 def styled(text: str, style: str, *, coloured: bool) -> str:
-    """The text with the codes of its style, if any."""
-    code = _CODES.get(style)
-    return f"\x1b[{code}m{text}\x1b[0m" if coloured and code and text else text
+    """The text with the codes of its style, which is any of the words above."""
+    codes = ";".join(_CODES[word] for word in style.split())
+    return f"\x1b[{codes}m{text}\x1b[0m" if coloured and codes and text else text
 
 
 def terminal_width(stream: TextIO) -> int | None:

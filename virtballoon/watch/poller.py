@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Self
 
 from virtballoon.engine.fleet import DEFAULT_JOBS
@@ -13,6 +12,7 @@ from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.hypervisor.connection import Target
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
+from virtballoon.model.value import Value
 from virtballoon.operations.rereading import HostReader
 
 _THREAD: Final = "virtballoon-poller"
@@ -20,7 +20,7 @@ _THREAD: Final = "virtballoon-poller"
 #: Seconds from the beginning of one reading of a host to that of the next.
 DEFAULT_PERIOD: Final = 2.0
 
-#: How often a reading that takes long reports what it has so far.
+#: After this time, a reading reports what it has so far.
 _PROGRESS_SECONDS: Final = 0.5
 
 #: The time between attempts to reach a host grows up to this many periods: the host may block
@@ -28,8 +28,7 @@ _PROGRESS_SECONDS: Final = 0.5
 _LONGEST_PAUSE: Final = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(Value):
     """A reading of a host, or what there is of one.
 
     :ivar index: the number of its target
@@ -51,12 +50,8 @@ class HostPoller:
     so far are available. Connections are kept; a host that is not reached is tried again after
     growing pauses.
 
-    :param targets: connections, URIs, or None for libvirt's default
-    :param domains: names, UUIDs and shell patterns; None for all
-    :param inactive: whether "all" and patterns include inactive domains
-    :param via: the source of the figures. QOM taints each running guest.
-    :param timeout: seconds for each reading of a host
-    :param jobs: the number of hosts read at a time
+    The parameters are those of :func:`read_hosts`, and:
+
     :param period: seconds from the beginning of one reading of a host to that of the next
     :param notify: called in another thread when there is a reading to take
     """
@@ -81,6 +76,8 @@ class HostPoller:
         self._jobs = threading.BoundedSemaphore(jobs)
         self._changed = threading.Condition()
         self._readings: list[Reading] = []
+        # The readings that have begun, each with when, and what gives what it has so far.
+        self._begun: dict[int, tuple[float, Callable[[], HostReport]]] = {}
         self._failure: BaseException | None = None
         self._is_paused = False
         self._has_ended = False
@@ -112,7 +109,8 @@ class HostPoller:
                 self._changed.notify_all()
 
     def drain(self) -> list[Reading]:
-        """The readings since the last call. Never waits.
+        """The readings since the last call, and what there is of those that take long. Never
+        waits.
 
         :raise BaseException: any exception in a reading that is not a :class:`VirtballoonError`
         """
@@ -120,6 +118,10 @@ class HostPoller:
             if self._failure is not None:
                 raise self._failure
             readings, self._readings = self._readings, []
+            begun = dict(self._begun)
+        for index, (since, so_far) in begun.items():
+            if time.monotonic() - since >= _PROGRESS_SECONDS and (report := so_far()).domains:
+                readings.append(Reading(index=index, report=report, is_complete=False))
         return readings
 
     def _poll(self, index: int, host: HostReader) -> None:
@@ -150,40 +152,16 @@ class HostPoller:
         return False
 
     def _read(self, index: int, host: HostReader) -> HostReport:
-        is_done = threading.Event()
-
-        def follow(so_far: Callable[[], HostReport]) -> None:
-            arguments = (index, so_far, is_done)
-            threading.Thread(target=self._follow, args=arguments, name=_THREAD, daemon=True).start()
-
-        try:
-            report = host.read(self._timeout, on_progress=follow)
-        finally:
+        def begin(so_far: Callable[[], HostReport]) -> None:
             with self._changed:
-                is_done.set()
-        self._add(index, report)
-        return report
+                self._begun[index] = time.monotonic(), so_far
 
-    def _follow(
-        self, index: int, so_far: Callable[[], HostReport], is_done: threading.Event
-    ) -> None:
-        """While a reading takes its time, add what it has so far."""
-        count = 0
-        while not is_done.wait(_PROGRESS_SECONDS):
-            report = so_far()
-            if len(report.domains) > count:
-                count = len(report.domains)
-                self._add(index, report, unless=is_done)
-
-    def _add(
-        self, index: int, report: HostReport, *, unless: threading.Event | None = None
-    ) -> None:
-        reading = Reading(index=index, report=report, is_complete=unless is None)
+        report = host.read(self._timeout, on_progress=begin)
         with self._changed:
-            # What there was so far must not follow the complete reading.
-            if unless is None or not unless.is_set():
-                self._readings.append(reading)
+            self._begun.pop(index, None)
+            self._readings.append(Reading(index=index, report=report, is_complete=True))
         self._call_notify()
+        return report
 
     def _call_notify(self) -> None:
         if self._notify is not None and not self._has_ended:

@@ -227,7 +227,8 @@ class Terminal:
         return True
 
     def _write(self, text: str) -> None:
-        data = text.encode(self._encoding, "backslashreplace")
+        # A question mark is as wide as what it replaces, mostly.
+        data = text.encode(self._encoding, "replace")
         while data:
             data = data[os.write(self._screen, data) :]
 
