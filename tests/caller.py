@@ -16,6 +16,7 @@ from virtballoon import (
     Anomaly,
     Balloon,
     Cause,
+    CheckedDomain,
     CheckedHost,
     CheckResult,
     CheckStatus,
@@ -41,7 +42,6 @@ from virtballoon import (
     MemoryStats,
     Monitor,
     NoRate,
-    Perfdatum,
     Policy,
     PossibleCause,
     Problem,
@@ -159,7 +159,7 @@ def judge(uri: str) -> None:
         assert_type(domain.report, DomainReport)
         assert_type(domain.measurements, tuple[Measurement, ...])
     assert_type(result.problems, tuple[Problem, ...])
-    assert_type(result.perfdata(), tuple[Perfdatum, ...])
+    assert_type(result.rows, tuple[tuple[HostReport, CheckedDomain], ...])
 
 
 def read_on(uri: str) -> None:

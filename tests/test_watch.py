@@ -29,7 +29,7 @@ DEAD = "qemu:///session?socket=/nonexistent/libvirt-sock"
 
 def domains_of(window: Window) -> list[str]:
     """The names that are shown, in their order."""
-    rows = (line for line in window.lines[2:] if re.match(r"[▸ ] \S", line))
+    rows = (line for line in window.lines[2:] if re.match(r"[▸ ] [^\s:]+ ", line))
     return [line[2:].split()[0] for line in rows]
 
 

@@ -7,7 +7,6 @@ from virtballoon.check.judging import (
     CheckedHost as CheckedHost,
     Measure as Measure,
     Measurement as Measurement,
-    Perfdatum as Perfdatum,
     Policy as Policy,
     Problem as Problem,
     Thresholds as Thresholds,

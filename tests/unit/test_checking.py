@@ -79,7 +79,6 @@ def test_no_threshold_is_applied_to_figures_that_cannot_be_trusted(verdict: Verd
         result = check_hosts([host(row)], policy)
         assert result.status is DEFAULT_STATES[verdict]
         assert result.hosts[0].domains[0].measurements == ()
-        assert not [datum for datum in result.perfdata(everything=True) if "used" in datum.name]
 
 
 def test_state_of_each_verdict() -> None:
@@ -100,9 +99,7 @@ def test_state_of_each_verdict() -> None:
 def test_impossible_figures_are_unknown() -> None:
     row = report(figures=figures(-5))
     assert (row.verdict, row.usage.ratio) == (Verdict.FRESH, None)
-    result = check_hosts([host(row)])
-    assert result.status is UNKNOWN
-    assert [datum.name for datum in result.perfdata()] == ["domains", "judged"]
+    assert check_hosts([host(row)]).status is UNKNOWN
 
 
 def test_worst_state_wins() -> None:
@@ -279,28 +276,6 @@ def test_what_is_kept_for_the_next_check() -> None:
     # The same domain on another host is another one.
     other = check_hosts([host(guest(), uri="other")], SWAP, former=former)
     assert other.is_first
-
-
-def test_performance_data() -> None:
-    row = guest(870, swap_in=1, swap_out=2, major_faults=3)
-    unpolled = report(name="db1", **FULL[Verdict.POLLING_OFF])
-    result = check_hosts([host(row, unpolled)])
-    few = [(d.name, d.value, d.unit, d.minimum, d.maximum) for d in result.perfdata()]
-    assert few == [
-        ("domains", 2, "", 0, None),
-        ("judged", 1, "", 0, 2),
-        ("used", 87.0, "%", 0, 100),
-    ]
-    every = {
-        (d.domain.name if d.domain else "", d.name): d for d in result.perfdata(everything=True)
-    }
-    assert every["web1", "used"].thresholds.critical == Range(0, 95)
-    assert (every["web1", "used_bytes"].value, every["web1", "used_bytes"].maximum) == (870, 1000)
-    assert every["web1", "age"].unit == "s"
-    assert every["web1", "major_faults"].unit == "c"
-    assert ("web1", "oom_kills") not in every
-    # The age of old figures is true as well.
-    assert [name for domain, name in every if domain == "db1"] == ["age"]
 
 
 def test_a_problem_from_outside_hides_nothing() -> None:

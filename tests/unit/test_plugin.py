@@ -113,7 +113,8 @@ def test_rates_and_their_lack() -> None:
 
 def test_all_performance_data_has_its_unit() -> None:
     row = guest(500, swap_in=1, swap_out=2, major_faults=3, oom_kills=4)
-    _, figures, _ = parsed(printed(check_hosts([host(row)]), everything=True))
+    unpolled = report(name="db1", **FULL[Verdict.POLLING_OFF])
+    _, figures, _ = parsed(printed(check_hosts([host(row, unpolled)]), everything=True))
     assert {label: figure[:2] for label, figure in figures.items() if " " in label} == {
         "web1 used": ("50", "%"),
         "web1 used_bytes": ("500", "B"),
@@ -122,7 +123,19 @@ def test_all_performance_data_has_its_unit() -> None:
         "web1 swap_out": ("2", "c"),
         "web1 major_faults": ("3", "c"),
         "web1 oom_kills": ("4", "c"),
+        # The age of old figures is true as well.
+        "db1 age": ("0.5", "s"),
     }
+    assert figures["judged"] == ("1", "", "", "", "0", "2")
+    assert figures["web1 used"] == ("50", "%", "90", "95", "0", "100")
+    assert figures["web1 used_bytes"][-1] == "1000"
+
+
+@pytest.mark.parametrize("verdict", FULL)
+def test_performance_data_has_no_figures_that_cannot_be_trusted(verdict: Verdict) -> None:
+    result = check_hosts([host(report(**FULL[verdict]))])
+    _, figures, _ = parsed(printed(result, everything=True))
+    assert set(figures) <= {"domains", "judged", "web1 age"}
 
 
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False), st.booleans())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from virtballoon.check.ranges import BYTES, COUNT, PERCENT, SECONDS, Range, Units
 from virtballoon.model.rates import Sample
@@ -64,15 +64,15 @@ class Measure(StrEnum):
 
     :ivar units: the units that a threshold may have
     :ivar statistics: the statistics of which it is the difference to a former reading
-    :ivar datum: its name in performance data. A rate has no unit of its own there.
-    :ivar datum_unit: its unit in performance data
+    :ivar label: its name in performance data. A rate has no unit of its own there.
+    :ivar unit: its unit in performance data
     :ivar missing: the text where the guest does not give it
     """
 
     units: Units
     statistics: tuple[str, ...]
-    datum: str
-    datum_unit: str
+    label: str
+    unit: str
     missing: str
 
     USED = "used", PERCENT, (), "used", "%", "its used memory is unknown"
@@ -90,20 +90,22 @@ class Measure(StrEnum):
         "its OOM kills are unknown (they need QEMU 9.2, Linux 6.12 and QOM as the source)",
     )
 
-    def __new__(  # noqa: PLR0917 - by position in the table above
-        cls,
-        value: str,
-        units: Units,
-        statistics: tuple[str, ...],
-        datum: str,
-        datum_unit: str,
-        missing: str,
-    ) -> Self:
+    def __new__(cls, value: str, *_: object) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
-        member.units, member.statistics = units, statistics
-        member.datum, member.datum_unit, member.missing = datum, datum_unit, missing
         return member
+
+    def __init__(
+        self,
+        _value: str,
+        units: Units,
+        statistics: tuple[str, ...],
+        label: str,
+        unit: str,
+        missing: str,
+    ) -> None:
+        self.units, self.statistics, self.label = units, statistics, label
+        self.unit, self.missing = unit, missing
 
     @property
     def needs_former(self) -> bool:
@@ -125,9 +127,6 @@ class Measure(StrEnum):
                 return text.counted(round(value), "OOM kill")
 
 
-#: The counters that performance data has.
-_COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
-
 #: The status of a verdict or a problem: unknown where there are no fresh figures, unless nothing is
 #: to be done about it.
 DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyType(
@@ -141,16 +140,11 @@ DEFAULT_STATES: Final[Mapping[Verdict | Trouble, CheckStatus]] = MappingProxyTyp
 )
 
 
-class Thresholds(Value):
+class Thresholds(NamedTuple):
     """When a figure is a cause for a warning, and when it is critical."""
 
     warning: Range | None = None
     critical: Range | None = None
-
-    @property
-    def can_alarm(self) -> bool:
-        """Whether there is any figure that is not ok."""
-        return any(r is not None and r.can_alarm for r in (self.warning, self.critical))
 
     def judge(self, value: float) -> CheckStatus:
         """The status of this figure."""
@@ -217,14 +211,12 @@ class CheckedDomain(Value):
 
 
 class CheckedHost(Value):
-    """One host and its status.
+    """One host and its domains.
 
-    :ivar status: the worst of its domains and of what stood in the way
     :ivar report: what was read of it
     :ivar domains: its domains, in the report's order
     """
 
-    status: CheckStatus
     report: HostReport
     domains: tuple[CheckedDomain, ...]
 
@@ -238,29 +230,6 @@ class Problem(Value):
 
     status: CheckStatus
     message: str
-
-
-class Perfdatum(Value):
-    """One figure of a plugin's performance data.
-
-    :ivar name: what it is a figure of
-    :ivar value: the figure
-    :ivar unit: its unit: ``%``, ``s``, ``B``, ``c`` for a counter, or none
-    :ivar minimum: the least that it can be
-    :ivar maximum: the most that it can be
-    :ivar thresholds: by what it was judged
-    :ivar host: the host, for a domain's figure
-    :ivar domain: the domain, or None for a figure of the whole check
-    """
-
-    name: str
-    value: float
-    unit: str = ""
-    minimum: float | None = 0
-    maximum: float | None = None
-    thresholds: Thresholds = Thresholds()
-    host: HostReport | None = None
-    domain: DomainReport | None = None
 
 
 #: Readings to compare the next ones with, by a host's URI and a domain's UUID.
@@ -288,19 +257,10 @@ class CheckResult(Value):
         status = CheckStatus.worst([self.status, problem.status])
         return replace(self, status=status, problems=(*self.problems, problem))
 
-    def perfdata(self, *, everything: bool = False) -> tuple[Perfdatum, ...]:
-        """The numbers of domains and of those judged, the fresh used memory of each, and every
-        other figure that was judged.
-
-        :param everything: also the used bytes, the age and the counters of each domain
-        """
-        rows = [(host.report, row) for host in self.hosts for row in host.domains]
-        judged = sum(row.report.verdict is Verdict.FRESH for _, row in rows)
-        every = [Perfdatum(name="domains", value=len(rows))]
-        every.append(Perfdatum(name="judged", value=judged, maximum=len(rows)))
-        for host, row in rows:
-            every += _perfdata(host, row, everything=everything)
-        return tuple(every)
+    @property
+    def rows(self) -> tuple[tuple[HostReport, CheckedDomain], ...]:
+        """Every domain with its host."""
+        return tuple((host.report, row) for host in self.hosts for row in host.domains)
 
 
 def check_hosts(
@@ -320,13 +280,15 @@ def check_hosts(
     former, policy = former or {}, policy or Policy()
     if policy.needs_former:
         hosts = [_since(host, former.get(host.uri, {})) for host in hosts]
-    checked = tuple(_check_host(host, policy) for host in hosts)
+    checked = tuple(
+        CheckedHost(report=host, domains=tuple(_check_domain(row, policy) for row in host.domains))
+        for host in hosts
+    )
     problems = tuple(_problems(checked, policy, domains))
+    statuses = [row.status for host in checked for row in host.domains]
     fresh = [(h.uri, row.uuid) for h in hosts for row in h.domains if row.verdict is Verdict.FRESH]
     return CheckResult(
-        status=CheckStatus.worst(
-            [*(host.status for host in checked), *(p.status for p in problems)]
-        ),
+        status=CheckStatus.worst([*statuses, *(problem.status for problem in problems)]),
         hosts=checked,
         problems=problems,
         samples={host.uri: _samples(host, former.get(host.uri, {})) for host in hosts},
@@ -351,16 +313,6 @@ def _samples(host: HostReport, former: Mapping[str, Sample]) -> dict[str, Sample
     return kept
 
 
-def _check_host(host: HostReport, policy: Policy) -> CheckedHost:
-    domains = tuple(_check_domain(row, policy) for row in host.domains)
-    statuses = [domain.status for domain in domains]
-    if host.error is not None:
-        statuses.append(policy.state(Trouble.UNREACHABLE))
-    if host.clock_problem is not None:
-        statuses.append(policy.state(Trouble.CLOCK))
-    return CheckedHost(status=CheckStatus.worst(statuses), report=host, domains=domains)
-
-
 def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
     fresh = row.verdict is Verdict.FRESH
     statuses = [] if fresh else [policy.state(row.verdict)]
@@ -370,7 +322,7 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
         if not (has_age if measure is Measure.AGE else fresh):
             continue
         value, is_given = _measured(row, measure)
-        if value is None and not thresholds.can_alarm:
+        if value is None and not any(limit and limit.can_alarm for limit in thresholds):
             # It is not to be judged, so it may be missing.
             continue
         if value is not None:
@@ -427,33 +379,3 @@ def _problems(
         # They were asked for by name.
         message = "none of them has figures to judge"
         yield Problem(status=CheckStatus.UNKNOWN, message=message)
-
-
-def _perfdata(host: HostReport, row: CheckedDomain, *, everything: bool) -> Iterator[Perfdatum]:
-    report, usage = row.report, row.report.usage
-    fresh = report.verdict is Verdict.FRESH
-    judged = {measurement.measure: measurement for measurement in row.measurements}
-    figures: dict[Measure | str, float | None] = {}
-    if fresh:
-        figures[Measure.USED] = usage.percent
-        figures |= {"used_bytes": usage.used_bytes} if everything else {}
-    if (everything or Measure.AGE in judged) and report.verdict.can_update:
-        figures[Measure.AGE] = report.age_seconds
-    figures |= {measure: m.value for measure, m in judged.items() if measure.needs_former}
-    if everything and fresh:
-        figures |= {name: getattr(report.stats, name) for name in _COUNTERS}
-    maxima = {Measure.USED: 100, "used_bytes": usage.total_bytes}
-    for figure, value in figures.items():
-        if value is None:
-            continue
-        measure = figure if isinstance(figure, Measure) else None
-        unit = "c" if figure in _COUNTERS else "B"
-        yield Perfdatum(
-            name=measure.datum if measure else figure,
-            value=max(0, round(value, 1 if measure is Measure.AGE else 2)),
-            unit=measure.datum_unit if measure else unit,
-            maximum=maxima.get(figure),
-            thresholds=judged[measure].thresholds if measure in judged else Thresholds(),
-            host=host,
-            domain=report,
-        )

@@ -3,8 +3,8 @@ line for each problem and for each domain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 from virtballoon.check.judging import (
     CheckedDomain,
@@ -12,9 +12,9 @@ from virtballoon.check.judging import (
     CheckStatus,
     Measure,
     Measurement,
-    Perfdatum,
+    Thresholds,
 )
-from virtballoon.check.ranges import Range, number
+from virtballoon.check.ranges import number
 from virtballoon.model.report import DomainReport
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
@@ -25,6 +25,9 @@ SERVICE: Final = "MEMORY"
 #: The status line without its performance data, which a pager or a phone has to show.
 _WIDTH: Final = 80
 _NAME_WIDTH: Final = 24
+
+#: The counters that performance data has.
+_COUNTERS: Final = ("swap_in", "swap_out", "major_faults", "oom_kills")
 
 
 def status_line(status: CheckStatus, message: str) -> str:
@@ -57,8 +60,7 @@ def output(
     labels = _labels(result, names)
     first = status_line(result.status, summary(result, labels))
     if perfdata:
-        data = result.perfdata(everything=everything)
-        first += " | " + " ".join(perfdatum(d, label) for d, label in _labelled(data, labels))
+        first += f" | {' '.join(_perfdata(result, labels, everything=everything))}"
     return "\n".join([first, *_long(result, labels, quiet=quiet)]) + "\n"
 
 
@@ -88,7 +90,7 @@ def summary(result: CheckResult, labels: Mapping[str, str] | None = None) -> str
 
 
 def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
-    rows = [(host.report.uri, row.report) for host in result.hosts for row in host.domains]
+    rows = [(host.uri, row.report) for host, row in result.rows]
     if not rows:
         return "no domain is running"
     domains = text.counted(len(rows), "domain")
@@ -103,7 +105,7 @@ def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
 
 
 def _worst_first(result: CheckResult) -> list[tuple[str, CheckedDomain]]:
-    rows = [(host.report.uri, row) for host in result.hosts for row in host.domains]
+    rows = ((host.uri, row) for host, row in result.rows)
     return sorted(rows, key=lambda row: -row[1].status.severity)
 
 
@@ -179,30 +181,68 @@ def _labels(result: CheckResult, names: Mapping[str, str]) -> dict[str, str]:
     return {uri: f"{name if called.count(name) == 1 else uri}/" for uri, name in hosts.items()}
 
 
-def _labelled(
-    data: Iterable[Perfdatum], labels: Mapping[str, str]
-) -> Iterator[tuple[Perfdatum, str]]:
-    """Each figure with its label, of which no two are the same."""
+class _Figure(NamedTuple):
+    """A figure of a domain in performance data.
+
+    :ivar unit: ``%``, ``s``, ``B``, ``c`` for a counter, or none
+    """
+
+    label: str
+    value: float
+    unit: str = ""
+    maximum: float | None = None
+    thresholds: Thresholds = Thresholds()
+
+
+def _perfdata(result: CheckResult, labels: Mapping[str, str], *, everything: bool) -> Iterator[str]:
+    """The numbers of domains and of those judged, the fresh used memory of each, and every other
+    figure that was judged; with ``everything`` also used bytes, age and counters."""
+    judged = sum(row.report.verdict is Verdict.FRESH for _, row in result.rows)
+    yield _datum(_Figure("domains", len(result.rows)))
+    yield _datum(_Figure("judged", judged, maximum=len(result.rows)))
     taken: set[str] = set()
-    for datum in data:
-        label = datum.name
-        if datum.host is not None and datum.domain is not None:
-            name = labels.get(datum.host.uri, "") + datum.domain.name
-            label = f"{name} {datum.name}"
+    for host, row in result.rows:
+        name = labels.get(host.uri, "") + row.report.name
+        for figure in _figures(row, everything=everything):
+            label = f"{name} {figure.label}"
             if _label(label) in taken:
                 # What makes names differ can be what does not survive in a label.
-                label = f"{name} {datum.domain.uuid} {datum.name}"
-        taken.add(_label(label))
-        yield datum, label
+                label = f"{name} {row.report.uuid} {figure.label}"
+            taken.add(_label(label))
+            yield _datum(figure._replace(label=label))
 
 
-def perfdatum(datum: Perfdatum, label: str) -> str:
+def _figures(row: CheckedDomain, *, everything: bool) -> Iterator[_Figure]:
+    report, usage = row.report, row.report.usage
+    values = {m.measure: m.value for m in row.measurements}
+    thresholds = {m.measure: m.thresholds for m in row.measurements}
+    fresh = report.verdict is Verdict.FRESH
+    if fresh:
+        values.setdefault(Measure.USED, usage.percent)
+    if everything and report.verdict.can_update:
+        values.setdefault(Measure.AGE, report.age_seconds)
+    for measure in sorted(values, key=list(Measure).index):
+        value = values[measure]
+        if value is not None:
+            value = max(0, round(value, 1 if measure is Measure.AGE else 2))
+            maximum = 100 if measure is Measure.USED else None
+            judged_by = thresholds.get(measure, Thresholds())
+            yield _Figure(measure.label, value, measure.unit, maximum, judged_by)
+    if everything and fresh:
+        if usage.used_bytes is not None:
+            yield _Figure("used_bytes", usage.used_bytes, "B", usage.total_bytes)
+        for name in _COUNTERS:
+            if (count := getattr(report.stats, name)) is not None:
+                yield _Figure(name, count, "c")
+
+
+def _datum(figure: _Figure) -> str:
     """A figure in the form of the guidelines."""
-    ranges: Sequence[Range | None] = (datum.thresholds.warning, datum.thresholds.critical)
     fields = [
-        f"{_label(label)}={number(datum.value)}{datum.unit}",
-        *("" if limit is None else str(limit) for limit in ranges),
-        *("" if limit is None else number(limit) for limit in (datum.minimum, datum.maximum)),
+        f"{_label(figure.label)}={number(figure.value)}{figure.unit}",
+        *("" if limit is None else str(limit) for limit in figure.thresholds),
+        "0",
+        "" if figure.maximum is None else number(figure.maximum),
     ]
     return ";".join(fields).rstrip(";")
 

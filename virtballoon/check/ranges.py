@@ -57,14 +57,11 @@ class Range:
         try:
             low = 0.0 if not colon else -math.inf if start == "~" else _number(start, units)
             high = math.inf if colon and not end else _number(end, units)
+            return cls(low, high, inverted=body != text)
         except ValueError as error:
             raise ValueError(
                 f"{text!r} is not a range such as 80, 10: or @10:20: {error}"
             ) from None
-        try:
-            return cls(low, high, inverted=body != text)
-        except ValueError as error:
-            raise ValueError(f"{text!r} is not a range: {error}") from None
 
     def alarms(self, value: float) -> bool:
         """Whether this figure is a cause for alarm."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from virtballoon.check.judging import CheckedDomain, CheckedHost, CheckResult, CheckStatus
 from virtballoon.check.plugin import summary
+from virtballoon.check.ranges import Range
 from virtballoon.render import documents
 from virtballoon.render.formats import Data, Record
 
@@ -18,39 +19,35 @@ def check_data(
     :param quiet: without the domains that are well
     :param table: prints the status line
     """
+
+    def domains(host: CheckedHost) -> list[Record]:
+        return [
+            _domain_record(row)
+            for row in host.domains
+            if not quiet or row.status is not CheckStatus.OK
+        ]
+
+    def document() -> Record:
+        hosts = [
+            documents.host_record(host.report) | {"domains": domains(host)} for host in result.hosts
+        ]
+        check = {
+            "status": result.status.name.lower(),
+            "exit_status": int(result.status),
+            "summary": summary(result),
+            "problems": [
+                {"status": problem.status.name.lower(), "message": problem.message}
+                for problem in result.problems
+            ],
+        }
+        return documents.document(hosts, generated_at=generated_at) | {"check": check}
+
     return Data(
-        lambda: _document(result, quiet=quiet, generated_at=generated_at),
-        lambda: (
-            {"uri": host.report.uri} | record
-            for host in result.hosts
-            for record in domain_records(host, quiet=quiet)
-        ),
+        document,
+        lambda: [{"uri": h.report.uri} | record for h in result.hosts for record in domains(h)],
         lambda: ("uri", "check.status", *documents.domain_columns(rates=True)),
         table,
     )
-
-
-def _document(result: CheckResult, *, quiet: bool, generated_at: float) -> Record:
-    hosts = [
-        documents.host_record(host.report) | {"domains": domain_records(host, quiet=quiet)}
-        for host in result.hosts
-    ]
-    check = {
-        "status": result.status.name.lower(),
-        "exit_status": int(result.status),
-        "summary": summary(result),
-        "problems": [
-            {"status": problem.status.name.lower(), "message": problem.message}
-            for problem in result.problems
-        ],
-    }
-    return documents.document(hosts, generated_at=generated_at) | {"check": check}
-
-
-def domain_records(host: CheckedHost, *, quiet: bool) -> list[Record]:
-    """The domains of one host."""
-    shown = (row for row in host.domains if not quiet or row.status is not CheckStatus.OK)
-    return [_domain_record(row) for row in shown]
 
 
 def _domain_record(row: CheckedDomain) -> Record:
@@ -68,5 +65,5 @@ def _domain_record(row: CheckedDomain) -> Record:
     return documents.domain_record(row.report) | {"check": check}
 
 
-def _range(limit: object) -> str | None:
+def _range(limit: Range | None) -> str | None:
     return None if limit is None else str(limit)

@@ -9,7 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from virtballoon.check.judging import CheckResult, CheckStatus, Problem, Samples
 from virtballoon.errors import VirtballoonError
@@ -80,7 +80,7 @@ def _lock(path: str) -> None:
 
 
 def _read(path: Path) -> Samples:
-    """What the file has; nothing where there is none, or one of another version.
+    """What the file has; nothing where there is none, or one that is of no use.
 
     :raise VirtballoonError: when it cannot be read, or is not such a file
     """
@@ -104,20 +104,14 @@ def _read(path: Path) -> Samples:
     if not isinstance(stored, dict) or _MARK not in stored:
         # A wrong path must not cost a file its content.
         raise VirtballoonError(f"{path} is not the state of a check: it has other content")
-    return _samples(stored) if stored[_MARK] == _VERSION else {}
-
-
-def _samples(stored: dict[str, Any]) -> Samples:
-    hosts = stored.get("hosts")
-    samples: dict[str, dict[str, Sample]] = {}
-    for uri, rows in hosts.items() if isinstance(hosts, dict) else ():
-        for row in rows if isinstance(rows, list) else ():
-            try:
-                sample = Sample.from_dict(row)
-            except ValueError:
-                continue
-            samples.setdefault(uri, {})[sample.uuid] = sample
-    return samples
+    try:
+        return {
+            uri: {sample.uuid: sample for sample in map(Sample.from_dict, rows)}
+            for uri, rows in stored["hosts"].items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError):
+        # Of another version, or changed by hand.
+        return {}
 
 
 def _write(path: Path, samples: Samples) -> None:

@@ -293,8 +293,10 @@ def _heading(layout: _Layout) -> Row:
 
 
 def _line(line: Line, layout: _Layout, frame: Frame) -> Row:
+    is_selected = frame.every is not None and line.key == frame.view.selected
     if line.domain is None:
-        row = list(_placed(_host(line.host, frame, frame.width), 0, frame.width))
+        at = len(_SELECTED) if is_selected else 0
+        row = list(_placed(_host(line.host, frame, frame.width - at), at, frame.width - at))
     else:
         row = [
             piece
@@ -305,11 +307,10 @@ def _line(line: Line, layout: _Layout, frame: Frame) -> Row:
         ]
         if not _is_fresh(line.domain, frame):
             row = [piece._replace(style=f"{piece.style} dim") for piece in row]
-    if frame.every is None or line.key != frame.view.selected:
+    if not is_selected:
         return row
     # Reversed from the first column to the last; colours would be those of the background.
-    indent = len(_SELECTED) if line.domain is None else 0
-    row = [Piece(0, _SELECTED), *(piece._replace(at=piece.at + indent) for piece in row)]
+    row = [Piece(0, _SELECTED), *row]
     ends = [*(piece.at for piece in row[1:]), frame.width]
     return [
         Piece(at, shown + " " * (end - at - text.width(shown)), "reverse")
