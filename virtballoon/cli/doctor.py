@@ -8,7 +8,6 @@ import click
 
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
-from virtballoon.doctor.results import Diagnosis
 from virtballoon.render.diagnosis import print_diagnoses
 from virtballoon.render.documents import domain_columns
 
@@ -44,5 +43,5 @@ def command(settings: Settings, *, domains: tuple[str, ...], inactive: bool) -> 
             stream=settings.stream,
         )
 
-    finish.print_hosts(settings, selected, lambda: ["uri", *domain_columns(kind=Diagnosis)], table)
+    finish.print_hosts(settings, selected, lambda: ["uri", *domain_columns(diagnosis=True)], table)
     return finish.finish_reading(settings, hosts, domains)

@@ -89,6 +89,11 @@ def figures(row: DomainReport) -> tuple[str, ...]:
     )
 
 
+def figure_name(key: str) -> str:
+    """What to call a figure next to the others of a domain, safe for a terminal."""
+    return text.printable(key.removeprefix("stats.").removesuffix("_bytes"))
+
+
 def column(key: str) -> Column:
     """The column with this key."""
     name = key.rpartition(".")[2]

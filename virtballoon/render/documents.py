@@ -3,41 +3,35 @@ describes the JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from virtballoon.errors import Busy, VirtballoonError
 from virtballoon.model.balloon import Balloon
-from virtballoon.model.memory import Figures
-from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
-from virtballoon.model.source import Source
-from virtballoon.model.verdict import State
-from virtballoon.render.formats import Record, columns_of
+from virtballoon.model.report import DomainReport, HostReport, Interval
+from virtballoon.model.statistics import COUNTERS, STATISTICS
+from virtballoon.model.value import Value
+from virtballoon.render.formats import Record
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
-    from virtballoon.doctor.results import Diagnosis, PossibleCause
+    from virtballoon.doctor.results import Diagnosis
     from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Waited
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
 
 SCHEMA: Final = 1
 
-#: An error to derive columns from.
-_SAMPLE: Final = VirtballoonError("")
 
-
-def _balloon(balloon: Balloon | None) -> Record | None:
-    if balloon is None:
-        return None
-    return {"model": balloon.model, "alias": balloon.alias, "qom_path": balloon.qom_path}
+def _fields(value: Value) -> Record:
+    return {name: getattr(value, name) for name in value.field_names}
 
 
 def _in_force(row: DomainReport) -> Record:
     in_force = row.interval.in_force if row.balloon is not None else None
-    return _interval(row.interval) | {"in_force": in_force}
+    return _fields(row.interval) | {"in_force": in_force}
 
 
 #: The keys of a domain of a reading, and how to get the value of each; columns are derived from it.
@@ -45,12 +39,12 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "name": lambda row: row.name,
     "uuid": lambda row: row.uuid,
     "id": lambda row: row.id,
-    "state": lambda row: row.state.value,
+    "state": lambda row: row.state,
     "machine": lambda row: row.machine,
-    "balloon": lambda row: _balloon(row.balloon),
+    "balloon": lambda row: None if row.balloon is None else _fields(row.balloon),
     "interval": _in_force,
-    "verdict": lambda row: row.verdict.value,
-    "source": lambda row: row.source.value,
+    "verdict": lambda row: row.verdict,
+    "source": lambda row: row.source,
     "last_update": lambda row: timestamp(row.last_update),
     "age_seconds": lambda row: _rounded(row.age_seconds, 1),
     "maximum_bytes": lambda row: row.figures.maximum_bytes,
@@ -60,8 +54,8 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "stats": lambda row: row.stats.as_dict(),
     "used_bytes": lambda row: row.usage.used_bytes,
     "used_ratio": lambda row: _rounded(row.usage.ratio, 4),
-    "used_formula": lambda row: _value(row.usage.formula),
-    "anomalies": lambda row: [anomaly.value for anomaly in row.anomalies],
+    "used_formula": lambda row: row.usage.formula,
+    "anomalies": lambda row: list(row.anomalies),
     "error": lambda row: error_record(row.error),
 }
 
@@ -76,54 +70,16 @@ def domain_record(row: DomainReport) -> Record:
     return record if type(row) is DomainReport else record | _more(row)
 
 
-def domain_columns(
-    *, refresh: bool = False, rates: bool = False, kind: type[DomainReport] = DomainReport
-) -> tuple[str, ...]:
-    """The columns of a reading in CSV.
-
-    :param kind: what the domains are
-    """
-    from virtballoon.model.rates import Rates
-    from virtballoon.model.report import Refresh
-
-    row = kind.of(
-        name="",
-        uuid="",
-        id=None,
-        state=State.RUNNING,
-        balloon=Balloon(model=None),
-        interval=Interval(),
-        source=Source.LIBVIRT,
-        figures=Figures(),
-        host="",
-        now=0.0,
-        error=_SAMPLE,
-    )
-    more = refresh_record(Refresh(fresh=None, error=_SAMPLE))
-    record = domain_record(row) | ({"refresh": more} if refresh else {})
-    return columns_of(record | ({"rates": rates_record(Rates())} if rates else {}))
-
-
 def refresh_record(refresh: Refresh) -> Record:
     """Whether a guest's figures are as new as was wanted."""
-    return {
-        "fresh": refresh.fresh,
-        "asked": refresh.asked,
-        "seconds": _rounded(refresh.seconds, 1),
-        "reason": _value(refresh.reason),
-        "restored": refresh.restored,
-        "error": error_record(refresh.error),
-    }
+    seconds = _rounded(refresh.seconds, 1)
+    return _fields(refresh) | {"seconds": seconds, "error": error_record(refresh.error)}
 
 
 def rates_record(rates: Rates) -> Record:
     """The rates between two readings."""
-    return {
-        "elapsed_seconds": rates.elapsed_seconds,
-        "reason": _value(rates.reason),
-        "per_second": {name: _rounded(rate, 3) for name, rate in rates.per_second.items()},
-        "oom_kills": rates.oom_kills,
-    }
+    per_second = {name: _rounded(rate, 3) for name, rate in rates.per_second.items()}
+    return _fields(rates) | {"per_second": per_second}
 
 
 def _more(row: DomainReport) -> Record:
@@ -131,75 +87,34 @@ def _more(row: DomainReport) -> Record:
     # Not before it is needed: a list does without.
     from virtballoon.doctor.results import Diagnosis
 
-    return _diagnosis_record(row) if isinstance(row, Diagnosis) else {}
+    return {key: get(row) for key, get in DIAGNOSIS.items()} if isinstance(row, Diagnosis) else {}
 
 
-def _diagnosis_record(row: Diagnosis) -> Record:
-    return {
-        "cause": _value(row.cause),
-        "possible_causes": [_cause_record(each) for each in row.possible_causes],
-        "evidence": [
-            {"asked": each.asked, "by": each.by.value, "answer": each.answer}
-            for each in row.evidence
-        ],
-        "remedy": row.remedy,
-        "findings": [_cause_record(each) for each in row.findings],
-        "signs": {
-            "seen": [sign.value for sign in row.seen],
-            "absent": [sign.value for sign in row.absent],
-        },
-    }
-
-
-def _cause_record(each: PossibleCause) -> Record:
-    return {
-        "cause": each.cause.value,
-        "meaning": each.meaning,
-        "remedy": each.remedy,
-        "check": each.check,
-    }
+#: The additional keys of a diagnosis.
+DIAGNOSIS: Final[Mapping[str, Callable[[Diagnosis], Any]]] = {
+    "cause": lambda row: row.cause,
+    "possible_causes": lambda row: [asdict(each) for each in row.possible_causes],
+    "evidence": lambda row: [asdict(each) for each in row.evidence],
+    "remedy": lambda row: row.remedy,
+    "findings": lambda row: [asdict(each) for each in row.findings],
+    "signs": lambda row: {"seen": list(row.seen), "absent": list(row.absent)},
+}
 
 
 def change_record(change: IntervalChange) -> Record:
     """One domain whose interval was set."""
-    record: Record = {
-        "name": change.name,
-        "uuid": change.uuid,
-        "outcome": change.outcome.value,
-        "changed": change.changed,
-        "before": _interval(change.before),
-        "after": _interval(change.after),
+    record = _fields(change) | {
+        "before": _fields(change.before),
+        "after": _fields(change.after),
         "error": error_record(change.error),
     }
-    if change.waited is not None:
-        record["waited"] = waited_record(change.waited)
-    return record
-
-
-def change_columns(*, waited: bool = False) -> tuple[str, ...]:
-    """The columns of setting intervals in CSV."""
-    from virtballoon.model.outcome import IntervalChange, Outcome, Waited
-
-    change = IntervalChange(
-        name="",
-        uuid="",
-        outcome=Outcome.FAILED,
-        changed=False,
-        before=Interval(),
-        after=Interval(),
-        error=_SAMPLE,
-        waited=Waited(answered=None) if waited else None,
-    )
-    return columns_of(change_record(change))
+    waited = record.pop("waited")
+    return record if waited is None else record | {"waited": waited_record(waited)}
 
 
 def waited_record(waited: Waited) -> Record:
     """Whether a guest has answered."""
-    return {
-        "answered": waited.answered,
-        "seconds": _rounded(waited.seconds, 1),
-        "reason": _value(waited.reason),
-    }
+    return _fields(waited) | {"seconds": _rounded(waited.seconds, 1)}
 
 
 def error_record(error: VirtballoonError | None) -> Record | None:
@@ -207,7 +122,7 @@ def error_record(error: VirtballoonError | None) -> Record | None:
     domain is busy."""
     if error is None:
         return None
-    reason = error.reason.value if isinstance(error, Busy) else None
+    reason = error.reason if isinstance(error, Busy) else None
     return {"code": error.code, "message": error.message, "reason": reason, "hint": error.hint}
 
 
@@ -216,7 +131,7 @@ def host_record(host: HostReport | HostChanges) -> Record:
     record: Record = {
         "uri": host.uri,
         "hostname": host.hostname,
-        "status": host.status.value,
+        "status": host.status,
         "error": error_record(host.error),
         "elapsed_seconds": _rounded(host.elapsed_seconds, 3),
     }
@@ -226,38 +141,24 @@ def host_record(host: HostReport | HostChanges) -> Record:
     return record | {"domains": domain_records(host)}
 
 
+#: The keys of a host without its domains, and how to get the value of each from its
+#: configuration, if it has one, and from what it answered.
+PROBE: Final[Mapping[str, Callable[[ConfiguredHost | None, HostProbe], Any]]] = {
+    "uri": lambda _, probe: probe.uri,
+    "name": lambda host, _: host.name if host is not None else None,
+    "groups": lambda host, _: list(host.groups) if host is not None else [],
+    "hostname": lambda _, probe: probe.hostname,
+    "status": lambda _, probe: probe.status,
+    "error": lambda _, probe: error_record(probe.error),
+    "elapsed_seconds": lambda _, probe: _rounded(probe.elapsed_seconds, 3),
+    "running": lambda _, probe: probe.running,
+    "defined": lambda _, probe: probe.defined,
+}
+
+
 def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
-    """One host without its domains.
-
-    :param host: what the configuration calls it, if it does
-    """
-    return {
-        "uri": probe.uri,
-        "name": host.name if host is not None else None,
-        "groups": list(host.groups) if host is not None else [],
-        "hostname": probe.hostname,
-        "status": probe.status.value,
-        "error": error_record(probe.error),
-        "elapsed_seconds": _rounded(probe.elapsed_seconds, 3),
-        "running": probe.running,
-        "defined": probe.defined,
-    }
-
-
-def probe_columns() -> tuple[str, ...]:
-    """The columns of hosts in CSV."""
-    from virtballoon.model.outcome import HostProbe
-
-    probe = HostProbe(
-        uri="",
-        hostname=None,
-        status=HostStatus.UNREACHABLE,
-        error=_SAMPLE,
-        elapsed_seconds=0.0,
-        running=None,
-        defined=None,
-    )
-    return columns_of(probe_record(None, probe))
+    """One host without its domains."""
+    return {key: get(host, probe) for key, get in PROBE.items()}
 
 
 def domain_records(host: HostReport | HostChanges) -> list[Record]:
@@ -282,18 +183,54 @@ def timestamp(seconds: int | None) -> str | None:
         return None
 
 
-def _interval(interval: Interval) -> Record:
-    return {
-        "live": interval.live,
-        "config": interval.config,
-        "saved": interval.saved,
-        "qemu": interval.qemu,
-    }
-
-
-def _value(member: StrEnum | None) -> str | None:
-    return None if member is None else member.value
-
-
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
+
+
+# The columns of CSV: the keys, nested ones with those above them.
+
+
+def domain_columns(
+    *, refresh: bool = False, rates: bool = False, diagnosis: bool = False
+) -> tuple[str, ...]:
+    """The columns of a reading."""
+    more = ["refresh"] * refresh + ["rates"] * rates + list(DIAGNOSIS) * diagnosis
+    return _columns([*DOMAIN, *more])
+
+
+def change_columns(*, waited: bool = False) -> tuple[str, ...]:
+    """The columns of setting intervals."""
+    from virtballoon.model.outcome import IntervalChange
+
+    return _columns([key for key in IntervalChange.field_names if waited or key != "waited"])
+
+
+def probe_columns() -> tuple[str, ...]:
+    """The columns of hosts."""
+    return _columns(PROBE)
+
+
+def _columns(keys: Iterable[str]) -> tuple[str, ...]:
+    from virtballoon.model.outcome import Waited
+    from virtballoon.model.rates import Rates
+    from virtballoon.model.report import Refresh
+
+    nested: dict[str, Sequence[str]] = {
+        "balloon": Balloon.field_names,
+        "interval": (*Interval.field_names, "in_force"),
+        "before": Interval.field_names,
+        "after": Interval.field_names,
+        "stats": STATISTICS,
+        "error": ("code", "message", "reason", "hint"),
+        "refresh": Refresh.field_names,
+        "rates": Rates.field_names,
+        "per_second": COUNTERS,
+        "waited": Waited.field_names,
+        "signs": ("seen", "absent"),
+    }
+
+    def below(key: str) -> list[str]:
+        inner = [name for each in nested.get(key, ()) for name in below(each)]
+        return [f"{key}.{name}" for name in inner] or [key]
+
+    return tuple(name for key in keys for name in below(key))

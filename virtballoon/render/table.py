@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
-from virtballoon.render.columns import Column, column, figures
+from virtballoon.render.columns import Column, column, figure_name, figures
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
@@ -41,11 +41,12 @@ def list_table(
 ) -> None:
     """Print a line per domain, with the host last where there are several."""
     heads = [(c.title, c.is_number) for c in columns] + [("HOST", False)] * with_host
-    table = _Table(heads, heading=with_header)
-    for host, row in rows:
-        cells = [column.cell(row, exact=exact) for column in columns]
-        table.add(cells + [text.printable(host.uri)] * with_host)
-    table.print(stream)
+    lines = [
+        [column.cell(row, exact=exact) for column in columns]
+        + [text.printable(host.uri)] * with_host
+        for host, row in rows
+    ]
+    _print(heads, lines, with_header=with_header, stream=stream)
 
 
 def stats_blocks(
@@ -71,12 +72,12 @@ def stats_blocks(
         name = text.styled(text.printable(row.name), "bold", coloured=coloured)
         stream.write(f"{chr(10) * bool(index)}{name}: {', '.join(facts)}\n")
         rates = _rates(row.rates, exact=exact)
-        table = _Table([("", False), ("", True)] + [("", True)] * bool(rates), heading=False)
-        for key in figures(row):
-            name = key.removeprefix("stats.").removesuffix("_bytes")
-            cells = [f"  {text.printable(name)}", column(key).cell(row, exact=exact)]
-            table.add(cells + [rates.get(key, "")] * bool(rates))
-        table.print(stream)
+        lines = [
+            [f"  {figure_name(key)}", column(key).cell(row, exact=exact), rates.get(key, "")]
+            for key in figures(row)
+        ]
+        heads = [("", False), ("", True), ("", True)]
+        _print(heads, lines, with_header=False, stream=stream)
         for anomaly in row.anomalies:
             stream.write(f"  {anomaly.value}: {anomaly.text}\n")
 
@@ -109,7 +110,7 @@ def changes_table(
     """Print a line per domain with its intervals before and after."""
     titles = ["DOMAIN", "OUTCOME", "LIVE", "CONFIG"] + ["QEMU"] * with_qemu
     titles += ["ANSWERED"] * with_wait + ["HOST"] * with_host
-    table = _Table([(title, False) for title in titles], heading=with_header)
+    lines = []
     for host in hosts:
         for change in host.domains:
             before, after = change.before, change.after
@@ -117,8 +118,9 @@ def changes_table(
             cells += [_from_to(before.live, after.live), _from_to(before.config, after.config)]
             cells += [_from_to(before.qemu, after.qemu)] * with_qemu
             waited = text.ABSENT if change.waited is None else text.waiting(change.waited)
-            table.add(cells + [waited] * with_wait + [text.printable(host.uri)] * with_host)
-    table.print(stream)
+            lines.append(cells + [waited] * with_wait + [text.printable(host.uri)] * with_host)
+    heads = [(title, False) for title in titles]
+    _print(heads, lines, with_header=with_header, stream=stream)
 
 
 def _from_to(before: int | None, after: int | None) -> str:
@@ -134,66 +136,55 @@ def hosts_table(
     stream: TextIO,
 ) -> None:
     """Print a line per host: its name in the configuration, and what it reported."""
-    table = _Table(
-        [
-            *((title, False) for title in ("NAME", "STATUS", "HOSTNAME")),
-            *((title, True) for title in ("RUNNING", "DEFINED", "TIME")),
-            *((title, False) for title in ("GROUPS", "URI")),
-        ],
-        heading=with_header,
-    )
+    heads = [
+        *((title, False) for title in ("NAME", "STATUS", "HOSTNAME")),
+        *((title, True) for title in ("RUNNING", "DEFINED", "TIME")),
+        *((title, False) for title in ("GROUPS", "URI")),
+    ]
+    lines = []
     for host, probe in rows:
-        groups = ", ".join(host.groups) if host is not None else ""
-        names = (host.name if host is not None else "", probe.status.value, probe.hostname or "")
+        name, groups = (host.name, ", ".join(host.groups)) if host is not None else ("", "")
         numbers = [text.ABSENT if n is None else str(n) for n in (probe.running, probe.defined)]
-        table.add(
-            [
-                *(text.printable(name or text.ABSENT) for name in names),
-                *numbers,
-                f"{probe.elapsed_seconds:.2f} s",
-                *(text.printable(name or text.ABSENT) for name in (groups, probe.uri)),
-            ]
-        )
-    table.print(stream)
+        cells = [name, probe.status.value, probe.hostname or "", *numbers]
+        cells += [f"{probe.elapsed_seconds:.2f} s", groups, probe.uri]
+        lines.append([text.printable(cell or text.ABSENT) for cell in cells])
+    _print(heads, lines, with_header=with_header, stream=stream)
 
 
-class _Table:
-    """A plain table: as wide as it needs in a pipe, cut to the width of a terminal. The cells are
-    safe for a terminal."""
+def _print(
+    heads: Sequence[tuple[str, bool]],
+    lines: Sequence[list[str]],
+    *,
+    with_header: bool,
+    stream: TextIO,
+) -> None:
+    """Print a plain table: as wide as it needs in a pipe, cut to the width of a terminal.
 
-    def __init__(self, columns: Sequence[tuple[str, bool]], *, heading: bool = True) -> None:
-        self._flush_right = [is_number for _, is_number in columns]
-        self._heading = [title for title, _ in columns] if heading else None
-        self._rows: list[list[str]] = []
-
-    def add(self, cells: list[str]) -> None:
-        self._rows.append(cells)
-
-    def print(self, stream: TextIO) -> None:
-        rows = [*([self._heading] if self._heading else []), *self._rows]
-        if not rows:
-            return
-        coloured = text.is_coloured(stream)
-        limit = text.terminal_width(stream) if stream.isatty() else None
-        widths = [max(map(text.width, cells)) for cells in zip(*rows, strict=True)]
-        if limit is not None:
-            excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
-            widths[0] = min(widths[0], max(_NARROWEST_NAME, widths[0] - max(0, excess)))
-        for cells in rows:
-            line = (
-                text.cut(self._line(cells, widths), limit) if limit else self._line(cells, widths)
-            )
-            if coloured:
-                line = _coloured(line, cells, is_heading=cells is self._heading)
-            stream.write(f"{line}\n")
-
-    def _line(self, cells: list[str], widths: list[int]) -> str:
+    :param heads: the headings, each with whether the column is flush right
+    :param lines: the cells, safe for a terminal
+    """
+    heading = [title for title, _ in heads]
+    rows = [*([heading] if with_header else []), *lines]
+    if not rows:
+        return
+    coloured = text.is_coloured(stream)
+    limit = text.terminal_width(stream) if stream.isatty() else None
+    widths = [max(map(text.width, cells)) for cells in zip(*rows, strict=True)]
+    if limit is not None:
+        excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
+        widths[0] = min(widths[0], max(_NARROWEST_NAME, widths[0] - max(0, excess)))
+    for cells in rows:
         parts = []
-        for cell, wide, flush_right in zip(cells, widths, self._flush_right, strict=True):
+        for cell, wide, (_, flush_right) in zip(cells, widths, heads, strict=True):
             shown = text.cut(cell, wide)
             blank = " " * (wide - text.width(shown))
             parts.append(blank + shown if flush_right else shown + blank)
-        return _GAP.join(parts).rstrip()
+        line = _GAP.join(parts).rstrip()
+        if limit:
+            line = text.cut(line, limit)
+        if coloured:
+            line = _coloured(line, cells, is_heading=cells is heading)
+        stream.write(f"{line}\n")
 
 
 def _coloured(line: str, cells: Sequence[str], *, is_heading: bool) -> str:

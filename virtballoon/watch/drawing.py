@@ -13,7 +13,7 @@ from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
-from virtballoon.render.columns import column, figures
+from virtballoon.render.columns import column, figure_name, figures
 from virtballoon.render.diagnosis import diagnosis_facts
 from virtballoon.render.documents import timestamp
 from virtballoon.render.table import STYLES
@@ -515,9 +515,8 @@ def _figures(row: DomainReport, frame: Frame) -> list[Row]:
     for at in range(height):
         shown = []
         for place, key in enumerate(keys[at::height]):
-            name = printable(key.removeprefix("stats.").removesuffix("_bytes"))
             value = column(key).cell(row, exact=frame.view.exact)
-            shown.append(Piece(39 * place, text.cut(name, 17), "dim"))
+            shown.append(Piece(39 * place, text.cut(figure_name(key), 17), "dim"))
             shown.append(Piece(39 * place + max(18, 31 - len(value)), value))
         rows.append(shown)
     return rows
