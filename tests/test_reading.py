@@ -24,8 +24,8 @@ from virtballoon import (
     read_domain,
     read_host,
 )
-from virtballoon.engine.limits import Deadline
-from virtballoon.engine.reader import DomainReader
+from virtballoon.engine.limits import Deadline, Limits
+from virtballoon.engine.reader import ReadPlan
 from virtballoon.engine.scheduler import Scheduler
 
 MIB = 1024**2
@@ -342,17 +342,17 @@ def test_all_means_the_running_ones_unless_told_otherwise(
 # Domains that change between the listing and the reading.
 
 
-def reader(connection: Connection, domains: list[Domain]) -> DomainReader:
+def reports(connection: Connection, domains: list[Domain]) -> Iterator[DomainReport]:
     """A reading of these domains."""
-    scheduler = Scheduler(connection, None)
-    return DomainReader(scheduler, domains, via=Source.LIBVIRT, deadline=Deadline.after(10))
+    plan = ReadPlan(domains, via=Source.LIBVIRT, limits=Limits())
+    return map(plan.report, Scheduler(connection, None).run(plan, Deadline.after(10)))
 
 
 def listed(connection: Connection, name: str) -> Iterator[DomainReport]:
     """A reading of the domain, which was listed now and will be read later."""
     domains = [domain for domain in connection.domains() if domain.name == name]
     assert len(domains) == 1
-    return iter(reader(connection, domains))
+    return reports(connection, domains)
 
 
 def test_a_domain_that_vanishes_costs_its_row(
@@ -363,7 +363,7 @@ def test_a_domain_that_vanishes_costs_its_row(
     names = {going.name, staying.name}
     domains = [domain for domain in connection.domains() if domain.name in names]
     going.domain.destroy()
-    assert [row.name for row in reader(connection, domains)] == ["staying"]
+    assert [row.name for row in reports(connection, domains)] == ["staying"]
 
 
 def test_a_domain_that_stops(connection: Connection, guest_factory: GuestFactory) -> None:

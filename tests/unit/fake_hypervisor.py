@@ -266,17 +266,15 @@ class Simulation:
 
     def run(self, plan: Plan[R], *, seconds: float) -> Iterator[R]:
         """Carry out a plan within this time."""
-        began, deadline = self.now, self.now + seconds
+        deadline = self.now + seconds
         #: When each call is at its next domain or answered, and the domains that it has left.
         events: list[tuple[float, int, Call, tuple[Domain, ...], dict[str, object]]] = []
         number = itertools.count()
         while plan.rows and plan.lost is None and self.now < deadline:
             for call in plan.start(self.now):
                 self._in_flight.append(call)
-                outcomes = self._refused(call)
-                left = () if outcomes else call.domains
-                event = (self.now + self.call_seconds, next(number), call, left, outcomes)
-                heapq.heappush(events, event)
+                at = self.now + self.call_seconds
+                heapq.heappush(events, (at, next(number), call, call.domains, {}))
             self.most_in_flight = max(self.most_in_flight, len(self._in_flight))
             blocking = sum(call.may_block for call in self._in_flight)
             self.most_blocking = max(self.most_blocking, blocking)
@@ -296,14 +294,7 @@ class Simulation:
             else:
                 # A plan that asks to be called again at once would go round for ever.
                 self.now = max(pause_until, self.now + 1e-6)
-        yield from plan.give_up(self.now, seconds=self.now - began)
-
-    def _refused(self, call: Call) -> dict[str, object]:
-        """What holds the domains of a cautious call, if one of them hangs."""
-        controls = {d.uuid: self._trouble(d).control(self.now) for d in call.domains}
-        if call.cautious and any(control.hangs for control in controls.values()):
-            return dict(controls)
-        return {}
+        yield from plan.give_up(self.now)
 
     def _visit(self, call: Call, domain: Domain, outcomes: dict[str, object]) -> float:
         """Have a call reach a domain now; when it is done with it."""

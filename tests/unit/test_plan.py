@@ -40,7 +40,7 @@ def newer(domains: list[Domain], limits: Limits) -> Plan[Row]:
 
 
 def tasks(domains: list[Domain], limits: Limits) -> Plan[Row]:
-    return TaskPlan(domains, limits=limits)  # type: ignore[return-value]
+    return TaskPlan(dict.fromkeys(domains, object), limits=limits)  # type: ignore[return-value]
 
 
 PLANS = pytest.mark.parametrize("make", [near, far, newer, tasks])
@@ -159,6 +159,8 @@ def test_only_a_plan_by_qom_uses_the_monitor(via: Source) -> None:
     _, domains = connected(FakeHost(1))
     uuid = domains[0].uuid
     plan = ReadPlan(domains, via=via, limits=Limits(), xml_waits=True)
+    (scan,) = plan.start(START)
+    plan.take(scan, {uuid: Control(free=True, seconds=0.0, waiting=False)}, START)
     (bulk,) = plan.start(START)
     # The call is late, so that the domain is checked; the answer to that comes after its own.
     (check,) = plan.start(plan.next_event())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -109,8 +108,8 @@ def test_domain_of_a_pattern_is_set_where_it_can_be(
 ) -> None:
     request = IntervalRequest(9, live=True, config=True)
     chosen = [Selected[Domain](domain=domain, exact=False)]
-    with closing(Scheduler(domain.connection, None)) as scheduler:
-        (done,) = _set_all(scheduler, request, chosen, Deadline.after(5), watch=False)
+    scheduler = Scheduler(domain.connection, None)
+    (done,) = _set_all(scheduler, request, chosen, Deadline.after(5), watch=False)
     assert (done.change.outcome, done.change.after) == (outcome, after)
 
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
-
-from virtballoon.errors import VirtballoonError
-from virtballoon.model.value import Value
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 _THREAD: Final = "virtballoon-call"
+
+# A thread without a call ends after this time. A reading makes some twenty calls, and to start a
+# thread for each would take a tenth of its processor time.
+_IDLE_SECONDS: Final = 5.0
 
 # A signal that comes while the main thread is about to wait is noticed when that wakes.
 _LONGEST_NAP_SECONDS: Final = 0.5
@@ -32,20 +35,52 @@ _LATE_SECONDS: Final = 0.3
 _WAKE_SECONDS: Final = 0.02
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
+_Tasks = queue.SimpleQueue[Callable[[], object]]
+
+#: The threads that have no call: where each waits for one.
+_idle: Final[list[_Tasks]] = []
+# A child process has none of its parent's threads.
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+def _in_thread(task: Callable[[], object]) -> None:
+    try:
+        tasks = _idle.pop()
+    except IndexError:
+        tasks = queue.SimpleQueue()
+        threading.Thread(target=_work, args=(tasks,), name=_THREAD, daemon=True).start()
+    tasks.put(task)
+
+
+def _work(tasks: _Tasks) -> None:
+    while True:
+        try:
+            tasks.get(timeout=_IDLE_SECONDS)()
+        except queue.Empty:
+            # Unless it has been given a task just now.
+            with contextlib.suppress(ValueError):
+                _idle.remove(tasks)
+                return
+        else:
+            _idle.append(tasks)
+
 
 class BackgroundCall(Generic[T]):
-    """A call in a thread of its own.
+    """A call in another thread.
+
+    :param on_end: called in that thread when it has returned or raised
 
     :ivar since: when it began, by ``time.monotonic()``
     """
 
-    def __init__(self, call: Callable[[], T]) -> None:
+    def __init__(self, call: Callable[[], T], on_end: Callable[[], object] | None = None) -> None:
         self.since = time.monotonic()
         self._call = call
+        self._on_end = on_end
         self._ended = threading.Event()
         self._value: T | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name=_THREAD, daemon=True).start()
+        _in_thread(self._run)
 
     def _run(self) -> None:
         try:
@@ -53,8 +88,9 @@ class BackgroundCall(Generic[T]):
         except BaseException as error:
             # Raised again where the result is read.
             self._error = error
-        finally:
-            self._ended.set()
+        self._ended.set()
+        if self._on_end is not None:
+            self._on_end()
 
     @property
     def has_ended(self) -> bool:
@@ -90,21 +126,8 @@ def gather(*calls: Callable[[], object]) -> tuple[Any, ...]:
     return tuple(call.result() for call in running)
 
 
-class Answer(Value, Generic[K]):
-    """The outcome of a call.
-
-    :ivar key: the caller's name for it
-    :ivar value: what it returned
-    :ivar error: the error of ours that it raised instead
-    """
-
-    key: K
-    value: object
-    error: VirtballoonError | None
-
-
 class Calls(Generic[K]):
-    """Runs calls in daemon threads and gives their answers as they come.
+    """Runs calls in other threads and gives each when it has ended.
 
     Belongs to one thread, which submits and waits.
 
@@ -116,73 +139,39 @@ class Calls(Generic[K]):
 
     :param wake: some cheap call on the same connection
 
-    :ivar in_flight: the calls that have no answer yet, with when they began
-        (``time.monotonic()``)
+    :ivar in_flight: the calls that have not ended, by the caller's name for each
     """
 
     def __init__(self, wake: Callable[[], object] | None = None) -> None:
         self._wake = wake
-        self._tasks: queue.SimpleQueue[tuple[K, Callable[[], object]] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[K, object, BaseException | None]] = (
-            queue.SimpleQueue()
-        )
-        self._threads = 0
-        self.in_flight: dict[K, float] = {}
+        self._ended: queue.SimpleQueue[K] = queue.SimpleQueue()
+        self.in_flight: dict[K, BackgroundCall[Any]] = {}
 
     def submit(self, key: K, call: Callable[[], object]) -> None:
         """Start a call at once."""
-        self.in_flight[key] = time.monotonic()
-        if len(self.in_flight) > self._threads:
-            self._threads += 1
-            threading.Thread(target=self._work, name=_THREAD, daemon=True).start()
-        self._tasks.put((key, call))
+        self.in_flight[key] = BackgroundCall(call, partial(self._ended.put, key))
 
-    def wait(self, seconds: float) -> Answer[K] | None:
-        """The next answer, or None when none came in this time.
-
-        :raise BaseException: what a call raised that is no error of ours
-        """
+    def wait(self, seconds: float) -> tuple[K, BackgroundCall[Any]] | None:
+        """The next call that has ended, or None when none has in this time."""
         now = time.monotonic()
         deadline = now + seconds
         pause = _WAKE_SECONDS
         wake_at = math.inf
         # Even for a single one: other calls that were left on the connection may be stuck.
         if self._wake is not None and self.in_flight:
-            wake_at = max(now + pause, min(self.in_flight.values()) + _LATE_SECONDS)
+            since = min(call.since for call in self.in_flight.values())
+            wake_at = max(now + pause, since + _LATE_SECONDS)
         while True:
             nap = min(deadline - now, wake_at - now, _LONGEST_NAP_SECONDS)
             try:
-                key, value, error = self._answers.get(timeout=max(0.0, nap))
-                break
+                key = self._ended.get(timeout=max(0.0, nap))
+                return key, self.in_flight.pop(key)
             except queue.Empty:
                 now = time.monotonic()
             if now >= deadline:
                 return None
-            if now >= wake_at:
-                threading.Thread(target=self._do_wake, name=_THREAD, daemon=True).start()
+            if now >= wake_at and self._wake is not None:
+                # Its result does not matter.
+                BackgroundCall(self._wake)
                 wake_at = now + pause
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        del self.in_flight[key]
-        if error is not None and not isinstance(error, VirtballoonError):
-            raise error
-        return Answer(key=key, value=value, error=error)
-
-    def close(self) -> None:
-        """Let the threads end: the idle ones now, a stuck one with its call or the process."""
-        for _ in range(self._threads):
-            self._tasks.put(None)
-
-    def _do_wake(self) -> None:
-        # Its result does not matter.
-        with contextlib.suppress(VirtballoonError):
-            if self._wake is not None:
-                self._wake()
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            key, call = task
-            try:
-                self._answers.put((key, call(), None))
-            except BaseException as error:
-                # Raised again where the answer is read.
-                self._answers.put((key, None, error))

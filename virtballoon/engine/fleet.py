@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from virtballoon.engine.calls import Calls
 
@@ -35,19 +35,13 @@ def on_hosts(
     calls: Calls[int] = Calls()
     waiting = list(enumerate(targets))[::-1]
     results: dict[int, T] = {}
-    try:
-        while waiting or calls.in_flight:
-            while waiting and len(calls.in_flight) < jobs:
-                index, target = waiting.pop()
-                calls.submit(index, partial(visit, target))
-            answer = calls.wait(math.inf)
-            if answer is None:
-                continue
-            if answer.error is not None:
-                raise answer.error
-            results[answer.key] = cast("T", answer.value)
+    while waiting or calls.in_flight:
+        while waiting and len(calls.in_flight) < jobs:
+            index, target = waiting.pop()
+            calls.submit(index, partial(visit, target))
+        if (ended := calls.wait(math.inf)) is not None:
+            index, call = ended
+            results[index] = call.result()
             if on_result is not None:
-                on_result(results[answer.key])
-        return tuple(results[index] for index in range(len(targets)))
-    finally:
-        calls.close()
+                on_result(results[index])
+    return tuple(results[index] for index in range(len(targets)))

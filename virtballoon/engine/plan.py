@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from enum import Enum, auto
 from typing import Final, Generic, TypeVar
 
@@ -67,14 +67,12 @@ class Call:
 
     :ivar step: what it does
     :ivar domains: the domains that it concerns
-    :ivar cautious: whether nothing is read if one of the domains hangs already
     :ivar may_block: whether a hung domain can block it
     """
 
-    def __init__(self, step: Step, domains: tuple[Domain, ...], *, cautious: bool = False) -> None:
+    def __init__(self, step: Step, domains: tuple[Domain, ...]) -> None:
         self.step = step
         self.domains = domains
-        self.cautious = cautious
         self.may_block = step in _BLOCKING
 
 
@@ -110,6 +108,7 @@ class Plan(Generic[R]):
         self.rows = {row.domain.uuid: row for row in rows}
         self.limits = limits
         self.is_far = is_far
+        self._began: float | None = None
         self.lost: ConnectionLost | None = None
         self._in_flight: dict[Call, float] = {}
         self._checked: dict[Call, float] = {}
@@ -121,6 +120,10 @@ class Plan(Generic[R]):
         self._scans = 0
 
     # For a subclass to define.
+
+    def work(self, call: Call) -> Callable[[], Mapping[str, object]]:
+        """What a call does, in another thread: by UUID, what was read or raised."""
+        raise NotImplementedError
 
     def _advance(self, row: R, call: Call, outcome: object, now: float) -> None:
         """Take in what a call other than a check said of a domain."""
@@ -180,6 +183,7 @@ class Plan(Generic[R]):
 
         :param left_behind: the number of calls on this connection that were blocked before
         """
+        self._began = now if self._began is None else self._began
         # A domain that is done needs no other try.
         later = [(at, call) for at, call in self._later if call.domains[0].uuid in self.rows]
         for call in [call for at, call in later if at <= now]:
@@ -325,15 +329,13 @@ class Plan(Generic[R]):
                 # The chunk may be stuck on another one by now.
                 self.try_again(row, Step.BULK, now)
 
-    def give_up(
-        self, now: float, *, seconds: float, error: VirtballoonError | None = None
-    ) -> Iterator[R]:
+    def give_up(self, now: float, error: VirtballoonError | None = None) -> Iterator[R]:
         """Give the domains that are not done, each with its error.
 
-        :param seconds: for how long it has been tried
         :param error: why it ended early; None if the time is up or the plan is over
         """
         is_stalled = self.is_over
+        seconds = now - (now if self._began is None else self._began)
         for row in self.rows.values():
             if not row.is_incoming:
                 row.error = row.error or error or self.limits.held(row.domain, now)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from virtballoon.engine.limits import IN_FLIGHT, Deadline, Limits
+from virtballoon.engine.limits import IN_FLIGHT, Limits
 from virtballoon.engine.plan import CHUNK, Call, Plan, Row, Step
-from virtballoon.engine.scheduler import Scheduler, each
+from virtballoon.engine.scheduler import each
 from virtballoon.errors import (
     Busy,
     ConnectionLost,
@@ -26,7 +26,6 @@ from virtballoon.errors import (
     ReadOnly,
     VirtballoonError,
 )
-from virtballoon.hypervisor.connection import Connection
 from virtballoon.hypervisor.device import (
     Configs,
     QomReading,
@@ -34,7 +33,7 @@ from virtballoon.hypervisor.device import (
     read_configs,
     read_single,
 )
-from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
+from virtballoon.hypervisor.domain import Domain, DomainStatistics
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
@@ -64,9 +63,9 @@ class _Row(Row):
 
 
 class ReadPlan(Plan[_Row]):
-    """One reading of some domains.
+    """One reading of some domains, after which :meth:`report` has what was read of each.
 
-    :param via: the source of the figures
+    :param via: the source of the figures; for QOM, the connection is read-write
     :param xml_waits: whether the XML of a held domain waits
     """
 
@@ -88,11 +87,9 @@ class ReadPlan(Plan[_Row]):
         size = max(CHUNK, math.ceil(len(everyone) / IN_FLIGHT)) if is_far else CHUNK
         for number, start in enumerate(range(0, len(everyone), size)):
             chunk = tuple(everyone[start : start + size])
-            # Domains that an earlier run left hanging are likely to be among the first ones. Near
-            # by, the call itself checks; far away, each check is a call of its own.
-            is_first = number < IN_FLIGHT
-            self.add(Call(Step.BULK, chunk, cautious=is_first and not is_far))
-            if is_first and is_far:
+            self.add(Call(Step.BULK, chunk))
+            # Domains that an earlier run left hanging are likely to be among the first ones.
+            if number < IN_FLIGHT:
                 self.add_split(Step.SCAN, [d for d in chunk[:CHUNK] if d.active])
         if is_far:
             self._ask_for_xml([])
@@ -107,11 +104,6 @@ class ReadPlan(Plan[_Row]):
                 raise outcome
             if isinstance(outcome, ConnectionLost):
                 self.lost = outcome
-        if call.cautious and any(isinstance(o, Control) for o in outcomes.values()):
-            self.forget(call)
-            self.scan()
-            self.add(Call(Step.BULK, call.domains))
-            return []
         done = [] if self.lost else super().take(call, outcomes, now)
         self._ask_for_xml(call.domains)
         return done
@@ -232,59 +224,9 @@ class ReadPlan(Plan[_Row]):
             return False
         return True
 
-
-class DomainReader:
-    """Reads some domains of one host once; iterate over it for their reports, as they come.
-
-    :param scheduler: makes the calls; its connection is read-write if ``via`` is QOM
-    :param domains: the domains; one that vanishes has no report
-    :param via: the source of the figures
-    :param deadline: when to stop. The time that the caller takes over a report does not count.
-    """
-
-    def __init__(
-        self, scheduler: Scheduler, domains: Iterable[Domain], *, via: Source, deadline: Deadline
-    ) -> None:
-        domains = list(domains)
-        self._scheduler = scheduler
-        self._deadline = deadline
-        self._started = time.monotonic()
-        link = scheduler.link
-        self._plan = ReadPlan(
-            domains,
-            via=via,
-            limits=scheduler.limits,
-            is_far=scheduler.is_far(len(domains)),
-            xml_waits=link is None or link.xml_waits,
-        )
-
-    def __iter__(self) -> Iterator[DomainReport]:
-        """Yield a report of each domain that is still there.
-
-        :raise ConnectionLost: when the connection breaks; :meth:`give_up` has the other reports
-        :raise ReadOnly: when ``via`` is QOM and the connection may not write
-        """
-        for row in self._scheduler.run(self._plan, self._work, self._deadline):
-            yield self._report(row)
-
-    @property
-    def unread(self) -> list[Domain]:
-        """The domains that have no report yet."""
-        return [row.domain for row in self._plan.rows.values()]
-
-    def give_up(self, error: VirtballoonError) -> Iterator[DomainReport]:
-        """Yield a report of each domain that was not read.
-
-        :param error: why, unless its row knows
-        """
-        now = time.monotonic()
-        for row in self._plan.give_up(now, seconds=now - self._started, error=error):
-            yield self._report(row)
-
-    # In other threads, which write into nothing that is shared.
-
-    def _work(self, call: Call) -> Callable[[], Mapping[str, object]]:
-        connection, domains = self._scheduler.connection, call.domains
+    def work(self, call: Call) -> Callable[[], Mapping[str, object]]:
+        """What a call does."""
+        domains = call.domains
         match call.step:
             case Step.XML:
                 return partial(each, domains, read_configs)
@@ -296,16 +238,15 @@ class DomainReader:
                 return partial(each, domains, read_single)
             case Step.QOM:
                 # It taints the guest: no plan for another source may come here.
-                assert self._plan.via is Source.QOM
-                row = self._plan.rows.get(domains[0].uuid)
+                assert self.via is Source.QOM
+                row = self.rows.get(domains[0].uuid)
                 configs = row.configs if row is not None else None
                 return partial(each, domains, partial(read_by_qom, configs=configs))
-            case _ if call.cautious:
-                return lambda: _hanging(domains) or _bulk(connection, domains)
             case _:
-                return partial(_bulk, connection, domains)
+                return partial(_bulk, domains)
 
-    def _report(self, row: _Row) -> DomainReport:
+    def report(self, row: _Row) -> DomainReport:
+        """What was read of a domain that is done or given up."""
         configs = row.configs or Configs(name=row.domain.name, id=None, live=None, config=None)
         statistics = row.statistics or row.unasked
         if statistics is not None:
@@ -331,7 +272,7 @@ class DomainReader:
             machine=configs.machine,
             balloon=balloon,
             interval=interval,
-            source=self._plan.via,
+            source=self.via,
             figures=figures,
             host=row.domain.connection.uri,
             now=read_at or time.time(),
@@ -342,14 +283,8 @@ class DomainReader:
         )
 
 
-def _hanging(domains: Iterable[Domain]) -> dict[str, object]:
-    """What holds these domains, if one of them hangs."""
-    controls = each([domain for domain in domains if domain.active], Domain.control)
-    return controls if any(isinstance(c, Control) and c.hangs for c in controls.values()) else {}
-
-
-def _bulk(connection: Connection, domains: Iterable[Domain]) -> dict[str, object]:
-    outcomes: dict[str, object] = dict(connection.statistics(domains))
+def _bulk(domains: Sequence[Domain]) -> dict[str, object]:
+    outcomes: dict[str, object] = dict(domains[0].connection.statistics(domains))
     # Libvirt passes over a domain that is gone; whether it is, its state tells without waiting.
     missing = [domain for domain in domains if domain.uuid not in outcomes]
     for uuid, outcome in each(missing, Domain.state).items():

@@ -49,24 +49,13 @@ class Scheduler:
         """Whether calls were left behind that have not returned, and that a domain can hold up."""
         return any(call.may_block or call.step is Step.XML for call in self._calls.in_flight)
 
-    def close(self) -> None:
-        """Make no other call."""
-        self._calls.close()
-
-    def run(
-        self,
-        plan: Plan[R],
-        work: Callable[[Call], Callable[[], Mapping[str, object]]],
-        deadline: Deadline,
-    ) -> Iterator[R]:
+    def run(self, plan: Plan[R], deadline: Deadline) -> Iterator[R]:
         """Carry out a plan, and yield each domain when it is done or given up.
 
-        :param work: what a call does, in a thread of its own: by UUID, what was read or raised
-        :param deadline: when to stop
+        :param deadline: when to stop. The time that the caller takes over a domain does not count.
         :raise ConnectionLost: when the connection breaks; :meth:`Plan.give_up` has the others
-        :raise BaseException: whatever a call raises that is no error of ours
+        :raise BaseException: any other exception that a call raises
         """
-        started = time.monotonic()
         own: set[Call] = set()
         while plan.rows and plan.lost is None:
             now = time.monotonic()
@@ -74,26 +63,27 @@ class Scheduler:
                 left_behind = sum(call not in own for call in self._calls.in_flight)
                 for call in plan.start(now, left_behind):
                     own.add(call)
-                    self._calls.submit(call, work(call))
+                    self._calls.submit(call, plan.work(call))
                 if plan.is_over:
                     break
             # When the time is up, what has been answered still counts.
-            answer = self._calls.wait(min(deadline.at, plan.next_event()) - now)
-            if answer is None and time.monotonic() >= deadline.at:
+            ended = self._calls.wait(min(deadline.at, plan.next_event()) - now)
+            if ended is None and time.monotonic() >= deadline.at:
                 break
-            if answer is None or answer.key not in own:
+            if ended is None or ended[0] not in own:
                 continue
-            own.remove(answer.key)
-            outcomes = answer.value if isinstance(answer.value, dict) else {}
-            if answer.error is not None:
-                outcomes = dict.fromkeys((d.uuid for d in answer.key.domains), answer.error)
-            done = plan.take(answer.key, outcomes, time.monotonic())
+            call, answer = ended
+            own.remove(call)
+            try:
+                outcomes: Mapping[str, object] = answer.result()
+            except VirtballoonError as error:
+                outcomes = dict.fromkeys((domain.uuid for domain in call.domains), error)
+            done = plan.take(call, outcomes, time.monotonic())
             with deadline.stopped():
                 yield from done
         if plan.lost is not None:
             raise plan.lost
-        now = time.monotonic()
-        yield from plan.give_up(now, seconds=now - started)
+        yield from plan.give_up(time.monotonic())
 
 
 def each(domains: Iterable[Domain], read: Callable[[Domain], object]) -> dict[str, object]:

@@ -281,12 +281,9 @@ class HostSession:
 
     def _leave(self, *, usable: bool) -> None:
         scheduler, self._scheduler = self._scheduler, None
-        if scheduler is not None:
-            is_blocked = scheduler.is_blocked
-            scheduler.close()
-            if self._owns_connection:
-                # Blocked calls are in the way of others.
-                self._kept.keep(scheduler.connection, usable=usable and not is_blocked)
+        if scheduler is not None and self._owns_connection:
+            # Blocked calls are in the way of others.
+            self._kept.keep(scheduler.connection, usable=usable and not scheduler.is_blocked)
 
     @property
     def _owns_connection(self) -> bool:

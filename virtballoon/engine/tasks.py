@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -46,8 +46,15 @@ class TaskPlan(Plan[_Row]):
 
     _scan_decides = False
 
-    def __init__(self, domains: Iterable[Domain], *, limits: Limits, is_far: bool = False) -> None:
-        super().__init__(map(_Row, domains), limits=limits, is_far=is_far)
+    def __init__(
+        self,
+        tasks: Mapping[Domain, Callable[[], object]],
+        *,
+        limits: Limits,
+        is_far: bool = False,
+    ) -> None:
+        super().__init__(map(_Row, tasks), limits=limits, is_far=is_far)
+        self._tasks = tasks
         # Those that hang already count, before any is begun.
         self.scan()
         for row in self.rows.values():
@@ -77,6 +84,13 @@ class TaskPlan(Plan[_Row]):
     def _again(self, _row: _Row) -> Step:
         return Step.TASK
 
+    def work(self, call: Call) -> Callable[[], Mapping[str, object]]:
+        """What a call does."""
+        if call.step is Step.TASK:
+            return partial(each, call.domains, lambda domain: self._tasks[domain]())
+        read = Domain.control if call.step is Step.SCAN else Domain.hold
+        return partial(each, call.domains, read)
+
 
 def run_per_domain(
     scheduler: Scheduler,
@@ -90,14 +104,7 @@ def run_per_domain(
     for no longer than that.
     """
     plan = TaskPlan(tasks, limits=scheduler.limits, is_far=scheduler.is_far(len(tasks)))
-
-    def work(call: Call) -> Callable[[], Mapping[str, object]]:
-        read = Domain.control if call.step is Step.SCAN else Domain.hold
-        if call.step is Step.TASK:
-            return partial(each, call.domains, lambda domain: tasks[domain]())
-        return partial(each, call.domains, read)
-
-    for row in scheduler.run(plan, work, deadline):
+    for row in scheduler.run(plan, deadline):
         if isinstance(row.outcome, VirtballoonError):
             yield TaskResult(row.domain, error=row.outcome)
         elif row.outcome is not None:

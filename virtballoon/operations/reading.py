@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from virtballoon.engine.calls import BackgroundCall
 from virtballoon.engine.limits import Deadline
-from virtballoon.engine.reader import DomainReader
+from virtballoon.engine.reader import ReadPlan
 from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import (
@@ -104,15 +104,15 @@ def read_domains(
     """
     left = list(chosen.values())
     while left:
-        reader = DomainReader(session.scheduler, left, via=via, deadline=session.deadline)
+        plan = _plan(session.scheduler, left, via)
         try:
-            yield from reader
+            yield from map(plan.report, session.scheduler.run(plan, session.deadline))
             return
         except ConnectionLost as lost:
             try:
                 session.reconnect(lost)
             except VirtballoonError:
-                yield from reader.give_up(lost)
+                yield from map(plan.report, plan.give_up(time.monotonic(), lost))
                 raise
             there = session.domains
             for uuid in list(chosen):
@@ -120,7 +120,17 @@ def read_domains(
                     chosen[uuid] = there[uuid]
                 else:
                     del chosen[uuid]
-            left = [there[domain.uuid] for domain in reader.unread if domain.uuid in there]
+            left = [there[uuid] for uuid in plan.rows if uuid in there]
+
+
+def _plan(scheduler: Scheduler, domains: Sequence[Domain], via: Source) -> ReadPlan:
+    return ReadPlan(
+        domains,
+        via=via,
+        limits=scheduler.limits,
+        is_far=scheduler.is_far(len(domains)),
+        xml_waits=scheduler.link is None or scheduler.link.xml_waits,
+    )
 
 
 def host_report(
@@ -188,9 +198,10 @@ def read_domain(
         domain.connection.require_monitor()
     asking = BackgroundCall(domain.connection.link)
     link = asking.result() if asking.wait(timeout) else None
-    with closing(Scheduler(domain.connection, link)) as scheduler:
-        for row in DomainReader(scheduler, [domain], via=via, deadline=deadline):
-            return row
+    scheduler = Scheduler(domain.connection, link)
+    plan = _plan(scheduler, [domain], via)
+    for row in scheduler.run(plan, deadline):
+        return plan.report(row)
     raise DomainNotFound("it no longer exists", host=domain.connection.uri, domain=domain.name)
 
 

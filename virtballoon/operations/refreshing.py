@@ -10,7 +10,6 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -223,8 +222,8 @@ class _Temporary:
             return {}
         tasks = {domain: partial(task, domain) for domain in domains}
         # One of its own: the process may end while the session's thread uses the session's.
-        with closing(Scheduler(self._session.connection, None)) as scheduler:
-            results = [*run_per_domain(scheduler, tasks, Deadline.after(seconds))]
+        scheduler = Scheduler(self._session.connection, None)
+        results = [*run_per_domain(scheduler, tasks, Deadline.after(seconds))]
         return {each.domain.uuid: each.error for each in results if each.error is not None}
 
     def _set(self, domain: Domain) -> Control | bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -166,8 +165,8 @@ def set_interval(
     """
     chosen = Selected(domain=Domain.of(domain), exact=True)
     request, deadline = IntervalRequest.of(request), Deadline.after(timeout)
-    with closing(Scheduler(chosen.domain.connection, None)) as scheduler:
-        (done,) = _set_all(scheduler, request, [chosen], deadline, watch=False)
+    scheduler = Scheduler(chosen.domain.connection, None)
+    (done,) = _set_all(scheduler, request, [chosen], deadline, watch=False)
     return done.change
 
 
