@@ -68,8 +68,9 @@ from virtballoon.hypervisor.domain import (
     Domain as Domain,
     DomainStatistics as DomainStatistics,
 )
+from virtballoon.hypervisor.domainxml import DomainXML as DomainXML
 from virtballoon.hypervisor.qmp import Monitor as Monitor, QomChild as QomChild
-from virtballoon.model.balloon import Balloon as Balloon, BalloonConfig as BalloonConfig
+from virtballoon.model.balloon import Balloon as Balloon
 from virtballoon.model.memory import (
     Anomaly as Anomaly,
     Figures as Figures,

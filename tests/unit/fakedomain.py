@@ -9,7 +9,7 @@ from virtballoon.errors import LibvirtFailure, VirtballoonError
 from virtballoon.hypervisor.connection import Connection
 from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.hypervisor.domainxml import DomainXML
-from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.model.balloon import Balloon
 
 PATH = "/machine/peripheral/balloon0"
 BALLOON = Balloon(model="virtio", alias="balloon0", qom_path=PATH)
@@ -58,8 +58,7 @@ class FakeDomain(Domain):
         if inactive or period is None:
             period, balloon = self.config, self.config_balloon
         number = self.id if self.live is not None else None
-        found = BalloonConfig(balloon=balloon, period=period or 0)
-        return DomainXML(name=self.name, id=number, balloon=found)
+        return DomainXML(name=self.name, id=number, balloon=balloon, period=period or 0)
 
     def saved_xml(self) -> DomainXML | None:
         return None

@@ -138,8 +138,8 @@ def assert_xml_read_or_refused(text: str) -> None:
         return
     assert isinstance(xml, DomainXML)
     assert xml.id is None or xml.id >= 0
-    assert xml.balloon.period >= 0
-    balloon = xml.balloon.balloon
+    assert xml.period >= 0
+    balloon = xml.balloon
     if balloon is not None:
         assert balloon.model not in {"", "none"}
         assert balloon.alias != ""

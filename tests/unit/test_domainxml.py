@@ -21,7 +21,7 @@ from tests.unit.builders import domain, memballoon
 from tests.unit.properties import LEADS, assert_xml_read_or_refused
 from virtballoon.errors import DomainXMLError
 from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
-from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.model.balloon import Balloon
 
 PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
 CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"
@@ -36,42 +36,40 @@ def test_balloon_of_a_running_domain(model: str, address: str) -> None:
     assert parse(domain(memballoon(model, inside))) == DomainXML(
         name="web1",
         id=7,
-        balloon=BalloonConfig(
-            balloon=Balloon(model=model, alias="balloon0", qom_path="/machine/peripheral/balloon0"),
-            period=10,
-        ),
+        balloon=Balloon(model=model, alias="balloon0", qom_path="/machine/peripheral/balloon0"),
+        period=10,
     )
 
 
 def test_user_defined_alias() -> None:
     xml = parse(domain(memballoon(inside="<alias name='ua-memory.1_x'/>")))
 
-    assert xml.balloon.balloon is not None
-    assert xml.balloon.balloon.alias == "ua-memory.1_x"
-    assert xml.balloon.balloon.qom_path == "/machine/peripheral/ua-memory.1_x"
+    assert xml.balloon is not None
+    assert xml.balloon.alias == "ua-memory.1_x"
+    assert xml.balloon.qom_path == "/machine/peripheral/ua-memory.1_x"
 
 
 @pytest.mark.parametrize("alias", ["a/b", "../x", "a b", "é", "a'b", '"', "*", "a[0]"])
 def test_invalid_alias_gives_no_path(alias: str) -> None:
     xml = parse(domain(memballoon(inside=f"<alias name={quoteattr(alias)}/>")))
 
-    assert xml.balloon.balloon == Balloon(model="virtio", alias=alias, qom_path=None)
+    assert xml.balloon == Balloon(model="virtio", alias=alias, qom_path=None)
 
 
 @pytest.mark.parametrize("alias", ["", "<alias/>", "<alias name=''/>"])
 def test_balloon_without_an_alias(alias: str) -> None:
     xml = parse(domain(memballoon(inside=alias)))
 
-    assert xml.balloon.balloon == Balloon(model="virtio", alias=None, qom_path=None)
+    assert xml.balloon == Balloon(model="virtio", alias=None, qom_path=None)
 
 
 def test_live_and_inactive_xml_have_their_own_periods() -> None:
     live = parse(domain(memballoon(inside="<stats period='5'/><alias name='balloon0'/>")))
     inactive = parse(domain(memballoon(inside="<stats period='30'/>"), attributes="type='kvm'"))
 
-    assert (live.id, live.balloon.period) == (7, 5)
-    assert (inactive.id, inactive.balloon.period) == (None, 30)
-    assert inactive.balloon.balloon == Balloon(model="virtio")
+    assert (live.id, live.period) == (7, 5)
+    assert (inactive.id, inactive.period) == (None, 30)
+    assert inactive.balloon == Balloon(model="virtio")
 
 
 def test_inactive_domain_has_no_qom_path() -> None:
@@ -80,8 +78,8 @@ def test_inactive_domain_has_no_qom_path() -> None:
     xml = parse(domain(memballoon(inside=inside), attributes="type='kvm'"))
 
     assert xml.id is None
-    assert xml.balloon.balloon is not None
-    assert xml.balloon.balloon.qom_path is None
+    assert xml.balloon is not None
+    assert xml.balloon.qom_path is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +95,7 @@ def test_inactive_domain_has_no_qom_path() -> None:
 )
 @pytest.mark.parametrize("model", ["virtio", "none"])
 def test_period(model: str, stats: str, period: int) -> None:
-    assert parse(domain(memballoon(model, stats))).balloon.period == period
+    assert parse(domain(memballoon(model, stats))).period == period
 
 
 @pytest.mark.parametrize("period", ["", " ", "-1", "+1", "2.5", "ten", "1_0", "٣", "9" * 5000])
@@ -110,31 +108,32 @@ def test_invalid_period(model: str, period: str) -> None:
 def test_model_none_keeps_its_period() -> None:
     xml = parse(domain(memballoon("none", "<stats period='10'/>")))
 
-    assert xml.balloon == BalloonConfig(balloon=None, period=10)
+    assert (xml.balloon, xml.period) == (None, 10)
 
 
 @pytest.mark.parametrize("devices", ["", "<controller type='usb'/>"])
 def test_no_memballoon(devices: str) -> None:
-    assert parse(domain(devices)).balloon == BalloonConfig(balloon=None, period=0)
+    xml = parse(domain(devices))
+    assert (xml.balloon, xml.period) == (None, 0)
 
 
 def test_default_model_is_virtio() -> None:
-    assert parse(domain("<memballoon/>")).balloon.balloon == Balloon(model="virtio")
+    assert parse(domain("<memballoon/>")).balloon == Balloon(model="virtio")
 
 
 def test_only_the_domains_own_devices_count() -> None:
     # Any program can write metadata.
     metadata = f"<metadata><x:y xmlns:x='urn:x'><devices>{memballoon()}</devices></x:y></metadata>"
 
-    assert parse(domain("", before=metadata)).balloon.balloon is None
+    assert parse(domain("", before=metadata)).balloon is None
     nested = f"<disk><devices>{memballoon()}</devices></disk>"
-    assert parse(domain(nested)).balloon.balloon is None
+    assert parse(domain(nested)).balloon is None
 
 
 def test_comments_are_ignored() -> None:
     devices = f"<!-- {memballoon('none')} --><?x y?>{memballoon('virtio-transitional')}"
 
-    balloon = parse(domain(devices)).balloon.balloon
+    balloon = parse(domain(devices)).balloon
     assert balloon is not None
     assert balloon.model == "virtio-transitional"
 
@@ -197,7 +196,7 @@ def test_truncated_xml() -> None:
     for length in range(len(whole)):
         with pytest.raises(DomainXMLError):
             parse(whole[:length])
-    assert parse(whole).balloon.period == 10
+    assert parse(whole).period == 10
 
 
 BILLION_LAUGHS = (
@@ -292,7 +291,7 @@ def test_too_much_xml() -> None:
 def test_many_devices() -> None:
     disks = "<disk type='file'><source file='/a'/></disk>" * 20_000
 
-    assert parse(domain(disks + memballoon())).balloon.balloon is not None
+    assert parse(domain(disks + memballoon())).balloon is not None
 
 
 @given(st.text(st.characters()))

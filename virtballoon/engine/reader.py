@@ -247,17 +247,18 @@ class ReadPlan(Plan[_Row]):
 
     def report(self, row: _Row) -> DomainReport:
         """What was read of a domain that is done or given up."""
-        configs = row.configs or Configs(name=row.domain.name, id=None, live=None, config=None)
+        configs = row.configs or Configs(row.domain.name)
+        xml = configs.in_force
         statistics = row.statistics or row.unasked
         if statistics is not None:
             state = statistics.state
         else:
-            state = State.NOSTATE if configs.id is not None or row.domain.active else State.SHUTOFF
+            state = State.NOSTATE if configs.live or row.domain.active else State.SHUTOFF
         is_read = row.statistics is not None or row.is_incoming
         figures = (statistics.figures if statistics and is_read else None) or Figures()
-        balloon = configs.balloon
+        balloon = xml.balloon
         if state is State.SHUTOFF:
-            configs = configs._replace(id=None, live=None)
+            configs = configs._replace(live=None)
         interval = configs.interval
         read_at = row.statistics.read_at if row.statistics else 0.0
         if row.qom is not None:
@@ -267,9 +268,9 @@ class ReadPlan(Plan[_Row]):
         return DomainReport.of(
             name=configs.name,
             uuid=row.domain.uuid,
-            id=configs.id,
+            id=configs.live.id if configs.live is not None else None,
             state=state,
-            machine=configs.machine,
+            machine=xml.machine,
             balloon=balloon,
             interval=interval,
             source=self.via,
@@ -277,8 +278,8 @@ class ReadPlan(Plan[_Row]):
             host=row.domain.connection.uri,
             now=read_at or time.time(),
             is_incoming=row.is_incoming,
-            has_hugepages=configs.has_hugepages,
-            unplugged_bytes=configs.unplugged_bytes,
+            has_hugepages=xml.has_hugepages,
+            unplugged_bytes=xml.unplugged_bytes,
             error=row.error,
         )
 

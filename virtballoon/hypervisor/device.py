@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from virtballoon.errors import NotRunning
 from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
 from virtballoon.hypervisor.domainxml import DomainXML
-from virtballoon.model.balloon import Balloon, BalloonConfig
+from virtballoon.model.balloon import Balloon
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import Interval
 from virtballoon.model.value import Value
@@ -23,33 +23,24 @@ if TYPE_CHECKING:
 
 
 class Configs(NamedTuple):
-    """What the XML documents of a domain say.
+    """The XML documents of a domain.
 
     :ivar name: the domain's name, as it is now
-    :ivar id: libvirt's ID of the running domain, or None
-    :ivar live: the balloon of the running domain, or None if it does not run
-    :ivar config: the balloon of the persistent configuration, or None for a transient domain
-    :ivar saved: the balloon of the saved image from which the domain would start, or None without
-        an image
-    :ivar machine: QEMU's machine type, or None where it has none
-    :ivar has_hugepages: whether the guest's memory is in huge pages of the host
-    :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
+    :ivar live: that of the running domain, or None if it does not run
+    :ivar config: the persistent configuration, or None for a transient domain
+    :ivar saved: that of the saved image from which the domain would start, or None without one
     """
 
     name: str
-    id: int | None
-    live: BalloonConfig | None
-    config: BalloonConfig | None
-    saved: BalloonConfig | None = None
-    machine: str | None = None
-    has_hugepages: bool = False
-    unplugged_bytes: int = 0
+    live: DomainXML | None = None
+    config: DomainXML | None = None
+    saved: DomainXML | None = None
 
     @property
-    def balloon(self) -> Balloon | None:
-        """The device that the domain has, or would have if it ran."""
-        ruling = self.live or self.saved or self.config
-        return ruling.balloon if ruling is not None else None
+    def in_force(self) -> DomainXML:
+        """That of the domain as it runs, or would run; one without a balloon if none was read."""
+        unknown = DomainXML(name=self.name, id=None, balloon=None, period=0)
+        return self.live or self.saved or self.config or unknown
 
     @property
     def interval(self) -> Interval:
@@ -72,25 +63,8 @@ def read_configs(domain: Domain) -> Configs:
     # It may have been renamed since it was listed.
     name = domain.name if now.is_of(domain.name) else now.name or domain.name
     if now.id is None:
-        saved = domain.saved_xml()
-        return Configs(
-            name=name,
-            id=None,
-            live=None,
-            config=now.balloon,
-            saved=saved.balloon if saved else None,
-            machine=now.machine,
-        )
-    config: DomainXML | None = domain.xml(inactive=True) if domain.persistent else None
-    return Configs(
-        name=name,
-        id=now.id,
-        live=now.balloon,
-        config=config.balloon if config else None,
-        machine=now.machine,
-        has_hugepages=now.has_hugepages,
-        unplugged_bytes=now.unplugged_bytes,
-    )
+        return Configs(name, config=now, saved=domain.saved_xml())
+    return Configs(name, live=now, config=domain.xml(inactive=True) if domain.persistent else None)
 
 
 class BalloonDevice(Protocol):
@@ -121,7 +95,7 @@ class LibvirtBalloon:
         if xml.id is None:
             host, name = self._domain.connection.uri, self._domain.name
             raise NotRunning("it does not run", host=host, domain=name)
-        return xml.balloon.period
+        return xml.period
 
     def set_interval(self, seconds: int) -> None:
         """Set it in QEMU, even where the XML has it already, and in the live XML."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 from virtballoon.errors import DomainXMLError
-from virtballoon.model.balloon import DEVICE_NAMES, Balloon, BalloonConfig, qom_path_of
+from virtballoon.model.balloon import DEVICE_NAMES, Balloon, qom_path_of
 from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ class DomainXML(NamedTuple):
 
     :ivar name: the domain's name in it
     :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
-    :ivar balloon: the balloon device and its period
+    :ivar balloon: the balloon device; None for model ``none`` and for no device at all
+    :ivar period: the polling interval in seconds; 0 where the XML has none. libvirt keeps a period
+        even under model ``none``.
     :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
     :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
@@ -39,7 +41,8 @@ class DomainXML(NamedTuple):
 
     name: str
     id: int | None
-    balloon: BalloonConfig
+    balloon: Balloon | None
+    period: int
     machine: str | None = None
     has_hugepages: bool = False
     unplugged_bytes: int = 0
@@ -145,14 +148,13 @@ def _read(root: etree._Element) -> DomainXML:
     # Only the XML of a running domain has an id, and only a running domain has a QEMU.
     number = root.get("id")
     domain_id = int(number) if _is_number(number) else None
-    element = root.find("./devices/memballoon")
+    stats = root.find("./devices/memballoon/stats")
     kind = root.find("./os/type")
     return DomainXML(
         name=root.findtext("./name") or "",
         id=domain_id,
-        balloon=_balloon(element, running=domain_id is not None)
-        if element is not None
-        else BalloonConfig(balloon=None, period=0),
+        balloon=_balloon(root.find("./devices/memballoon"), running=domain_id is not None),
+        period=_period(stats.get("period") if stats is not None else None),
         machine=(kind.get("machine") or None) if kind is not None else None,
         has_hugepages=root.find("./memoryBacking/hugepages") is not None,
         unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
@@ -195,18 +197,14 @@ def leave_files_to_libvirt() -> None:
     libxml2.xmlSetExternalEntityLoader(loader)
 
 
-def _balloon(element: etree._Element, *, running: bool) -> BalloonConfig:
-    stats = element.find("./stats")
-    period = _period(stats.get("period") if stats is not None else None)
-    model = element.get("model") or "virtio"
-    if model == "none":
-        return BalloonConfig(balloon=None, period=period)
+def _balloon(element: etree._Element | None, *, running: bool) -> Balloon | None:
+    model = (element.get("model") or "virtio") if element is not None else "none"
+    if element is None or model == "none":
+        return None
     alias_element = element.find("./alias")
     alias = alias_element.get("name") if alias_element is not None else None
     path = qom_path_of(alias) if alias and running else None
-    return BalloonConfig(
-        balloon=Balloon(model=model, alias=alias or None, qom_path=path), period=period
-    )
+    return Balloon(model=model, alias=alias or None, qom_path=path)
 
 
 def _unplugged(target: etree._Element) -> int:

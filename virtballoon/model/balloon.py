@@ -46,18 +46,6 @@ class Balloon(Value):
     qom_path: str | None = None
 
 
-class BalloonConfig(Value):
-    """What one XML document, live or inactive, says of the balloon.
-
-    :ivar balloon: the device, or None for model ``none`` and for no device at all
-    :ivar period: the polling interval in seconds; 0 where the XML names none. libvirt keeps a
-        period even under model ``none``.
-    """
-
-    balloon: Balloon | None
-    period: int
-
-
 def qom_path_of(alias: str) -> str | None:
     """The QOM path of a device that libvirt defined, from its alias.
 

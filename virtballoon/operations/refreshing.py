@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -17,10 +17,10 @@ from typing import Final
 from virtballoon.engine.limits import Deadline
 from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.engine.tasks import hold_of, run_per_domain
+from virtballoon.engine.tasks import TaskResult, hold_of, run_per_domain
 from virtballoon.errors import Busy, ConnectionLost, DomainNotFound, NotRunning, VirtballoonError
 from virtballoon.hypervisor.connection import Target
-from virtballoon.hypervisor.device import BalloonDevice, balloon_device, read_configs
+from virtballoon.hypervisor.device import BalloonDevice, balloon_device
 from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.log import log_host, log_unrestored
 from virtballoon.model.outcome import DomainWait
@@ -169,19 +169,31 @@ class _Temporary:
 
     def set(self, rows: Iterable[DomainReport], seconds: float) -> None:
         """Poll these each second."""
-        self.rows = {row.uuid: row for row in rows}
         with self._lock:
             # What restores them at the end of the process may have been done already.
-            self._is_over |= self._cancelled.is_set() or cleanup.ending.locked()
-            self.errors = self._run(self._set, self.rows, seconds)
+            if self._is_over or self._cancelled.is_set() or cleanup.ending.locked():
+                return
+            self.rows = {row.uuid: row for row in rows}
+            # The process may be asked to end while any of them is being set.
+            self.is_left = set(self.rows)
+            for domain, _, error, in_flight in self._run(self._set, self.rows, seconds):
+                if error is not None:
+                    self.errors[domain.uuid] = error
+                if isinstance(error, Busy) and not in_flight:
+                    # Nothing was sent.
+                    self.is_left.discard(domain.uuid)
 
     def restore(self, uuids: Iterable[str], seconds: float) -> ConnectionLost | None:
         """Restore the intervals of these; the error if the connection was lost."""
         # With a domain that has stopped, what was set is gone.
         self.is_left.intersection_update(self._session.domains)
-        errors = self._run(self._restore, self.is_left.intersection(uuids), seconds)
-        self.is_left -= {u for u, e in errors.items() if isinstance(e, DomainNotFound | NotRunning)}
-        return next((e for e in errors.values() if isinstance(e, ConnectionLost)), None)
+        lost = None
+        left = self.is_left.intersection(uuids)
+        for domain, _, error, _ in self._run(self._restore, left, seconds):
+            if error is None or isinstance(error, DomainNotFound | NotRunning):
+                self.is_left.discard(domain.uuid)
+            lost = error if isinstance(error, ConnectionLost) else lost
+        return lost
 
     def restore_all(self, seconds: float) -> None:
         """Restore all, over a new connection if need be, and set nothing from now on."""
@@ -214,37 +226,36 @@ class _Temporary:
         )
 
     def _run(
-        self, task: Callable[[Domain], object], uuids: Iterable[str], seconds: float
-    ) -> dict[str, VirtballoonError]:
-        """Run a task for each of these domains, and return the errors by UUID."""
+        self, task: Callable[[Domain], Control | bool], uuids: Iterable[str], seconds: float
+    ) -> Iterator[TaskResult]:
+        """Run a task for each of these domains, which gives whether the interval was in force."""
         domains = [self._session.domains[uuid] for uuid in uuids]
         if not domains:
-            return {}
+            return
         tasks = {domain: partial(task, domain) for domain in domains}
         # One of its own: the process may end while the session's thread uses the session's.
         scheduler = Scheduler(self._session.connection, None)
-        results = [*run_per_domain(scheduler, tasks, Deadline.after(seconds))]
-        return {each.domain.uuid: each.error for each in results if each.error is not None}
+        for result in run_per_domain(scheduler, tasks, Deadline.after(seconds)):
+            if result.value:
+                self.was_set.add(result.domain.uuid)
+            yield result
 
     def _set(self, domain: Domain) -> Control | bool:
-        if not self._is_over:
-            if hold := hold_of(domain):
-                return hold
-            self.is_left.add(domain.uuid)
-            self._balloon(domain).set_interval(_TEMPORARY)
-            self.was_set.add(domain.uuid)
+        if self._is_over:
+            return False
+        if hold := hold_of(domain):
+            return hold
+        self._balloon(domain).set_interval(_TEMPORARY)
         return True
 
     def _restore(self, domain: Domain) -> Control | bool:
         if hold := hold_of(domain):
             return hold
         row, balloon = self.rows[domain.uuid], self._balloon(domain)
-        is_same = read_configs(domain).id == row.id
-        # What another program has set in the meantime stays.
-        if is_same and balloon.interval() == _TEMPORARY != row.interval.in_force:
-            self.was_set.add(domain.uuid)
-            balloon.set_interval(row.interval.in_force or 0)
-        self.is_left.discard(domain.uuid)
+        if domain.xml().id != row.id or balloon.interval() != _TEMPORARY:
+            # What another program has set in the meantime stays.
+            return False
+        balloon.set_interval(row.interval.in_force or 0)
         return True
 
     def _balloon(self, domain: Domain) -> BalloonDevice:

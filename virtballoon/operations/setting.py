@@ -22,7 +22,6 @@ from virtballoon.errors import (
     TransientDomain,
     VirtballoonError,
 )
-from virtballoon.hypervisor import domain as libvirt_limits
 from virtballoon.hypervisor import qmp
 from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.device import (
@@ -32,7 +31,7 @@ from virtballoon.hypervisor.device import (
     locate,
     read_configs,
 )
-from virtballoon.hypervisor.domain import AnyDomain, Control, Domain
+from virtballoon.hypervisor.domain import MAX_INTERVAL, AnyDomain, Control, Domain
 from virtballoon.log import log_host
 from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome, Waited
 from virtballoon.model.report import Interval, Unheard
@@ -86,7 +85,7 @@ def check_interval(seconds: int, *, via: Source = Source.LIBVIRT) -> int:
 
     :raise InvalidInterval: below 0, too large, or not a whole number
     """
-    most = qmp.MAX_INTERVAL if via is Source.QOM else libvirt_limits.MAX_INTERVAL
+    most = qmp.MAX_INTERVAL if via is Source.QOM else MAX_INTERVAL
     if isinstance(seconds, bool) or not isinstance(seconds, int):
         raise InvalidInterval(f"a polling interval is a whole number of seconds, not {seconds!r}")
     if not 0 <= seconds <= most:
@@ -235,63 +234,32 @@ def _set_one(
     if domain.active and (hold := hold_of(domain)):
         return hold
     plan = _plan(request, chosen)
-    if request.dry_run or plan.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
+    if request.dry_run or plan.change.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
         return _Done(plan.change)
     # The configuration is behind the same lock as the running domain.
     if plan.configs.live is not None and (hold := hold_of(domain)):
         return hold
-    return _apply(plan, watch=watch and plan.live)
+    return _apply(plan, request.seconds, watch=watch and plan.live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
     """What setting the interval will do to one domain.
 
-    :ivar request: what is to be set
     :ivar domain: the domain
-    :ivar configs: what its XML says
+    :ivar configs: its XML
     :ivar device: the balloon of the running domain, if there is one
     :ivar live: whether the live interval is set
     :ivar config: whether the configuration's is
-    :ivar before: the intervals as they are
-    :ivar outcome: the outcome to be expected; nothing is done to skipped and failed ones
-    :ivar error: why it is skipped or fails
+    :ivar change: the change to be expected; nothing is done to skipped and failed ones
     """
 
-    request: IntervalRequest
     domain: Domain
     configs: Configs
     device: BalloonDevice | None
     live: bool
     config: bool
-    before: Interval
-    outcome: Outcome = Outcome.UNCHANGED
-    error: VirtballoonError | None = None
-
-    @property
-    def after(self) -> Interval:
-        """The intervals as they will be."""
-        seconds, after = self.request.seconds, self.before
-        if self.outcome in {Outcome.SKIPPED, Outcome.FAILED}:
-            return after
-        if self.live and self.request.via is Source.QOM:
-            after = replace(after, qemu=seconds)
-        elif self.live:
-            after = replace(after, live=seconds)
-        return replace(after, config=seconds) if self.config else after
-
-    @property
-    def change(self) -> IntervalChange:
-        """The change to be expected."""
-        return IntervalChange(
-            name=self.configs.name,
-            uuid=self.domain.uuid,
-            outcome=self.outcome,
-            changed=self.after != self.before,
-            before=self.before,
-            after=self.after,
-            error=self.error,
-        )
+    change: IntervalChange
 
 
 def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
@@ -304,100 +272,101 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
     running = configs.live is not None
     is_either = request.live or request.config
     live = request.live if is_either else running
+    config = request.config if is_either else not running
     balloon = configs.live.balloon if configs.live is not None else None
-    path = None
-    if live and running and request.via is Source.QOM:
+    is_qom = live and running and request.via is Source.QOM
+    if is_qom:
         balloon = locate(domain.monitor(), balloon)
-        path = balloon.qom_path if balloon is not None else None
+    path = balloon.qom_path if is_qom and balloon is not None else None
     device = balloon_device(domain, path) if balloon is not None else None
-    before = configs.interval
+    before = after = configs.interval
     if path is not None and device is not None:
-        before = replace(before, qemu=device.interval())
-    plan = _Plan(
-        request=request,
-        domain=domain,
-        configs=configs,
-        device=device,
-        live=live,
-        config=request.config if is_either else not running,
+        before = after = replace(before, qemu=device.interval())
+    error = _live_obstacle(configs, device) if live else None
+    live = live and error is None
+    obstacle = _config_obstacle(configs, request.seconds) if config else None
+    config = config and obstacle is None
+    error = error or obstacle
+    if error is not None:
+        error.host, error.domain = domain.connection.uri, configs.name
+    outcome = Outcome.UNCHANGED
+    if error is not None and chosen.exact:
+        outcome = Outcome.FAILED
+    elif not live and not config:
+        outcome = Outcome.SKIPPED
+    else:
+        error = None
+        if request.where_off:
+            live = live and (before.live if before.qemu is None else before.qemu) == 0
+            config = config and before.config == 0
+        if live:
+            after = replace(after, **{"qemu" if is_qom else "live": request.seconds})
+        if config:
+            after = replace(after, config=request.seconds)
+        outcome = Outcome.UNCHANGED if after == before else Outcome.CHANGED
+    change = IntervalChange(
+        name=configs.name,
+        uuid=domain.uuid,
+        outcome=outcome,
+        changed=after != before,
         before=before,
+        after=after,
+        error=error,
     )
-    plan = _without_obstacles(plan, exact=chosen.exact)
-    if request.where_off and plan.outcome is not Outcome.FAILED:
-        in_force = before.live if before.qemu is None else before.qemu
-        plan = replace(
-            plan, live=plan.live and in_force == 0, config=plan.config and before.config == 0
-        )
-    if plan.outcome in {Outcome.SKIPPED, Outcome.FAILED} or plan.after == plan.before:
-        return plan
-    return replace(plan, outcome=Outcome.CHANGED)
+    return _Plan(
+        domain=domain, configs=configs, device=device, live=live, config=config, change=change
+    )
 
 
-def _live_obstacle(plan: _Plan) -> VirtballoonError | None:
+def _live_obstacle(configs: Configs, device: BalloonDevice | None) -> VirtballoonError | None:
     """Why the live interval cannot be set; None where it can."""
-    if plan.configs.live is None:
+    if configs.live is None:
         hint = "--config sets it for the next start"
         return NotRunning("it does not run, so it has no live interval", hint=hint)
-    return NoBalloon("it has no balloon device") if plan.device is None else None
+    return NoBalloon("it has no balloon device") if device is None else None
 
 
-def _config_obstacle(plan: _Plan) -> VirtballoonError | None:
+def _config_obstacle(configs: Configs, seconds: int) -> VirtballoonError | None:
     """Why the configuration's interval cannot be set; None where it can."""
-    config, most = plan.configs.config, libvirt_limits.MAX_INTERVAL
-    if config is None:
+    if configs.config is None:
         hint = "--live sets it until it stops"
         return TransientDomain("it is transient, so it has no persistent configuration", hint=hint)
-    if config.balloon is None:
+    if configs.config.balloon is None:
         return NoBalloon("its configuration has no balloon device")
-    if plan.request.seconds > most:
-        return InvalidInterval(f"a configuration takes 0 to {most} seconds")
+    if seconds > MAX_INTERVAL:
+        return InvalidInterval(f"a configuration takes 0 to {MAX_INTERVAL} seconds")
     return None
 
 
-def _without_obstacles(plan: _Plan, *, exact: bool) -> _Plan:
-    """The plan without what cannot be done, which is a failure of a domain that was named."""
-    live = _live_obstacle(plan) if plan.live else None
-    config = _config_obstacle(plan) if plan.config else None
-    plan = replace(plan, live=plan.live and live is None, config=plan.config and config is None)
-    error = live or config
-    if error is not None:
-        error.host, error.domain = plan.domain.connection.uri, plan.configs.name
-    if error is not None and exact:
-        return replace(plan, outcome=Outcome.FAILED, error=error)
-    if not plan.live and not plan.config:
-        return replace(plan, outcome=Outcome.SKIPPED, error=error)
-    return plan
-
-
-def _apply(plan: _Plan, *, watch: bool) -> _Done:
+def _apply(plan: _Plan, seconds: int, *, watch: bool) -> _Done:
     """Set what is planned, even where it is so already: that repairs a QEMU that differs, and
     writes a configuration that could not be saved before."""
-    domain, device, seconds = plan.domain, plan.device, plan.request.seconds
+    domain, device, before = plan.domain, plan.device, plan.change.before
     watched: Watched | None = None
     try:
         # From 0 the guest is polled at once, so that its answer may be there as soon as the
         # interval is set. From any other, an update in between belongs to the interval before.
-        was_off = plan.before.in_force == 0
-        update = last_update_of(device) if watch and was_off and device is not None else None
+        update = last_update_of(device) if watch and before.in_force == 0 and device else None
         if plan.live and device is not None:
             device.set_interval(seconds)
         if plan.config:
             domain.set_period(seconds, live=False, config=True)
-        if watch and device is not None:
+        if watch and device is not None and plan.configs.live is not None:
             since = time.monotonic()
-            if update is None:
-                update = last_update_of(device)
-            watched = Watched(domain=domain, id=plan.configs.id, last_update=update, since=since)
+            update = last_update_of(device) if update is None else update
+            number = plan.configs.live.id
+            watched = Watched(domain=domain, id=number, last_update=update, since=since)
     except VirtballoonError as error:
         after = _reread(plan)
-        failed = replace(
-            plan.change,
-            outcome=Outcome.FAILED,
-            changed=after != plan.before,
-            after=after,
-            error=error,
+        return _Done(
+            replace(
+                plan.change,
+                outcome=Outcome.FAILED,
+                changed=after != before,
+                after=after,
+                error=error,
+            )
         )
-        return _Done(failed)
     return _Done(plan.change, watched)
 
 
@@ -405,8 +374,8 @@ def _reread(plan: _Plan) -> Interval:
     """What the intervals are after a failure, as far as they can be read."""
     try:
         after = read_configs(plan.domain).interval
-        if plan.before.qemu is not None and plan.device is not None:
+        if plan.change.before.qemu is not None and plan.device is not None:
             after = replace(after, qemu=plan.device.interval())
     except VirtballoonError:
-        return plan.before
+        return plan.change.before
     return after
