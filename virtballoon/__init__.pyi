@@ -69,7 +69,7 @@ from virtballoon.hypervisor.domain import (
     DomainStatistics as DomainStatistics,
 )
 from virtballoon.hypervisor.domainxml import DomainXML as DomainXML
-from virtballoon.hypervisor.qmp import Monitor as Monitor, QomChild as QomChild
+from virtballoon.hypervisor.qmp import Monitor as Monitor
 from virtballoon.model.balloon import Balloon as Balloon
 from virtballoon.model.memory import (
     Anomaly as Anomaly,

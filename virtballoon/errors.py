@@ -1,32 +1,7 @@
 """The errors of this package.
 
 Errors of libvirt, of QEMU and of a domain's XML are raised as one of these, always with a
-message::
-
-    VirtballoonError
-    ├── InvalidInterval      not a valid polling interval (also a ValueError)
-    ├── ConfigurationError   invalid configuration file, or unknown host or group
-    ├── HostError            the host as a whole
-    │   ├── ConnectError     no connection, for another reason, such as an invalid URI
-    │   │   ├── HostUnreachable  no route to the host, or unknown name
-    │   │   ├── HostKeyError     the host's ssh key is unknown or has changed
-    │   │   ├── AuthError        the host refused access
-    │   │   └── NoDaemon         the host was reached, but has no libvirtd
-    │   └── ConnectionLost   the connection broke while in use
-    ├── DomainError          one domain
-    │   ├── DomainNotFound   unknown, or gone since it was listed
-    │   ├── AmbiguousDomain  several domains match where one is needed
-    │   ├── NoBalloon        it has no balloon device
-    │   ├── NotRunning       the domain must be running for this
-    │   ├── TransientDomain  the domain has no persistent configuration
-    │   ├── Busy             QEMU's monitor or a job holds the domain
-    │   │   └── Incoming         it is being migrated to this host
-    │   ├── DomainXMLError   its XML is invalid
-    │   └── MonitorError     QEMU refused a command, or its answer is invalid
-    ├── ReadOnly             the connection is read-only
-    ├── AccessDenied         the host's access rules forbid it
-    ├── NotSupported         not supported by this driver, libvirt or QEMU
-    └── LibvirtFailure       any other error of libvirt
+message. The base classes say what failed: a host, a domain, or one call.
 """
 
 from __future__ import annotations
@@ -171,12 +146,9 @@ class Busy(DomainError):
         *,
         # libvirt's own error says that it waited for the job lock.
         reason: BusyReason = BusyReason.JOB,
-        host: str | None = None,
-        domain: str | None = None,
-        code: int | None = None,
-        hint: str | None = None,
+        **where: Any,
     ) -> None:
-        super().__init__(message, host=host, domain=domain, code=code, hint=hint)
+        super().__init__(message, **where)
         self.reason = reason
 
 
@@ -203,11 +175,9 @@ class MonitorError(DomainError):
         sent: str,
         received: str | None,
         error_class: str | None = None,
-        host: str | None = None,
-        domain: str | None = None,
-        hint: str | None = None,
+        **where: Any,
     ) -> None:
-        super().__init__(message, host=host, domain=domain, hint=hint)
+        super().__init__(message, **where)
         self.sent = sent
         self.received = received
         self.error_class = error_class

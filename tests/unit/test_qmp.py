@@ -21,7 +21,7 @@ from tests.unit.properties import (
     assert_answers_read_or_refused,
 )
 from virtballoon.errors import MonitorError
-from virtballoon.hypervisor.qmp import MAX_INTERVAL, Monitor, QomChild, is_allowed
+from virtballoon.hypervisor.qmp import MAX_INTERVAL, Monitor, is_allowed
 from virtballoon.model.memory import Figures
 from virtballoon.model.statistics import MemoryStats
 
@@ -170,7 +170,7 @@ def test_walk_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_children_are_objects_only() -> None:
     qemu = FakeQemu((BALLOON0, "virtio-balloon-pci"))
 
-    assert Monitor(qemu).children(PERIPHERAL) == [QomChild("balloon0", "virtio-balloon-pci")]
+    assert Monitor(qemu).children(PERIPHERAL) == {"balloon0": "virtio-balloon-pci"}
 
 
 @pytest.mark.parametrize("path", [BALLOON0, AWKWARD, f"{ANON}/device[0]", f"{PERIPHERAL}/é🎈"])

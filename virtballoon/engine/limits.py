@@ -102,7 +102,7 @@ class Limits:
             self._holds[uuid] = _Hold(since=now, is_job=True, is_hung=False)
 
     def note_blocked(self, uuid: str, now: float) -> None:
-        """A call of ours is blocked by the domain, and so uses a worker."""
+        """The domain blocks a call of this process, which uses a worker."""
         hold = self._holds.get(uuid) or _Hold(since=now, is_job=False, is_hung=True)
         self._holds[uuid] = replace(hold, is_hung=True)
 
@@ -153,17 +153,6 @@ def busy(domain: Domain, reason: BusyReason, message: str) -> Busy:
     """The error of a domain that cannot be read or set now."""
     host, hint = domain.connection.uri, _HINTS.get(reason)
     return Busy(message, reason=reason, host=host, domain=domain.name, hint=hint)
-
-
-def too_many_hung(domain: Domain) -> Busy:
-    """The error of a domain that was not read or set, so that no more calls block."""
-    message = "not asked, because too many calls to this host wait for hung domains"
-    return busy(domain, BusyReason.LIMIT, message)
-
-
-def timed_out(domain: Domain, seconds: float) -> Busy:
-    """The error of a domain that had no answer by the deadline, and is not known to be held."""
-    return busy(domain, BusyReason.LIMIT, f"no answer within {seconds:.0f} s")
 
 
 def incoming(domain: Domain) -> Incoming:

@@ -22,10 +22,9 @@ from virtballoon.engine.limits import (
     LATE_SECONDS,
     MAY_BLOCK,
     Limits,
-    timed_out,
-    too_many_hung,
+    busy,
 )
-from virtballoon.errors import Busy, ConnectionLost, VirtballoonError
+from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.domain import Control, Domain
 
 #: This many domains are in one call, near by.
@@ -341,7 +340,8 @@ class Plan(Generic[R]):
                 row.error = row.error or error or self.limits.held(row.domain, now)
             if row.error is None and not row.is_incoming:
                 is_left_out = is_stalled and not self.is_under_way(row)
-                row.error = (
-                    too_many_hung(row.domain) if is_left_out else timed_out(row.domain, seconds)
-                )
+                message = f"no answer within {seconds:.0f} s"
+                if is_left_out:
+                    message = "not asked, because too many calls to this host wait for hung domains"
+                row.error = busy(row.domain, BusyReason.LIMIT, message)
             yield row

@@ -12,11 +12,10 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from virtballoon.errors import MonitorError
-from virtballoon.model.balloon import BACKEND_TYPE, PERIPHERAL, PERIPHERAL_ANON, QOM_TYPES
+from virtballoon.model.balloon import PERIPHERAL, PERIPHERAL_ANON, QOM_TYPES
 from virtballoon.model.memory import Figures
 from virtballoon.model.statistics import MemoryStats, figure
 
@@ -30,18 +29,6 @@ INTERVAL: Final = "guest-stats-polling-interval"
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 # A full tree of a PC has about a thousand nodes.
 _MAX_NODES: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class QomChild:
-    """One entry of ``qom-list`` that is a child object.
-
-    :ivar name: the last part of its path
-    :ivar type: its QOM type
-    """
-
-    name: str
-    type: str
 
 
 # Any object of the machine, and what may be a device: an object in one of its containers. A name
@@ -103,23 +90,21 @@ class Monitor:
         self._host = host
         self._domain = domain
 
-    def children(self, path: str) -> list[QomChild]:
-        """The child objects at a QOM path (``qom-list``).
+    def children(self, path: str) -> dict[str, str]:
+        """The child objects at a QOM path (``qom-list``): their types by name, which is the last
+        part of their path.
 
         :raise MonitorError: when there is no such path
         """
         command, answer, value = self._execute("qom-list", {"path": path})
-        if not isinstance(value, list):
-            raise self._error("qom-list gave no list", command, answer)
-        found = []
-        for entry in value:
-            name, kind = (
-                (entry.get("name"), entry.get("type")) if isinstance(entry, dict) else (None, None)
-            )
-            if not (isinstance(name, str) and isinstance(kind, str)):
-                raise self._error("qom-list gave an entry without name and type", command, answer)
-            if kind.startswith("child<") and kind.endswith(">"):
-                found.append(QomChild(name, kind[len("child<") : -1]))
+        found = {}
+        for entry in value if isinstance(value, list) else [value]:
+            match entry:
+                case {"name": str(name), "type": str(kind)}:
+                    if kind.startswith("child<") and kind.endswith(">"):
+                        found[name] = kind[len("child<") : -1]
+                case _:
+                    raise self._error("qom-list gave no list of properties", command, answer)
         return found
 
     def guest_stats(self, path: str) -> Figures:
@@ -130,11 +115,10 @@ class Monitor:
         return self._figures(*self._execute("qom-get", {"path": path, "property": STATS}))
 
     def _figures(self, command: str, answer: str, value: object) -> Figures:
-        stats = value.get("stats") if isinstance(value, dict) else None
-        last_update = figure(value.get("last-update")) if isinstance(value, dict) else None
-        if not isinstance(stats, dict) or last_update is None:
-            raise self._error("guest-stats has neither stats nor last-update", command, answer)
-        return Figures(stats=MemoryStats.from_qemu(stats), last_update=last_update)
+        match value:
+            case {"stats": dict(stats), "last-update": update} if figure(update) is not None:
+                return Figures(stats=MemoryStats.from_qemu(stats), last_update=update)
+        raise self._error("guest-stats has no stats or no last-update", command, answer)
 
     def polling_interval(self, path: str) -> int:
         """The polling interval that QEMU has, in seconds; 0 for off.
@@ -196,15 +180,10 @@ class Monitor:
         :raise MonitorError: when QEMU refuses or the answer has another shape
         """
         command, answer, value = self._execute("query-version")
-        numbers = value.get("qemu") if isinstance(value, dict) else None
-        major, minor = (
-            (figure(numbers.get("major")), figure(numbers.get("minor")))
-            if isinstance(numbers, dict)
-            else (None, None)
-        )
-        if major is None or minor is None:
-            raise self._error("query-version gave no version", command, answer)
-        return major, minor
+        match value:
+            case {"qemu": {"major": int(major), "minor": int(minor)}}:
+                return major, minor
+        raise self._error("query-version gave no version", command, answer)
 
     def find_balloon(self, alias: str | None = None, *, everywhere: bool = True) -> str | None:
         """The QOM path of the guest's balloon, or None if it has none.
@@ -223,7 +202,8 @@ class Monitor:
         return next(self.balloons_below("/machine"), None) if everywhere else None
 
     def _balloons_at(self, parent: str) -> list[str]:
-        return [f"{parent}/{c.name}" for c in self.children(parent) if c.type in QOM_TYPES]
+        children = self.children(parent).items()
+        return [f"{parent}/{name}" for name, kind in children if kind in QOM_TYPES]
 
     def balloons_below(self, root: str) -> Iterator[str]:
         """Walk the tree and yield the path of each balloon device, each device once: the
@@ -239,11 +219,11 @@ class Monitor:
             except MonitorError:
                 # An object that was unplugged after its parent was listed.
                 continue
-            for child in children:
-                below = f"{path.rstrip('/')}/{child.name}"
-                if child.type in QOM_TYPES:
+            for name, kind in children.items():
+                below = f"{path.rstrip('/')}/{name}"
+                if kind in QOM_TYPES:
                     yield below
-                elif child.type != BACKEND_TYPE:
+                else:
                     waiting.append(below)
 
     def _execute(self, name: str, arguments: dict[str, Any] | None = None) -> tuple[str, str, Any]:

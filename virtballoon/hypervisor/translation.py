@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import libvirt
 
@@ -30,6 +30,8 @@ from virtballoon.log import logger_in_use
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from virtballoon.hypervisor.connection import Connection
 
 #: The logger of all calls.
 LOGGER: Final = "virtballoon.hypervisor"
@@ -61,18 +63,8 @@ _HINTS: Final[Mapping[type[VirtballoonError], str]] = {
 }
 
 
-class Connected(Protocol):
-    """A connection, as needed for errors."""
-
-    uri: str
-
-    @property
-    def raw(self) -> Any:
-        """The ``libvirt.virConnect``."""
-
-
 class call:  # noqa: N801 - it reads as a function
-    """Log one call, which is the block, and turn what it raises into an error of ours.
+    """Log one call, which is the block, and turn libvirt's error into one of this package.
 
     A class, since a host has hundreds of calls and a generator takes twice as long.
 
@@ -84,7 +76,7 @@ class call:  # noqa: N801 - it reads as a function
         self,
         text: str,
         *,
-        connection: Connected,
+        connection: Connection,
         domain: str | None = None,
         invalid: Callable[[], type[VirtballoonError]] = lambda: LibvirtFailure,
     ) -> None:
@@ -109,7 +101,7 @@ class call:  # noqa: N801 - it reads as a function
             uri = self._connection.uri
             log.debug("%s: %s%s, %.1f ms%s", uri, self._text, where, elapsed, outcome)
         if isinstance(error, libvirt.libvirtError):
-            raise self._error_of_ours(error) from error
+            raise self._translated(error) from error
         if isinstance(error, UnicodeDecodeError):
             # The binding takes all text for UTF-8, also what the daemon says in the words of a
             # locale.
@@ -118,7 +110,7 @@ class call:  # noqa: N801 - it reads as a function
         if isinstance(error, DomainXMLError):
             error.host, error.domain = self._connection.uri, self._domain
 
-    def _error_of_ours(self, error: libvirt.libvirtError) -> VirtballoonError:
+    def _translated(self, error: libvirt.libvirtError) -> VirtballoonError:
         code = error.get_error_code()
         message = error.get_error_message() or str(error)
         if _is_dead(self._connection.raw):

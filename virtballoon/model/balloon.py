@@ -15,14 +15,13 @@ PERIPHERAL_ANON: Final = "/machine/peripheral-anon"
 #: QEMU's types of a balloon device (``hw/virtio/virtio-balloon-pci.c``, ``hw/s390x``,
 #: ``hw/virtio/virtio-balloon.c``). The last is a device of its own on virtio-mmio, and the
 #: ``virtio-backend`` child of every other one.
-BACKEND_TYPE: Final = "virtio-balloon-device"
 QOM_TYPES: Final = frozenset(
     {
         "virtio-balloon-pci",
         "virtio-balloon-pci-transitional",
         "virtio-balloon-pci-non-transitional",
         "virtio-balloon-ccw",
-        BACKEND_TYPE,
+        "virtio-balloon-device",
     }
 )
 #: The names that ``-device`` takes for a balloon: the types, and a short name for the one that

@@ -186,13 +186,9 @@ class Usage(Value):
         stats = figures.stats
         balloon = figures.balloon_in_total
         if stats.available_memory is not None:
-            rest, formula = stats.available_memory, UsedFormula.TOTAL_AVAILABLE
-            if balloon:
-                formula = UsedFormula.TOTAL_AVAILABLE_BALLOON
+            rest, formula = stats.available_memory, "total-available"
         elif stats.free_memory is not None:
-            rest, formula = stats.free_memory, UsedFormula.TOTAL_FREE
-            if balloon:
-                formula = UsedFormula.TOTAL_FREE_BALLOON
+            rest, formula = stats.free_memory, "total-free"
         else:
             return cls()
         if not stats.total_memory or contradictions(figures):
@@ -200,7 +196,8 @@ class Usage(Value):
         if not _OF_USE.isdisjoint(stats.too_large):
             return cls()
         total = stats.total_memory - balloon
-        return cls(used_bytes=total - rest, total_bytes=total, formula=formula)
+        formula += "-balloon" if balloon else ""
+        return cls(used_bytes=total - rest, total_bytes=total, formula=UsedFormula(formula))
 
 
 def contradictions(figures: Figures) -> tuple[Anomaly, ...]:
