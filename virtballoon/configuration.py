@@ -22,12 +22,7 @@ _Check = Callable[[Any], Any]
 
 
 class ConfiguredHost(Value):
-    """A host of the configuration.
-
-    :ivar name: its name in the configuration
-    :ivar uri: its libvirt URI
-    :ivar groups: the groups it belongs to
-    """
+    """A host of the configuration, and the groups it belongs to."""
 
     name: str
     uri: str
@@ -39,7 +34,6 @@ class Configuration(Value):
 
     :ivar files: the files that were read; later ones take precedence
     :ivar timeout: time limit per host, in seconds
-    :ivar via: source of the figures
     :ivar jobs: number of hosts read at the same time
     :ivar hosts: the hosts, in the order of the files
     """

@@ -64,8 +64,6 @@ _BLOCKING: Final = frozenset({Step.BULK, Step.SINGLE, Step.QOM, Step.TASK})
 class Call:
     """One call, or several one after another in one thread.
 
-    :ivar step: what it does
-    :ivar domains: the domains that it concerns
     :ivar may_block: whether a hung domain can block it
     """
 
@@ -92,8 +90,7 @@ R = TypeVar("R", bound=Row)
 class Plan(Generic[R]):
     """Calls for some domains of one host.
 
-    :param rows: the domains
-    :param limits: what is known of those that are held
+    :param limits: what is known of domains that are held
     :param is_far: whether a round trip is what a call costs
 
     :ivar rows: the domains that are not done, by UUID

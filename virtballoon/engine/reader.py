@@ -264,7 +264,8 @@ class ReadPlan(Plan[_Row]):
         if row.qom is not None:
             balloon, interval = row.qom.balloon, replace(interval, qemu=row.qom.interval)
             read_at = row.qom.read_at or read_at
-            figures = row.qom.merged(figures)
+            guest = row.qom.figures
+            figures = replace(figures, stats=guest.stats, last_update=guest.last_update)
         return DomainReport.of(
             name=configs.name,
             uuid=row.domain.uuid,

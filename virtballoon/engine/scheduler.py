@@ -22,12 +22,8 @@ _FAR_SECONDS_IN_ALL: Final = 0.4
 class Scheduler:
     """The calls that are under way on one connection. Belongs to one thread.
 
-    :param connection: the connection
-    :param link: the way to the host; None where it is not known
-    :param limits: what is known of held domains; a program that reads again and again keeps it
-
-    :ivar link: the same
-    :ivar limits: the same
+    :ivar link: the way to the host; None where it is not known
+    :ivar limits: what is known of held domains; a program that reads again and again keeps it
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class Scheduler:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether calls were left behind that have not returned, and that a domain can hold up."""
+        """Whether calls have not returned that a domain can hold up."""
         return any(call.may_block or call.step is Step.XML for call in self._calls.in_flight)
 
     def run(self, plan: Plan[R], deadline: Deadline) -> Iterator[R]:

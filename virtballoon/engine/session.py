@@ -121,8 +121,7 @@ class KeptConnection:
 class HostSession:
     """One connection to a host, for a limited time.
 
-    :meth:`connect` finds the domains; leaving the ``with`` block closes the connection. No method
-    but those whose documentation says so waits beyond the deadline.
+    :meth:`connect` finds the domains; leaving the ``with`` block closes the connection.
 
     :param target: a connection, which stays open; or a URI, or None for libvirt's default
     :param words: names, UUIDs and patterns of the domains; None for all
@@ -163,7 +162,6 @@ class HostSession:
         self._connects = 0
         self._arriving: BackgroundCall[_Arrival] | None = None
         self._scheduler: Scheduler | None = None
-        self._connection: Connection | None = None
         self.deadline = Deadline(self._started + timeout)
         self.uri = target if isinstance(target, str) else transport.default_uri()
         self.hostname: str | None = None
@@ -178,12 +176,6 @@ class HostSession:
         return self._scheduler
 
     @property
-    def connection(self) -> Connection:
-        """The connection as it is now, once connected; closed when the session has ended."""
-        assert self._connection is not None, "not connected"
-        return self._connection
-
-    @property
     def elapsed_seconds(self) -> float:
         """How long the session has taken so far."""
         return time.monotonic() - self._started
@@ -191,9 +183,8 @@ class HostSession:
     def result(self, kind: Callable[..., H], *, complete: bool, **fields: object) -> H:
         """The result of the session.
 
-        :param kind: its class
         :param complete: whether every domain was read or set
-        :param fields: what this class has besides
+        :param fields: the fields that only this kind of result has
         """
         from virtballoon.model.report import HostStatus
 
@@ -231,7 +222,7 @@ class HostSession:
 
     @contextmanager
     def errors_kept(self) -> Iterator[None]:
-        """End the block at an error of ours, which :attr:`error` is then."""
+        """End the block at an error of this package, which :attr:`error` is then."""
         try:
             yield
         except VirtballoonError as error:
@@ -257,8 +248,8 @@ class HostSession:
         return self._await(BackgroundCall(call))
 
     def reconnect(self, lost: ConnectionLost) -> None:
-        """Connect again after the connection broke, as soon as the host lets us; the domains of the
-        connection before are of no more use.
+        """Connect again after the connection broke, as soon as that is possible; the domains of the
+        connection before cannot be used any more.
 
         :raise ConnectionLost: ``lost``, when it was the caller's connection, which only the
             caller can renew, or when the host was not reached again by the deadline
@@ -307,7 +298,6 @@ class HostSession:
             self._arriving = None
             if arriving.has_ended:
                 self._kept.arriving = None
-        self._connection = arrival.connection
         self._scheduler = Scheduler(arrival.connection, arrival.link, self._kept.limits)
         self.uri, self.hostname = arrival.connection.uri, arrival.hostname
         self.domains = {domain.uuid: domain for domain in arrival.domains}

@@ -39,8 +39,8 @@ class Configs(NamedTuple):
     @property
     def in_force(self) -> DomainXML:
         """That of the domain as it runs, or would run; one without a balloon if none was read."""
-        unknown = DomainXML(name=self.name, id=None, balloon=None, period=0)
-        return self.live or self.saved or self.config or unknown
+        found = self.live or self.saved or self.config
+        return found or DomainXML(name=self.name, id=None, balloon=None, period=0)
 
     @property
     def interval(self) -> Interval:
@@ -110,25 +110,20 @@ class LibvirtBalloon:
 
 
 class QomBalloon:
-    """The balloon by QEMU's own properties. libvirt does not learn of an interval set here.
-
-    :param path: the device's QOM path
-    """
+    """The balloon by QEMU's own properties: an interval that libvirt does not learn of, and the
+    guest's figures alone."""
 
     def __init__(self, monitor: Monitor, path: str) -> None:
         self._monitor = monitor
         self._path = path
 
     def interval(self) -> int:
-        """The interval that QEMU has."""
         return self._monitor.polling_interval(self._path)
 
     def set_interval(self, seconds: int) -> None:
-        """Set it in QEMU alone."""
         self._monitor.set_polling_interval(self._path, seconds)
 
     def figures(self) -> Figures:
-        """The guest's figures alone."""
         return self._monitor.guest_stats(self._path)
 
 
@@ -161,13 +156,8 @@ class QomReading(Value):
 
     balloon: Balloon | None = None
     interval: int | None = None
-    figures: Figures | None = None
+    figures: Figures = Figures()
     read_at: float = 0.0
-
-    def merged(self, host: Figures) -> Figures:
-        """The guest's figures from here with the host's from libvirt."""
-        guest = self.figures or Figures()
-        return replace(host, stats=guest.stats, last_update=guest.last_update)
 
 
 def read_by_qom(domain: Domain, configs: Configs | None) -> QomReading | Control:

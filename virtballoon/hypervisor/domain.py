@@ -69,7 +69,6 @@ _REASONS: Final[Mapping[State, tuple[str, ...]]] = {
 class DomainStatistics(NamedTuple):
     """One domain's part of the result of the bulk call.
 
-    :ivar state: the domain's state
     :ivar figures: its memory figures; None if the driver does not support the bulk call
     :ivar asked: whether libvirt asked QEMU for the figures, and did not find its monitor held
     :ivar died: whether QEMU ended during the call
@@ -133,7 +132,6 @@ class Domain:
     """One domain.
 
     :ivar name: its name when it was listed
-    :ivar uuid: its UUID
     :ivar active: whether it was running when it was listed
     :ivar persistent: whether it has a persistent configuration
     """

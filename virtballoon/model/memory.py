@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from virtballoon.model.statistics import LIBVIRT_HOST, MemoryStats, figure, underscored
+from virtballoon.model.statistics import MemoryStats, figure
 from virtballoon.model.value import Value
 
 _KIB: Final = 1024
@@ -113,23 +113,19 @@ class Figures(Value):
         The balloon's size is ``actual`` in the one and ``current`` in the other. An RSS of 0 is
         what libvirt reports of a QEMU that is gone, and counts as absent.
         """
-        host = {
-            name: figure(value)
-            for key, value in figures.items()
-            if (name := underscored(key)) in LIBVIRT_HOST
-        }
-        current = host.get("current")
+        last_update = figure(figures.get("last-update", figures.get("last_update")))
         return cls(
             stats=MemoryStats.from_libvirt(figures),
-            last_update=host.get("last_update"),
-            current_bytes=_bytes(host.get("actual") if current is None else current),
-            maximum_bytes=_bytes(host.get("maximum")),
-            rss_bytes=_bytes(host.get("rss")) or None,
+            last_update=last_update,
+            current_bytes=_bytes(figures.get("current", figures.get("actual"))),
+            maximum_bytes=_bytes(figures.get("maximum")),
+            rss_bytes=_bytes(figures.get("rss")) or None,
         )
 
 
-def _bytes(kib: int | None) -> int | None:
-    return None if kib is None else kib * _KIB
+def _bytes(kib: object) -> int | None:
+    number = figure(kib)
+    return None if number is None else number * _KIB
 
 
 #: The figures that used memory is computed from, or that would contradict it.

@@ -52,7 +52,6 @@ class Outcome(StrEnum):
 class IntervalChange(Value):
     """What setting the interval did, or would do, to one domain.
 
-    :ivar outcome: the result
     :ivar changed: whether any interval differs from what it was; True with a failed outcome
         means half done
     :ivar before: the intervals as they were

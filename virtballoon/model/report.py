@@ -100,22 +100,15 @@ class DomainReport(Value):
     """One domain with its figures, their age and source, and how reliable they are.
 
     :ivar name: the domain's name, foreign text: sanitise it before showing it
-    :ivar uuid: its UUID, in the canonical form
     :ivar id: libvirt's number of the running domain, or None
-    :ivar state: its state
     :ivar machine: QEMU's machine type by the XML, such as ``pc-i440fx-7.2``, or None
     :ivar balloon: its balloon device, or None if it has none
-    :ivar interval: the polling interval
-    :ivar verdict: how reliable the figures are
-    :ivar source: where they come from
     :ivar last_update: when the guest gave them, epoch seconds by the host's clock, or None for
         never
     :ivar age_seconds: the time of reading minus ``last_update``; by the host's clock where its
         offset is known (:attr:`HostReport.clock`), else by this machine's. None for never, and
         where the last update would lie in the future.
     :ivar read_at: the time of reading, epoch seconds by this machine's clock
-    :ivar figures: the guest's figures and the host's
-    :ivar usage: the guest's used memory
     :ivar anomalies: what cannot be right about the figures and their time
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for

@@ -54,7 +54,7 @@ class Statistic(Value):
     :ivar meminfo: the fields of a Linux guest's ``/proc/meminfo`` that add up to it
     :ivar vmstat: the same of ``/proc/vmstat``, which counts pages where we have bytes; a final
         ``*`` stands for every ending
-    :ivar name: ours, in figures, columns and documents
+    :ivar name: its name in figures, columns and documents
     """
 
     about: str
@@ -206,14 +206,13 @@ class MemoryStats(Value):
         known: dict[str, int] = {}
         other: dict[str, int] = {}
         for key, value in figures.items():
-            name = underscored(key)
-            if name in LIBVIRT_HOST or (number := figure(value)) is None:
+            if (number := figure(value)) is None:
                 continue
-            if name in _LIBVIRT:
-                ours, factor = _LIBVIRT[name]
-                known[ours] = number * factor
-            else:
-                other[name] = number
+            if key in _LIBVIRT:
+                name, factor = _LIBVIRT[key]
+                known[name] = number * factor
+            elif key not in _LIBVIRT_HOST:
+                other[key.replace("-", "_")] = number
         return cls._of(known, other)
 
     @classmethod
@@ -222,7 +221,7 @@ class MemoryStats(Value):
         known: dict[str, int] = {}
         other: dict[str, int] = {}
         for key, value in stats.items():
-            name = underscored(key.removeprefix("stat-"))
+            name = key.removeprefix("stat-").replace("-", "_")
             number = figure(value)
             if number is not None:
                 (known if name in STATISTIC_BY_NAME else other)[name] = number
@@ -267,11 +266,6 @@ def figure(value: object) -> int | None:
     return value if 0 <= value < _UNSET else None
 
 
-def underscored(key: str) -> str:
-    """A key of libvirt's or QEMU's in our spelling."""
-    return key.replace("-", "_")
-
-
 #: Every statistic that this version knows, by its name, in QEMU's order.
 STATISTIC_BY_NAME: Final[Mapping[str, Statistic]] = MappingProxyType(
     {name: known for name, known in vars(MemoryStats).items() if isinstance(known, Statistic)}
@@ -286,7 +280,7 @@ COUNTERS: Final = tuple(name for name, known in STATISTIC_BY_NAME.items() if kno
 _NOTHING: Final[dict[str, int | None]] = dict.fromkeys(STATISTICS)
 
 #: libvirt's names of the guest's figures, in ``virDomainMemoryStats`` and, behind ``balloon.``,
-#: in its bulk call, with ours and the factor to our unit.
+#: in its bulk call, with those used here and the factor to the unit.
 _LIBVIRT: Final[Mapping[str, tuple[str, int]]] = {
     known.libvirt: (known.name, _KIB if known.unit is Unit.BYTES else 1)
     for known in STATISTIC_BY_NAME.values()
@@ -294,4 +288,6 @@ _LIBVIRT: Final[Mapping[str, tuple[str, int]]] = {
 }
 
 #: libvirt's keys for what the host knows.
-LIBVIRT_HOST: Final = frozenset({"actual", "current", "maximum", "rss", "last_update"})
+_LIBVIRT_HOST: Final = frozenset(
+    {"actual", "current", "maximum", "rss", "last_update", "last-update"}
+)

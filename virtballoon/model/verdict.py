@@ -12,7 +12,7 @@ GRACE_SECONDS: Final = 5
 #: QEMU polls less often than that, nothing shows it soon.
 UNPOLLED_SECONDS: Final = 5.0
 
-#: A clock that is up to this far ahead of ours is taken for equal; last-update has whole seconds.
+#: A clock that is up to this far ahead is taken for equal; last-update has whole seconds.
 CLOCK_SKEW_SECONDS: Final = 5
 
 #: What to do about a driver without statistics.
@@ -182,7 +182,7 @@ def judge(
     :param age_seconds: now minus last-update; None where that is unknown
     :param is_empty: whether every figure is unset
     :param is_incoming: whether it is being migrated to this host
-    :param is_busy: whether QEMU's monitor did not let us in
+    :param is_busy: whether QEMU's monitor or a job holds it
     :param has_failed: whether reading failed in some other way
     """
     if is_busy:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from virtballoon.engine.calls import BackgroundCall
-from virtballoon.engine.limits import Deadline
 from virtballoon.engine.reader import ReadPlan
-from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.errors import (
     AmbiguousDomain,
@@ -104,9 +101,16 @@ def read_domains(
     """
     left = list(chosen.values())
     while left:
-        plan = _plan(session.scheduler, left, via)
+        scheduler = session.scheduler
+        plan = ReadPlan(
+            left,
+            via=via,
+            limits=scheduler.limits,
+            is_far=scheduler.is_far(len(left)),
+            xml_waits=scheduler.link is None or scheduler.link.xml_waits,
+        )
         try:
-            yield from map(plan.report, session.scheduler.run(plan, session.deadline))
+            yield from map(plan.report, scheduler.run(plan, session.deadline))
             return
         except ConnectionLost as lost:
             try:
@@ -121,16 +125,6 @@ def read_domains(
                 else:
                     del chosen[uuid]
             left = [there[uuid] for uuid in plan.rows if uuid in there]
-
-
-def _plan(scheduler: Scheduler, domains: Sequence[Domain], via: Source) -> ReadPlan:
-    return ReadPlan(
-        domains,
-        via=via,
-        limits=scheduler.limits,
-        is_far=scheduler.is_far(len(domains)),
-        xml_waits=scheduler.link is None or scheduler.link.xml_waits,
-    )
 
 
 def host_report(
@@ -192,16 +186,12 @@ def read_domain(
     :raise NotSupported: if ``via`` is QOM and the host's driver is not QEMU's
     :raise ReadOnly: if ``via`` is QOM and the connection is read-only
     """
-    deadline = Deadline.after(timeout)
     domain = Domain.of(domain)
-    if via is Source.QOM:
-        domain.connection.require_monitor()
-    asking = BackgroundCall(domain.connection.link)
-    link = asking.result() if asking.wait(timeout) else None
-    scheduler = Scheduler(domain.connection, link)
-    plan = _plan(scheduler, [domain], via)
-    for row in scheduler.run(plan, deadline):
-        return plan.report(row)
+    with HostSession(domain.connection, (), via=via, timeout=timeout) as session:
+        session.connect()
+        chosen = {uuid: one for uuid, one in session.domains.items() if uuid == domain.uuid}
+        for row in read_domains(session, chosen, via=via):
+            return row
     raise DomainNotFound("it no longer exists", host=domain.connection.uri, domain=domain.name)
 
 
@@ -251,14 +241,7 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
 
 
 class QomPath(Value):
-    """The QOM path of a domain's balloon.
-
-    :ivar uri: the host's URI
-    :ivar hostname: the host's own name
-    :ivar name: the domain's name
-    :ivar uuid: the domain's UUID
-    :ivar qom_path: the path
-    """
+    """The QOM path of a domain's balloon, with the domain and its host."""
 
     uri: str
     hostname: str

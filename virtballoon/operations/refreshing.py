@@ -234,7 +234,7 @@ class _Temporary:
             return
         tasks = {domain: partial(task, domain) for domain in domains}
         # One of its own: the process may end while the session's thread uses the session's.
-        scheduler = Scheduler(self._session.connection, None)
+        scheduler = Scheduler(domains[0].connection, None)
         for result in run_per_domain(scheduler, tasks, Deadline.after(seconds)):
             if result.value:
                 self.was_set.add(result.domain.uuid)

@@ -20,12 +20,7 @@ class HostReader:
 
     The connection is kept until something goes wrong on it. While an attempt to connect hangs, no
     other is made, so a silent host holds the threads and sockets of one. From the second reading
-    on, figures are judged by the host's clock.
-
-    :param target: a connection, a URI, or None for libvirt's default
-    :param domains: names, UUIDs and shell patterns; None for all
-    :param inactive: whether "all" and patterns include inactive domains
-    :param via: the source of the figures. QOM taints each running guest.
+    on, figures are judged by the host's clock. The arguments are those of :func:`read_host`.
     """
 
     def __init__(
@@ -59,11 +54,7 @@ class HostReader:
             so far
         """
         session = HostSession(
-            self.target,
-            self._words,
-            via=self._via,
-            timeout=timeout,
-            kept=self._kept,
+            self.target, self._words, via=self._via, timeout=timeout, kept=self._kept
         )
         error = None if wait else self._kept.silence(session.uri)
         if error is None and not self._reading.acquire(timeout=timeout):

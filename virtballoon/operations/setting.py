@@ -246,8 +246,6 @@ def _set_one(
 class _Plan:
     """What setting the interval will do to one domain.
 
-    :ivar domain: the domain
-    :ivar configs: its XML
     :ivar device: the balloon of the running domain, if there is one
     :ivar live: whether the live interval is set
     :ivar config: whether the configuration's is

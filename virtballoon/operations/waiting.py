@@ -44,7 +44,6 @@ WaitCallback: TypeAlias = Callable[[str, Sequence[str]], object]
 class Watched:
     """A domain whose next update is waited for.
 
-    :ivar domain: the domain
     :ivar id: libvirt's ID of the running domain; None for that of the first reading
     :ivar last_update: the update that does not count; None for that of the first reading
     :ivar since: since when it is waited for, by ``time.monotonic()``
@@ -123,13 +122,11 @@ def wait_for_update(
     Domains that cannot be updated are not waited for: those that are not polled, are suspended, do
     not run or have no balloon, and those whose QEMU hangs.
 
-    :param target: a connection, which stays open; or a URI, or None for libvirt's default, to
-        connect to: read-only, unless ``via`` is QOM
-    :param domains: names, UUIDs and shell patterns; None for every running domain
+    The arguments are those of :func:`read_host`.
+
     :param since: by UUID, the last update, in epoch seconds, that does not count, where it was read
         before
     :param seconds: how long to wait; None for twice the interval and 5 seconds for each domain
-    :param via: where the figures come from. QOM marks each running guest as tainted.
     :param timeout: seconds for connecting and finding the domains; and for each reading, after
         which a domain that does not answer counts as busy
     :param on_waiting: called, in this thread, with the host's URI and the names of the domains that
