@@ -72,8 +72,8 @@ class FakeDomain(Domain):
     def _control_info(self, _flags: int) -> list[int]:
         return [0 if self.held.free else 2, 0, int(1000 * self.held.seconds)]
 
-    def set_period(self, seconds: int, *, live: bool, config: bool) -> None:
-        assert live != config
+    def set_period(self, seconds: int, *, config: bool = False) -> None:
+        live = not config
         if live and self.error is not None:
             raise self.error
         if live:

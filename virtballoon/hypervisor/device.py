@@ -99,7 +99,7 @@ class LibvirtBalloon:
 
     def set_interval(self, seconds: int) -> None:
         """Set it in QEMU, even where the XML has it already, and in the live XML."""
-        self._domain.set_period(seconds, live=True, config=False)
+        self._domain.set_period(seconds)
 
     def figures(self) -> Figures:
         """By the bulk call, which does not wait for a domain that is held; where the driver has no

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import libvirt
@@ -175,19 +176,16 @@ class Domain:
     def _call(self, text: str, invalid: type[VirtballoonError] = LibvirtFailure) -> call:
         def kind() -> type[VirtballoonError]:
             # libvirt has one code for a domain that is not running and for a refusal by QEMU.
-            if invalid is NotRunning and self._is("isActive", default=False):
+            if invalid is NotRunning and self._is_active():
                 return LibvirtFailure
             return invalid
 
         return call(text, connection=self.connection, domain=self.name, invalid=kind)
 
-    def _is(self, call_name: str, *, default: bool) -> bool:
-        """The result of a libvirt call that returns a truth value. Never waits for the guest."""
-        try:
-            with self._call(call_name):
-                return bool(getattr(self.raw, call_name)())
-        except VirtballoonError:
-            return default
+    def _is_active(self) -> bool:
+        with suppress(VirtballoonError), self._call("isActive"):
+            return bool(self.raw.isActive())
+        return False
 
     def xml(self, *, inactive: bool = False) -> domainxml.DomainXML:
         """The domain's XML: the live one of a running domain, unless ``inactive``.
@@ -296,15 +294,15 @@ class Domain:
             sizes["current"] = current_kib
         return Figures.from_libvirt(stats | sizes)
 
-    def set_period(self, seconds: int, *, live: bool, config: bool) -> None:
-        """Set the polling interval through libvirt: live first, then the configuration, so a
-        failure can leave only the first set. Waits for QEMU without limit if live.
+    def set_period(self, seconds: int, *, config: bool = False) -> None:
+        """Set the polling interval through libvirt: that of the running domain, which waits for
+        QEMU without limit, or that of its configuration.
 
         :raise InvalidInterval: if libvirt does not accept the number
         :raise ReadOnly: on a read-only connection
-        :raise NotRunning: if ``live`` and it is not running
-        :raise TransientDomain: if ``config`` and it has no persistent configuration
-        :raise LibvirtFailure: for example if ``live`` and libvirt does not find the balloon in QEMU
+        :raise NotRunning: if it is not running
+        :raise TransientDomain: if it has no persistent configuration
+        :raise LibvirtFailure: for example if libvirt does not find the balloon in QEMU
         """
         if not 0 <= seconds <= MAX_INTERVAL:
             raise InvalidInterval(
@@ -312,24 +310,10 @@ class Domain:
                 host=self.connection.uri,
                 domain=self.name,
             )
-        flags = live * libvirt.VIR_DOMAIN_AFFECT_LIVE | config * libvirt.VIR_DOMAIN_AFFECT_CONFIG
-        names = "|".join(["LIVE"] * live + ["CONFIG"] * config)
-        try:
-            with self._call(
-                f"setMemoryStatsPeriod({seconds}, {names})", NotRunning if live else LibvirtFailure
-            ):
-                self.raw.setMemoryStatsPeriod(seconds, flags)
-        except (LibvirtFailure, NotRunning) as error:
-            is_invalid = error.code == libvirt.VIR_ERR_OPERATION_INVALID
-            # With config alone, there is no other reason.
-            if not config or not is_invalid or (live and self._is_persistent()):
-                raise
-            raise TransientDomain(
-                error.message, host=error.host, domain=error.domain, code=error.code
-            ) from error.__cause__
-
-    def _is_persistent(self) -> bool:
-        return self._is("isPersistent", default=self.persistent)
+        flag = libvirt.VIR_DOMAIN_AFFECT_CONFIG if config else libvirt.VIR_DOMAIN_AFFECT_LIVE
+        text = f"setMemoryStatsPeriod({seconds}, {'CONFIG' if config else 'LIVE'})"
+        with self._call(text, TransientDomain if config else NotRunning):
+            self.raw.setMemoryStatsPeriod(seconds, flag)
 
     def monitor(self) -> Monitor:
         """QEMU's monitor, through libvirt's passthrough.

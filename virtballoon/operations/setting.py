@@ -348,7 +348,7 @@ def _apply(plan: _Plan, seconds: int, *, watch: bool) -> _Done:
         if plan.live and device is not None:
             device.set_interval(seconds)
         if plan.config:
-            domain.set_period(seconds, live=False, config=True)
+            domain.set_period(seconds, config=True)
         if watch and device is not None and plan.configs.live is not None:
             since = time.monotonic()
             update = last_update_of(device) if update is None else update
