@@ -85,16 +85,18 @@ class DomainStatistics(NamedTuple):
 
 def statistics_of(answer: Mapping[str, Any]) -> DomainStatistics:
     prefix = "balloon."
-    figures = {k.removeprefix(prefix): v for k, v in answer.items() if k.startswith(prefix)}
+    figures = {k[len(prefix) :]: v for k, v in answer.items() if k.startswith(prefix)}
     read = Figures.from_libvirt(figures) if figures else None
+    # If QEMU has ended, the RSS is 0 and there are no figures of the guest.
+    has_ended = figures.get("rss") == 0
+    died = has_ended and read is not None and read.last_update is None and read.stats.is_empty
     return DomainStatistics(
         state=state_of(answer.get("state.state")),
         figures=read,
         # Without the domain's lock, libvirt only returns current and maximum
         # (qemu_driver.c, qemuDomainGetStatsBalloon).
         asked=bool(figures.keys() - {"current", "maximum"}),
-        # If QEMU has ended, the RSS is 0 and there are no figures of the guest.
-        died=figures.get("rss") == 0 and read is not None and read.is_nothing,
+        died=died,
         read_at=time.time(),
     )
 

@@ -22,8 +22,8 @@ _KEY_HINT: Final = "ssh cannot ask here: its key must be in an agent or have no 
 _DAEMON_HINT: Final = "is libvirtd running there, and is the URI right?"
 _ROUTE_HINT: Final = "is the host up, and is its name right?"
 
-#: What ssh, netcat and libvirt's helper write; what we say of it, and with it what they wrote
-#: where there is a place for it; what to do.
+#: What ssh, netcat and libvirt's helper write; the error for it, with a place for what they wrote;
+#: what to do.
 _SIGNS: Final[tuple[tuple[str, type[ConnectError], str, str], ...]] = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
@@ -69,13 +69,8 @@ _SIGNS: Final[tuple[tuple[str, type[ConnectError], str, str], ...]] = (
         "log in as one who may open it",
     ),
     (
-        r"virt-ssh-helper: cannot connect to '[^'\r\n]*'",
-        NoDaemon,
-        "no libvirtd listens there: {}",
-        _DAEMON_HINT,
-    ),
-    (
-        r"\b(?:nc|netcat|ncat): [^\r\n]*?(?:No such file or directory|Connection refused)",
+        r"virt-ssh-helper: cannot connect to '[^'\r\n]*'"
+        r"|\b(?:nc|netcat|ncat): [^\r\n]*?(?:No such file or directory|Connection refused)",
         NoDaemon,
         "no libvirtd listens there: {}",
         _DAEMON_HINT,

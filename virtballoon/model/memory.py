@@ -76,11 +76,6 @@ class Figures(Value):
     unplugged_bytes: int = 0
 
     @property
-    def is_nothing(self) -> bool:
-        """Whether neither the guest nor QEMU gave a figure."""
-        return self.last_update is None and self.stats.is_empty
-
-    @property
     def ballooned_bytes(self) -> int | None:
         """The memory that the domain does not have: maximum less current; None where one is
         unknown. It is in the balloon, or is that of a virtio-mem device and not plugged."""
@@ -101,10 +96,6 @@ class Figures(Value):
         if total is None or total <= (self.current_bytes or 0):
             return 0
         return max(0, (self.ballooned_bytes or 0) - self.unplugged_bytes)
-
-    def of_stopped(self) -> Self:
-        """What remains for a domain that does not run: the maximum."""
-        return type(self)(maximum_bytes=self.maximum_bytes)
 
     @classmethod
     def from_libvirt(cls, figures: Mapping[str, Any]) -> Self:

@@ -199,7 +199,7 @@ class DomainReport(Value):
         :param unplugged_bytes: the memory of its virtio-mem devices that is not plugged
         """
         if state is State.SHUTOFF:
-            figures = figures.of_stopped()
+            figures = Figures(maximum_bytes=figures.maximum_bytes)
         elif unplugged_bytes:
             figures = replace(figures, unplugged_bytes=unplugged_bytes)
         age = now - figures.last_update if figures.last_update else None
