@@ -232,6 +232,23 @@ def test_connecting_that_hangs_is_not_tried_again(opener: Opener, host: FakeHost
     wait_until_closed(opener)
 
 
+def test_ssh_is_started_in_a_thread_that_has_no_other_children(
+    opener: Opener, host: FakeHost
+) -> None:
+    """When connecting takes too long, the children of the thread are ended."""
+    threads: list[threading.Thread] = []
+    opener.before_opening = lambda: threads.append(threading.current_thread())
+    for _ in range(2):
+        # It leaves threads that may be used again.
+        read()
+        threads.clear()
+        there = threading.enumerate()
+        with HostSession("qemu+ssh://host/system", None, timeout=TIMEOUT) as one:
+            one.connect()
+        assert threads
+        assert threads[0] not in there
+
+
 def test_late_connection_is_closed(opener: Opener, host: FakeHost) -> None:
     answers = threading.Event()
     opener.before_opening = lambda: answers.wait(TIMEOUT)

@@ -69,18 +69,28 @@ class BackgroundCall(Generic[T]):
     """A call in another thread.
 
     :param on_end: called in that thread when it has returned or raised
+    :param alone: whether that thread makes no other call, before or after
 
     :ivar since: when it began, by ``time.monotonic()``
     """
 
-    def __init__(self, call: Callable[[], T], on_end: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        call: Callable[[], T],
+        *,
+        on_end: Callable[[], object] | None = None,
+        alone: bool = False,
+    ) -> None:
         self.since = time.monotonic()
         self._call = call
         self._on_end = on_end
         self._ended = threading.Event()
         self._value: T | None = None
         self._error: BaseException | None = None
-        _in_thread(self._run)
+        if alone:
+            threading.Thread(target=self._run, name=_THREAD, daemon=True).start()
+        else:
+            _in_thread(self._run)
 
     def _run(self) -> None:
         try:
@@ -149,7 +159,7 @@ class Calls(Generic[K]):
 
     def submit(self, key: K, call: Callable[[], object]) -> None:
         """Start a call at once."""
-        self.in_flight[key] = BackgroundCall(call, partial(self._ended.put, key))
+        self.in_flight[key] = BackgroundCall(call, on_end=partial(self._ended.put, key))
 
     def wait(self, seconds: float) -> tuple[K, BackgroundCall[Any]] | None:
         """The next call that has ended, or None when none has in this time."""

@@ -203,7 +203,9 @@ class HostSession:
         """Begin to connect, so that the caller can do something else before :meth:`connect`."""
         if self._arriving is None:
             self._kept.take_over()
-            self._arriving = self._kept.arriving or BackgroundCall(self._arrive)
+            self._arriving = self._kept.arriving or BackgroundCall(
+                self._arrive, alone=self._may_start_ssh
+            )
             self._kept.arriving = self._arriving
         return self
 
@@ -302,7 +304,11 @@ class HostSession:
         self.uri, self.hostname = arrival.connection.uri, arrival.hostname
         self.domains = {domain.uuid: domain for domain in arrival.domains}
 
-    # In a thread of its own, for which nothing waits longer than a session.
+    @property
+    def _may_start_ssh(self) -> bool:
+        return isinstance(self._target, str) and transport.may_start_ssh(self._target)
+
+    # In another thread, for which nothing waits longer than a session.
 
     def _arrive(self) -> _Arrival:
         self._connects += 1
@@ -329,7 +335,7 @@ class HostSession:
     def _open(self) -> Connection:
         if not isinstance(self._target, str | None):
             return Connection.of(self._target)
-        if self._target is not None and transport.may_start_ssh(self._target):
+        if self._may_start_ssh:
             self._kept.ssh_thread = threading.get_native_id()
         try:
             return Connection.open(self._target, readonly=self._readonly)

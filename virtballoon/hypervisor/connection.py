@@ -238,7 +238,7 @@ def end_children(thread: int, *, process: str = "self") -> None:
     """End the child processes of a thread, and theirs. Otherwise the ssh that libvirt starts to
     connect would outlive this process if the host never answers.
 
-    :param thread: the native ID (``threading.get_native_id()``) of a thread that only opens a
+    :param thread: the native ID (``threading.get_native_id()``) of a thread that only opens one
         connection
     :param process: the process that the thread belongs to
     """
