@@ -179,6 +179,6 @@ def look(uri: str) -> None:
     configuration = virtballoon.load_configuration()
     assert_type(configuration, Configuration)
     assert_type(configuration.select(["@prod"]), tuple[ConfiguredHost, ...])
-    assert_type(virtballoon.find_qom_path(uri, "web1"), QomPath)
+    assert_type(virtballoon.find_qom_path(uri, "web1").domains, tuple[QomPath, ...])
     monitor = Monitor(lambda command: command)
     assert_type(monitor.polling_interval("/machine"), int)

@@ -208,7 +208,7 @@ def test_intervals_and_paths(hypervisor: Hypervisor, named: Named, running: Name
     (change,) = set_intervals(hypervisor.connection, 9, ["*"]).domains
     assert change.name == "*"
     for name, uuid in running.items():
-        place = find_qom_path(hypervisor.uri, name)
+        (place,) = find_qom_path(hypervisor.uri, name).domains
         assert (place.name, place.uuid) == (name, uuid)
         assert place.qom_path == "/machine/peripheral/balloon0"
     text, _ = run(hypervisor, "qom-path", "--format", "csv", "--", name)

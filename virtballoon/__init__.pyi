@@ -81,9 +81,11 @@ from virtballoon.model.outcome import (
     DomainWait as DomainWait,
     HostChanges as HostChanges,
     HostProbe as HostProbe,
+    HostQomPath as HostQomPath,
     HostWait as HostWait,
     IntervalChange as IntervalChange,
     Outcome as Outcome,
+    QomPath as QomPath,
     Waited as Waited,
 )
 from virtballoon.model.rates import NoRate as NoRate, Rates as Rates, Sample as Sample
@@ -117,7 +119,6 @@ from virtballoon.operations.fleet import (
     set_intervals_on_hosts as set_intervals_on_hosts,
 )
 from virtballoon.operations.reading import (
-    QomPath as QomPath,
     find_qom_path as find_qom_path,
     iter_domains as iter_domains,
     probe_host as probe_host,

@@ -32,12 +32,11 @@ from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import ConnectError
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
-from virtballoon.model.outcome import HostProbe, Outcome
+from virtballoon.model.outcome import HostProbe, HostQomPath, Outcome, QomPath
 from virtballoon.model.report import HostStatus, Interval
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTICS, MemoryStats
 from virtballoon.model.verdict import State, Verdict
-from virtballoon.operations.reading import QomPath
 from virtballoon.render import documents, formats
 
 if TYPE_CHECKING:
@@ -550,7 +549,15 @@ def test_what_the_command_prints_holds_to_the_schema(
 
 def test_what_qom_path_prints_holds_to_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     # A path is QEMU's, and here is no QEMU: the finding is stood in for.
-    found = QomPath(uri=HOST, hostname="hv1", name="we\nb", uuid=UUID, qom_path="/machine/x")
+    path = QomPath(name="we\nb", uuid=UUID, qom_path="/machine/x")
+    found = HostQomPath(
+        uri=HOST,
+        hostname="hv1",
+        status=HostStatus.OK,
+        error=None,
+        elapsed_seconds=0.1,
+        domains=(path,),
+    )
     monkeypatch.setattr(
         "virtballoon.operations.reading.find_qom_path", lambda *_args, **_kwargs: found
     )

@@ -16,14 +16,13 @@ from virtballoon.hypervisor.uri import default_uri
 if TYPE_CHECKING:
     from virtballoon.doctor.results import CommandPrefixes
     from virtballoon.errors import VirtballoonError
-    from virtballoon.model.outcome import HostChanges
+    from virtballoon.model.outcome import HostChanges, HostQomPath
     from virtballoon.model.report import DomainReport, HostReport, HostResult
-    from virtballoon.operations.reading import QomPath
     from virtballoon.render.formats import Data
     from virtballoon.render.progress import Done
 
 H = TypeVar("H", bound="HostReport | HostChanges")
-T = TypeVar("T", bound="HostResult[object] | QomPath | VirtballoonError")
+T = TypeVar("T", bound="HostResult[object]")
 
 
 # Messages.
@@ -172,7 +171,7 @@ def print_data(settings: Settings, data: Data) -> None:
 
 def print_hosts(
     settings: Settings,
-    hosts: Sequence[HostReport | HostChanges],
+    hosts: Sequence[HostReport | HostChanges | HostQomPath],
     columns: Callable[[], Sequence[str]],
     table: Callable[[], object],
     *,

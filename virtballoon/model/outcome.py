@@ -96,6 +96,18 @@ class HostChanges(HostResult[IntervalChange]):
     """The result of setting the interval for the domains of one host."""
 
 
+class QomPath(Value):
+    """The QOM path of a domain's balloon."""
+
+    name: str
+    uuid: str
+    qom_path: str
+
+
+class HostQomPath(HostResult[QomPath]):
+    """The domain of one host whose QOM path was asked for; none if it does not have it."""
+
+
 class HostProbe(HostResult[Never]):
     """Whether a host answers, and how many domains it has.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from virtballoon.engine.reader import ReadPlan
@@ -22,12 +23,11 @@ from virtballoon.hypervisor.device import locate, read_configs
 from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
-from virtballoon.model.report import DomainReport, HostReport, HostResult, HostStatus
+from virtballoon.model.report import DomainReport, HostReport, HostStatus
 from virtballoon.model.source import Source
-from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
-    from virtballoon.model.outcome import HostProbe
+    from virtballoon.model.outcome import HostProbe, HostQomPath
 
 
 def read_host(
@@ -240,51 +240,28 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
     return log_host(probe, domains=len(domains))
 
 
-class QomPath(Value):
-    """The QOM path of a domain's balloon, with the domain and its host."""
-
-    uri: str
-    hostname: str
-    name: str
-    uuid: str
-    qom_path: str
-
-
 def find_qom_path(
     target: Target,
     domain: str,
     *,
     via: Source = Source.LIBVIRT,
     timeout: float = DEFAULT_TIMEOUT,
-) -> QomPath:
+) -> HostQomPath:
     """Find a domain by name, UUID or pattern, and the QOM path of its balloon.
 
-    :raise HostError: if the host cannot be reached or does not answer in time
-    :raise DomainNotFound: if no domain matches
-    :raise AmbiguousDomain: if several domains match
-    :raise NotRunning: if the domain is not running
-    :raise NoBalloon: if it has no balloon device
+    If several domains match, or the domain has no path, that is the ``error``.
     """
+    from virtballoon.model.outcome import HostQomPath, QomPath
+
     session = HostSession(target, [domain], via=via, timeout=timeout)
-    found: list[Domain] = []
-    try:
-        with session:
-            session.connect()
-            found += [selected.domain for selected in session.selection.domains]
-            if not found:
-                raise DomainNotFound(f"no domain matches {domain!r}", host=session.uri)
-            if len(found) > 1:
-                raise AmbiguousDomain(f"{len(found)} domains match {domain!r}", host=session.uri)
-            return QomPath(
-                uri=session.uri,
-                hostname=session.hostname or "",
-                name=found[0].name,
-                uuid=found[0].uuid,
-                qom_path=session.within(lambda: qom_path(found[0], via=via)),
-            )
-    except VirtballoonError as error:
-        # Another host may have the domain.
-        session.error = error if not isinstance(error, DomainNotFound) else None
-        raise
-    finally:
-        log_host(session.result(HostResult, complete=True), domains=len(found))
+    paths: list[QomPath] = []
+    with session, session.errors_kept():
+        session.connect()
+        found = [selected.domain for selected in session.selection.domains]
+        if len(found) > 1:
+            raise AmbiguousDomain(f"{len(found)} domains match {domain!r}", host=session.uri)
+        for one in found:
+            path = session.within(partial(qom_path, one, via=via))
+            paths.append(QomPath(name=one.name, uuid=one.uuid, qom_path=path))
+    result = session.result(HostQomPath, complete=True, domains=tuple(paths))
+    return log_host(result, domains=len(paths))

@@ -18,7 +18,13 @@ from virtballoon.render.formats import Record
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
     from virtballoon.doctor.results import Diagnosis
-    from virtballoon.model.outcome import HostChanges, HostProbe, IntervalChange, Waited
+    from virtballoon.model.outcome import (
+        HostChanges,
+        HostProbe,
+        HostQomPath,
+        IntervalChange,
+        Waited,
+    )
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
 
@@ -126,7 +132,7 @@ def error_record(error: VirtballoonError | None) -> Record | None:
     return {"code": error.code, "message": error.message, "reason": reason, "hint": error.hint}
 
 
-def host_record(host: HostReport | HostChanges) -> Record:
+def host_record(host: HostReport | HostChanges | HostQomPath) -> Record:
     """One host with its domains."""
     record: Record = {
         "uri": host.uri,
@@ -161,11 +167,13 @@ def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
     return {key: get(host, probe) for key, get in PROBE.items()}
 
 
-def domain_records(host: HostReport | HostChanges) -> list[Record]:
+def domain_records(host: HostReport | HostChanges | HostQomPath) -> list[Record]:
     """The domains of one host."""
     if isinstance(host, HostReport):
         return [domain_record(row) for row in host.domains]
-    return [change_record(change) for change in host.domains]
+    from virtballoon.model.outcome import QomPath
+
+    return [dict(vars(r)) if isinstance(r, QomPath) else change_record(r) for r in host.domains]
 
 
 def document(hosts: Iterable[Record], *, generated_at: float) -> Record:

@@ -6,14 +6,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self, TextIO, TypeAlias
 
-from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import HostResult
-from virtballoon.operations.reading import QomPath
 from virtballoon.render import text
 from virtballoon.system.cleanup import Cleanup, write_in_time
 
 #: What to call with the result of each host.
-Done: TypeAlias = Callable[[HostResult[object] | QomPath | VirtballoonError], None]
+Done: TypeAlias = Callable[[HostResult[object]], None]
 
 _WIPE: Final = "\r\x1b[2K"
 
@@ -46,12 +44,11 @@ class Progress:
             self._is_over = True
             self._cleanup.__exit__()
 
-    def done(self, result: HostResult[object] | QomPath | VirtballoonError) -> None:
+    def done(self, result: HostResult[object]) -> None:
         """Take a host off the list."""
         self._ended += 1
-        uri = result.host if isinstance(result, VirtballoonError) else result.uri
-        self._labels.pop(uri or "", None)
-        self._guests.pop(uri or "", None)
+        self._labels.pop(result.uri, None)
+        self._guests.pop(result.uri, None)
         self._draw()
 
     def note(self, uri: str, guests: Sequence[str]) -> None:
