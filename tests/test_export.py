@@ -388,14 +388,14 @@ def test_reverse_proxy(alone: Hypervisor, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         example = (EXAMPLES / "nginx" / "virtballoon.conf").read_text()
-        for theirs, ours in (
+        for text, replacement in (
             ("127.0.0.1:9177", exporter.address),
             ("listen 9178 ", f"listen {address} "),
             ("listen [::]:9178 ssl;", ""),
             ("/etc/virtballoon", str(tmp_path)),
         ):
-            assert theirs in example
-            example = example.replace(theirs, ours)
+            assert text in example
+            example = example.replace(text, replacement)
         temporary = "".join(
             f"{name}_temp_path {tmp_path}/{name};"
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -435,12 +435,13 @@ def watched(
     assert domain.report.verdict is Verdict.STALE
     domain.begun -= 3
     begun = probes.ProcessorTime(domain.begun, 100.0, 1)
-    domain.add([(probes.PROBES[0], probes.Answer("y", {}, begun))])
+    domain.add([(probes.PROCESSOR_TIME, probes.Answer("y", {}, begun))])
     stats = SOME if last_update else MemoryStats()
     later = examined(figures=Figures(stats=stats, last_update=last_update), now=read_at).report
     domain.add_watch(later)
     has_new_update = domain.report is later
-    domain.add_processor_time(probes.ProcessorTime(domain.begun + 3, 100.0 + processor_seconds, 1))
+    now = probes.ProcessorTime(domain.begun + 3, 100.0 + processor_seconds, 1)
+    domain.add([(probes.PROCESSOR_TIME, probes.Answer("y", {}, now))])
     return domain.diagnosis(PREFIXES), has_new_update
 
 

@@ -20,19 +20,11 @@ _USAGE: Final = 2
 _INTERRUPTED: Final = 130
 _LEAVE_SECONDS: Final = 0.5
 
-#: Module and function of each command, which is imported when it is needed.
-_COMMANDS: Final = {
-    "list": "list_domains",
-    "stats": "stats",
-    "set-interval": "set_interval",
-    "qom-path": "qom_path",
-    "doctor": "doctor",
-    "hosts": "hosts",
-    "check": "check",
-    "watch": "watch",
-    "export": "export",
-    "completion": "completion",
-}
+#: The commands, each of which has a module, which is imported when it is needed.
+_COMMANDS: Final = (
+    *("list", "stats", "set-interval", "qom-path", "doctor", "hosts", "check", "watch"),
+    *("export", "completion"),
+)
 
 
 class _Commands(click.Group):
@@ -44,7 +36,7 @@ class _Commands(click.Group):
             return None
         from importlib import import_module
 
-        module = import_module(f"virtballoon.cli.{_COMMANDS[cmd_name]}")
+        module = import_module(f"virtballoon.cli.{cmd_name.replace('-', '_')}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

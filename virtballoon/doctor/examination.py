@@ -8,7 +8,7 @@ delay it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,6 +16,7 @@ from virtballoon.doctor.causes import Cause, Sign, other_problems, possible_caus
 from virtballoon.doctor.probes import (
     ONE_CPU,
     PROBES,
+    PROCESSOR_TIME,
     Answer,
     Probe,
     ProcessorTime,
@@ -34,7 +35,7 @@ from virtballoon.doctor.results import (
     texts,
 )
 from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
-from virtballoon.engine.tasks import TaskResult, run_per_domain
+from virtballoon.engine.tasks import run_per_domain
 from virtballoon.errors import ConnectionLost, DomainNotFound
 from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.domain import AnyDomain, Domain
@@ -169,12 +170,24 @@ class DomainExamination:
     def add(self, answers: Iterable[tuple[Probe, Answer]]) -> None:
         """Add the answers to some questions."""
         for probe, answer in answers:
-            self.add_evidence(probe.name, answer.text, by=probe.source)
-            self.signs |= answer.signs
             if isinstance(answer.found, ProcessorTime):
+                if self._processor is not None:
+                    self._compare(self._processor, answer.found)
+                    continue
                 self._processor = answer.found
             elif answer.found is not None:
                 self._qemu_version = answer.found
+            self.add_evidence(probe.name, answer.text, by=probe.source)
+            self.signs |= answer.signs
+
+    def _compare(self, before: ProcessorTime, now: ProcessorTime) -> None:
+        """Add the processor time that its QEMU has used while it was watched."""
+        elapsed, used = now.at - before.at, now.seconds - before.seconds
+        cpus = f"{now.cpus} CPU{'s' * (now.cpus != 1)}"
+        asked = f"processor time of its QEMU over {elapsed:.1f} s"
+        self.add_evidence(asked, f"{used:.2f} s; the guest has {cpus}", by=Source.LIBVIRT)
+        low, high = ONE_CPU
+        self.signs[Sign.SPINNING] = low * elapsed <= used <= high * elapsed
 
     def add_watch(self, report: DomainReport) -> None:
         """Add what watching it has shown.
@@ -201,16 +214,6 @@ class DomainExamination:
                 if interval and elapsed >= interval + _LATE_SECONDS:
                     self.signs[Sign.OVERDUE] = True
         self.add_evidence(asked, text)
-
-    def add_processor_time(self, now: ProcessorTime) -> None:
-        """Add the processor time of its QEMU after it was watched."""
-        if self._processor is not None:
-            elapsed, used = now.at - self._processor.at, now.seconds - self._processor.seconds
-            cpus = f"{now.cpus} CPU{'s' * (now.cpus != 1)}"
-            asked = f"processor time of its QEMU over {elapsed:.1f} s"
-            self.add_evidence(asked, f"{used:.2f} s; the guest has {cpus}", by=Source.LIBVIRT)
-            low, high = ONE_CPU
-            self.signs[Sign.SPINNING] = low * elapsed <= used <= high * elapsed
 
     def add_clock(self, clock: ClockOffset) -> None:
         """Add the offset of the host's clock, which is more than that of two equal clocks."""
@@ -268,7 +271,7 @@ class HostExamination:
         # Half of what is left is for watching.
         deadline.at = (time.monotonic() + end) / 2
         for waits in (False, True):
-            self._ask([probe for probe in PROBES if probe.waits is waits])
+            self._ask([probe for probe in PROBES if probe.waits is waits], self._examined)
         deadline.at = end
         self._watch()
         self._add_clock()
@@ -278,27 +281,23 @@ class HostExamination:
         beginnings = prefixes(self._session.uri)
         return [examined.diagnosis(beginnings) for examined in self._examined.values()]
 
-    def _ask(self, probes: Sequence[Probe]) -> None:
+    def _ask(self, probes: Sequence[Probe], uuids: Iterable[str]) -> None:
+        """Ask questions about some of the domains."""
+        session = self._session
         allowed = [probe for probe in probes if probe.source in {Source.LIBVIRT, self._via}]
         tasks: dict[Domain, Callable[[], object]] = {}
-        for uuid, examined in self._examined.items():
-            domain = self._session.domains.get(uuid)
-            if domain is not None and any(p.applies(examined.report, domain) for p in allowed):
-                tasks[domain] = partial(ask, domain, examined.report, allowed)
-        for domain, value, error, _ in self._run(tasks):
+        for uuid in uuids:
+            domain, report = session.domains.get(uuid), self._examined[uuid].report
+            if domain is not None and any(p.applies(report, domain) for p in allowed):
+                tasks[domain] = partial(ask, domain, report, allowed)
+        for domain, value, error, _ in run_per_domain(session.scheduler, tasks, session.deadline):
             examined = self._examined[domain.uuid]
+            if isinstance(error, ConnectionLost):
+                raise error
             if error is not None:
                 examined.add_evidence("further questions", error.message, by=self._via)
             elif isinstance(value, list):
                 examined.add(value)
-
-    def _run(self, tasks: Mapping[Domain, Callable[[], object]]) -> Iterator[TaskResult]:
-        """Run a task for each of these domains."""
-        session = self._session
-        for result in run_per_domain(session.scheduler, tasks, session.deadline):
-            if isinstance(result.error, ConnectionLost):
-                raise result.error
-            yield result
 
     def _add_clock(self) -> None:
         """Estimate the offset of the host's clock, by what was read and what moved since."""
@@ -325,8 +324,4 @@ class HostExamination:
             for wait in found:
                 if wait.report is not None:
                     self._examined[wait.uuid].add_watch(wait.report)
-        there = [session.domains.get(one.domain.uuid) for one in watched]
-        tasks = {domain: partial(ProcessorTime.of, domain) for domain in there if domain}
-        for domain, value, *_ in self._run(tasks):
-            if isinstance(value, ProcessorTime):
-                self._examined[domain.uuid].add_processor_time(value)
+        self._ask([PROCESSOR_TIME], [one.domain.uuid for one in watched])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from virtballoon.doctor.causes import (
     CLEARS_FROM,
@@ -44,12 +44,6 @@ class ProcessorTime(NamedTuple):
     at: float
     seconds: float
     cpus: int
-
-    @classmethod
-    def of(cls, domain: Domain) -> Self:
-        """The processor time until now."""
-        seconds, cpus = domain.processor_time()
-        return cls(time.monotonic(), seconds, cpus)
 
 
 class Answer(NamedTuple):
@@ -135,9 +129,9 @@ def _libvirt_version(domain: Domain) -> Answer:
 
 
 def _processor(domain: Domain) -> Answer:
-    now = ProcessorTime.of(domain)
-    signs = {Sign.LONG_RUN: now.seconds >= _LONG_RUN_SECONDS}
-    return Answer(f"{now.seconds:.1f} s", signs, now)
+    seconds, cpus = domain.processor_time()
+    signs = {Sign.LONG_RUN: seconds >= _LONG_RUN_SECONDS}
+    return Answer(f"{seconds:.1f} s", signs, ProcessorTime(time.monotonic(), seconds, cpus))
 
 
 def _agent(domain: Domain) -> Answer:
@@ -182,6 +176,10 @@ def _lacks_update(report: DomainReport, _domain: Domain) -> bool:
     return report.verdict.lacks_update
 
 
+#: Is asked again of a domain that was watched.
+PROCESSOR_TIME: Final = Probe(
+    "processor time of its QEMU", Source.LIBVIRT, _lacks_update, _processor, waits=False
+)
 PROBES: Final = (
     Probe(
         "reason of its state",
@@ -194,7 +192,7 @@ PROBES: Final = (
     Probe(
         "version of libvirt", Source.LIBVIRT, _has(Verdict.FAILED), _libvirt_version, waits=False
     ),
-    Probe("processor time of its QEMU", Source.LIBVIRT, _lacks_update, _processor, waits=False),
+    PROCESSOR_TIME,
     Probe("guest agent", Source.LIBVIRT, _lacks_update, _agent),
     Probe("iommu of the balloon's driver", Source.LIBVIRT, _has(Verdict.UNANSWERED), _iommu),
     Probe(
