@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SERVER = """
 import gc, json, os, sys
 import libvirt, rich.console
-import virtballoon.cli.list, virtballoon.cli.set_interval, virtballoon.operations.fleet
+import virtballoon.cli.list_domains, virtballoon.cli.set_interval, virtballoon.operations.fleet
 import virtballoon.cli.hosts, virtballoon.cli.log
 import virtballoon.system.lockfile, virtballoon.system.atomicfile
 import virtballoon.cli.finish, virtballoon.configuration, virtballoon.render.table

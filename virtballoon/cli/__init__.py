@@ -36,7 +36,9 @@ class _Commands(click.Group):
             return None
         from importlib import import_module
 
-        module = import_module(f"virtballoon.cli.{cmd_name.replace('-', '_')}")
+        # A module of the name list would hide Python's list here.
+        name = "list_domains" if cmd_name == "list" else cmd_name.replace("-", "_")
+        module = import_module(f"virtballoon.cli.{name}")
         command = module.command
         assert isinstance(command, click.Command)
         return command
