@@ -1,4 +1,4 @@
-"""The HTTP server: its pages, its limits, and slow clients."""
+"""The HTTP server: its pages, its limits, and slow or malicious clients."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_unexpected_exception_ends_its_request_alone() -> None:
 
 
 def test_slow_clients_do_not_delay_others() -> None:
-    with served(Metrics(), client_seconds=0.3) as (_, place):
+    with served(Metrics(), client_seconds=1) as (_, place):
         slow = [socket.create_connection(place, timeout=30) for _ in range(10)]
         for client in slow:
             client.sendall(b"GET /metrics HTTP/1.1\r\nX-A: ")
@@ -167,6 +167,26 @@ def test_slow_clients_do_not_delay_others() -> None:
         for client in slow:
             with client:
                 assert answer(client)[2] == b""
+
+
+def test_a_byte_now_and_then_does_not_keep_a_place() -> None:
+    with (
+        served(Metrics(), client_seconds=0.5) as (_, place),
+        socket.create_connection(place, timeout=30) as client,
+    ):
+        client.sendall(b"GET /metrics HTTP/1.1\r\nX-A: ")
+        client.setblocking(False)
+
+        def ended() -> bool:
+            try:
+                client.send(b"a")
+                return client.recv(1) == b""
+            except BlockingIOError:
+                return False
+            except ConnectionError:
+                return True
+
+        wait_until(ended, 30, "the connection to end")
 
 
 def test_number_of_clients_is_limited() -> None:
@@ -188,7 +208,7 @@ def test_number_of_clients_is_limited() -> None:
 
 def test_endless_head() -> None:
     with served(Metrics()) as (_, place), socket.create_connection(place, timeout=30) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 70000)
+        client.sendall(b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000)
         assert " 431 " in answer(client)[0]
 
 

@@ -1,13 +1,14 @@
-"""Serves metrics over HTTP.
+"""Serves metrics over HTTP, also to slow or malicious clients.
 
-The number of requests answered at a time is limited, and so is the time to wait for a client; each
-connection carries one request. There is no TLS and no authentication: access from other hosts goes
-through a reverse proxy that has both.
+A request is its head alone, of limited size and received within a limited time; the number of
+requests answered at a time is limited; each connection carries one. There is no TLS and no
+authentication: access from other hosts goes through a reverse proxy that has both.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import re
@@ -35,13 +36,14 @@ _log: Final = get_logger(__name__)
 #: text and its media type.
 Scrape: TypeAlias = Callable[[str, float | None], tuple[bytes, str]]
 
+_HEAD_BYTES: Final = 16384
 _BACKLOG: Final = 128
 #: The answer has to reach the scraper before its time is up.
 _MARGIN_SECONDS: Final = 0.5
 _LEAST_SECONDS: Final = 0.05
 #: The number of requests answered at a time; others get 503.
 _CLIENTS: Final = 32
-#: How long a client is waited for, to send more of its request or to take the answer.
+#: How long a client is waited for, to send its request or to take part of the answer.
 _CLIENT_SECONDS: Final = 10.0
 #: How long requests that are being answered are waited for at the end.
 _FINISH_SECONDS: Final = 5.0
@@ -186,6 +188,17 @@ class _Listener(ThreadingMixIn, TCPServer):
         self.socket = listening
         self._free = free
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # No file descriptor is left, for example: a client has to leave first.
+            _log.warning("cannot accept a client: %s", error)
+            time.sleep(_LEAST_SECONDS)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             with suppress(OSError):
@@ -217,6 +230,30 @@ class _Handler(BaseHTTPRequestHandler):
     scrape: Scrape
     server_version = f"virtballoon/{__version__}"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(io.BytesIO(self._head()))
+        self.connection.settimeout(self.timeout)
+
+    def _head(self) -> bytes:
+        """The head of the request, or as much of it as arrives in time and is not too long."""
+        deadline = time.monotonic() + (self.timeout or 0)
+        head = b""
+        while b"\r\n\r\n" not in head and b"\n\n" not in head:
+            # A byte now and then does not keep a client's place.
+            if (left := deadline - time.monotonic()) <= 0:
+                raise TimeoutError
+            self.connection.settimeout(left)
+            more = self.connection.recv(4096)
+            head += more
+            if len(head) > _HEAD_BYTES:
+                self.connection.sendall(b"HTTP/1.0 431 Request Header Fields Too Large\r\n\r\n")
+                return b""
+            if not more:
+                break
+        return head
 
     def do_GET(self) -> None:
         """Answer with a page."""
