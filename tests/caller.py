@@ -17,7 +17,6 @@ from virtballoon import (
     Balloon,
     Cause,
     CheckedDomain,
-    CheckedHost,
     CheckResult,
     CheckStatus,
     CommandPrefixes,
@@ -154,12 +153,12 @@ def judge(uri: str) -> None:
     )
     assert_type(result, CheckResult)
     assert_type(result.status, CheckStatus)
-    assert_type(result.hosts, tuple[CheckedHost, ...])
-    for domain in result.hosts[0].domains:
+    assert_type(result.hosts, tuple[HostReport, ...])
+    assert_type(result.domains, tuple[CheckedDomain, ...])
+    for domain in result.domains:
         assert_type(domain.report, DomainReport)
         assert_type(domain.measurements, tuple[Measurement, ...])
     assert_type(result.problems, tuple[Problem, ...])
-    assert_type(result.rows, tuple[tuple[HostReport, CheckedDomain], ...])
 
 
 def read_on(uri: str) -> None:

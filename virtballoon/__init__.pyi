@@ -4,7 +4,6 @@ from virtballoon.check.judging import (
     CheckResult as CheckResult,
     CheckStatus as CheckStatus,
     CheckedDomain as CheckedDomain,
-    CheckedHost as CheckedHost,
     Measure as Measure,
     Measurement as Measurement,
     Policy as Policy,

@@ -45,7 +45,7 @@ OK, WARNING, CRITICAL, UNKNOWN = CheckStatus
 def test_the_used_share_by_default(used: int, status: CheckStatus) -> None:
     result = check_hosts([host(guest(used))])
     assert result.status is status
-    (row,) = result.hosts[0].domains
+    (row,) = result.domains
     assert [(m.measure, m.value) for m in row.measurements] == [(Measure.USED, used / 10)]
 
 
@@ -78,7 +78,7 @@ def test_no_threshold_is_applied_to_figures_that_cannot_be_trusted(verdict: Verd
     for policy in policies:
         result = check_hosts([host(row)], policy)
         assert result.status is DEFAULT_STATES[verdict]
-        assert result.hosts[0].domains[0].measurements == ()
+        assert result.domains[0].measurements == ()
 
 
 def test_state_of_each_verdict() -> None:
@@ -170,7 +170,7 @@ def test_named_domain_that_is_not_judged_is_unknown(verdict: Verdict) -> None:
 def test_rates_need_a_former_reading_and_say_so() -> None:
     first = check_hosts([host(guest(swap_in=5, swap_out=5, oom_kills=7))], SWAP)
     assert (first.status, first.is_first) == (OK, True)
-    (measured,) = first.hosts[0].domains[0].measurements
+    (measured,) = first.domains[0].measurements
     assert (measured.value, measured.status) == (None, OK)
     second = check_hosts(
         [host(guest(swap_in=5, swap_out=5, update=UPDATE + 10))], SWAP, former=first.samples
@@ -197,7 +197,7 @@ def test_swap_is_what_goes_in_and_out_per_second(
     second = guest(swap_in=100 + swap_in, swap_out=200 + swap_out, update=UPDATE + 10)
     result = after(first, second, SWAP)
     assert result.status is status
-    (measured,) = result.hosts[0].domains[0].measurements
+    (measured,) = result.domains[0].measurements
     assert measured.value == (swap_in + swap_out) / 10
 
 
@@ -222,7 +222,7 @@ def test_restart_or_reset_gives_no_negative_rate() -> None:
         for second in (again, replace(again, id=8), replace(again, figures=first.figures)):
             result = after(first, second, policy)
             assert result.status is OK
-            assert all(m.value is None for m in result.hosts[0].domains[0].measurements)
+            assert all(m.value is None for m in result.domains[0].measurements)
     # And the next one is compared with what came after it.
     later = guest(swap_in=50 * 2**20, swap_out=0, update=UPDATE + 20)
     former = after(first, again, SWAP).samples
@@ -242,11 +242,11 @@ def test_a_figure_that_never_alarms_may_be_missing() -> None:
     )
     never = judged(Measure.USED, "~:", "~:").thresholds
     policy = Policy(thresholds={**never, **SWAP.thresholds})
-    (checked,) = after(first, second, policy).hosts[0].domains
+    (checked,) = after(first, second, policy).domains
     assert checked.status is OK
     assert [m.measure for m in checked.measurements] == [Measure.SWAP]
     # One that is there is judged, and in the performance data with its range.
-    (checked,) = check_hosts([host(guest())], Policy(thresholds=never)).hosts[0].domains
+    (checked,) = check_hosts([host(guest())], Policy(thresholds=never)).domains
     assert [m.value for m in checked.measurements] == [10]
     # One range that can alarm is enough to miss it.
     assert check_hosts([host(first)], judged(Measure.USED, "~:", "95")).status is UNKNOWN

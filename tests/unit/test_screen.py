@@ -3,8 +3,10 @@ on a real one."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import sys
 import termios
 import threading
 
@@ -12,13 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.command import fill
-from virtballoon.watch.screen import GONE, Keys, Terminal
-
-
-def keys(*parts: bytes) -> list[str]:
-    decoder = Keys()
-    return [key for part in parts for key in decoder.feed(part)] + decoder.flush()
+from tests.lab.waiting import wait_until
+from tests.unit.command import LONG, fill
+from virtballoon.watch import screen
+from virtballoon.watch.screen import GONE, Terminal, keys_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +25,7 @@ def keys(*parts: bytes) -> list[str]:
     [
         (b"q?", ["q", "?"]),
         ("äß漢".encode(), ["ä", "ß", "漢"]),
-        (b"\r\n\t\x7f\x08 \x0c\x15", ["enter", "enter", "tab", *["backspace"] * 2, "space"]),
+        (b"\r\n\t\x7f\x08 \x0c", ["enter", "enter", *["backspace"] * 2, "space", "ctrl-l"]),
         (b"\x1b[A\x1b[B\x1bOC\x1bOD", ["up", "down", "right", "left"]),
         (b"\x1b[H\x1b[F\x1b[1~\x1b[4~\x1bOH", ["home", "end", "home", "end", "home"]),
         (b"\x1b[5~\x1b[6~\x02\x06", ["pgup", "pgdn", "pgup", "pgdn"]),
@@ -41,15 +40,36 @@ def keys(*parts: bytes) -> list[str]:
     ],
 )
 def test_keys(sent: bytes, expected: list[str]) -> None:
-    assert keys(sent)[: len(expected)] == expected
-    # However it is cut on its way.
-    assert keys(*(bytes([byte]) for byte in sent)) == keys(sent)
+    assert keys_of(sent)[: len(expected)] == expected
 
 
 @given(st.binary(max_size=40))
 def test_any_input_gives_names_and_printable_characters(sent: bytes) -> None:
-    assert all(key.isprintable() and key for key in keys(sent))
-    assert not Keys().is_waiting
+    assert all(key.isprintable() and key for key in keys_of(sent))
+
+
+def test_rest_of_a_key_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screen, "_ESCAPE_SECONDS", LONG)
+    ours, theirs = pty.openpty()
+
+    def unread() -> int:
+        return int.from_bytes(fcntl.ioctl(theirs, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+    def send() -> None:
+        for byte in "\x1b[1;5A漢q".encode():
+            wait_until(lambda: not unread(), LONG, "the last byte to be read")
+            os.write(ours, bytes([byte]))
+
+    keys: list[str] = []
+    try:
+        with Terminal(theirs, theirs) as terminal:
+            threading.Thread(target=send, daemon=True).start()
+            while "q" not in keys:
+                keys += terminal.events(LONG)
+        assert keys == ["up", "漢", "q"]
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def test_terminal_that_is_gone() -> None:

@@ -201,24 +201,15 @@ class CheckedDomain(Value):
     """One domain and its status.
 
     :ivar status: the worst of its verdict and its measurements
+    :ivar host: its host
     :ivar report: what was read of it, with its rates where they were needed
     :ivar measurements: what of it was judged by thresholds
     """
 
     status: CheckStatus
+    host: HostReport
     report: DomainReport
     measurements: tuple[Measurement, ...]
-
-
-class CheckedHost(Value):
-    """One host and its domains.
-
-    :ivar report: what was read of it
-    :ivar domains: its domains, in the report's order
-    """
-
-    report: HostReport
-    domains: tuple[CheckedDomain, ...]
 
 
 class Problem(Value):
@@ -241,13 +232,15 @@ class CheckResult(Value):
 
     :ivar status: the worst of the domains' and the problems'; its number is the exit status
     :ivar hosts: the hosts, in the order in which they were read
+    :ivar domains: their domains
     :ivar problems: the problems that are not one domain's
     :ivar samples: what the next check is to be given as the former readings
     :ivar is_first: whether differences are judged, and there was no former reading of any domain
     """
 
     status: CheckStatus
-    hosts: tuple[CheckedHost, ...]
+    hosts: tuple[HostReport, ...]
+    domains: tuple[CheckedDomain, ...]
     problems: tuple[Problem, ...]
     samples: Samples
     is_first: bool
@@ -256,11 +249,6 @@ class CheckResult(Value):
         """The same with another problem."""
         status = CheckStatus.worst([self.status, problem.status])
         return replace(self, status=status, problems=(*self.problems, problem))
-
-    @property
-    def rows(self) -> tuple[tuple[HostReport, CheckedDomain], ...]:
-        """Every domain with its host."""
-        return tuple((host.report, row) for host in self.hosts for row in host.domains)
 
 
 def check_hosts(
@@ -280,21 +268,18 @@ def check_hosts(
     former, policy = former or {}, policy or Policy()
     if policy.needs_former:
         hosts = [_since(host, former.get(host.uri, {})) for host in hosts]
-    checked = tuple(
-        CheckedHost(report=host, domains=tuple(_check_domain(row, policy) for row in host.domains))
-        for host in hosts
-    )
-    problems = tuple(_problems(checked, policy, domains))
-    statuses = [row.status for host in checked for row in host.domains]
-    fresh = [(h.uri, row.uuid) for h in hosts for row in h.domains if row.verdict is Verdict.FRESH]
+    checked = tuple(_check_domain(host, row, policy) for host in hosts for row in host.domains)
+    problems = tuple(_problems(hosts, checked, policy, domains))
+    fresh = [row for row in checked if row.report.verdict is Verdict.FRESH]
     return CheckResult(
-        status=CheckStatus.worst([*statuses, *(problem.status for problem in problems)]),
-        hosts=checked,
+        status=CheckStatus.worst([*(r.status for r in checked), *(p.status for p in problems)]),
+        hosts=tuple(hosts),
+        domains=checked,
         problems=problems,
         samples={host.uri: _samples(host, former.get(host.uri, {})) for host in hosts},
         is_first=policy.needs_former
         and bool(fresh)
-        and not any(uuid in former.get(uri, {}) for uri, uuid in fresh),
+        and not any(row.report.uuid in former.get(row.host.uri, {}) for row in fresh),
     )
 
 
@@ -313,7 +298,7 @@ def _samples(host: HostReport, former: Mapping[str, Sample]) -> dict[str, Sample
     return kept
 
 
-def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
+def _check_domain(host: HostReport, row: DomainReport, policy: Policy) -> CheckedDomain:
     fresh = row.verdict is Verdict.FRESH
     statuses = [] if fresh else [policy.state(row.verdict)]
     measurements = []
@@ -334,7 +319,10 @@ def _check_domain(row: DomainReport, policy: Policy) -> CheckedDomain:
             Measurement(measure=measure, value=value, thresholds=thresholds, status=status)
         )
     return CheckedDomain(
-        status=CheckStatus.worst(statuses), report=row, measurements=tuple(measurements)
+        status=CheckStatus.worst(statuses),
+        host=host,
+        report=row,
+        measurements=tuple(measurements),
     )
 
 
@@ -354,21 +342,21 @@ def _measured(row: DomainReport, measure: Measure) -> tuple[float | None, bool]:
 
 
 def _problems(
-    hosts: Sequence[CheckedHost], policy: Policy, domains: Sequence[str]
+    hosts: Sequence[HostReport],
+    rows: Sequence[CheckedDomain],
+    policy: Policy,
+    domains: Sequence[str],
 ) -> Iterator[Problem]:
     for host in hosts:
-        if host.report.error is not None:
-            status = policy.state(Trouble.UNREACHABLE)
-            yield Problem(status=status, message=str(host.report.error))
-        if host.report.clock_problem is not None:
-            yield Problem(status=policy.state(Trouble.CLOCK), message=host.report.clock_problem)
-    reports = [host.report for host in hosts]
-    unmatched = unmatched_everywhere(reports)
+        if host.error is not None:
+            yield Problem(status=policy.state(Trouble.UNREACHABLE), message=str(host.error))
+        if host.clock_problem is not None:
+            yield Problem(status=policy.state(Trouble.CLOCK), message=host.clock_problem)
+    unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         status = policy.state(Trouble.UNMATCHED)
         yield Problem(status=status, message=f"no domain matches {word!r}")
-    rows = [row for host in hosts for row in host.domains]
-    if not domains or unmatched or any(report.error for report in reports):
+    if not domains or unmatched or any(host.error for host in hosts):
         return
     if not rows:
         status = policy.state(Trouble.UNMATCHED)

@@ -71,52 +71,53 @@ def summary(result: CheckResult, labels: Mapping[str, str] | None = None) -> str
     """
     labels = labels or {}
     rows = _worst_first(result)
-    bad = [row for row in rows if row[1].status is not CheckStatus.OK]
+    bad = [row for row in rows if row.status is not CheckStatus.OK]
     problems = sorted(result.problems, key=lambda problem: -problem.status.severity)
     problems = [problem for problem in problems if problem.status is not CheckStatus.OK]
     count = len(bad) + len(problems)
-    is_bad = bool(bad) and bad[0][1].status is result.status
+    is_bad = bool(bad) and bad[0].status is result.status
     if problems and not is_bad:
         more = f" (and {count - 1} more)" if count > 1 else ""
         return _cut(problems[0].message, _WIDTH - 20 - len(more)) + more
     if bad:
-        uri, worst = bad[0]
-        name = _cut(labels.get(uri, "") + worst.report.name, _NAME_WIDTH)
+        name = _cut(_name(bad[0], labels), _NAME_WIDTH)
         others = len(rows) - 1
         more = f"; {count - 1} more not OK" if count > 1 else ""
         of = f" ({text.counted(len(rows), 'domain')}{more})" if others or more else ""
-        return f"{name}: {_briefly(worst)}{of}"
+        return f"{name}: {_briefly(bad[0])}{of}"
     return _all_well(result, labels)
 
 
 def _all_well(result: CheckResult, labels: Mapping[str, str]) -> str:
-    rows = [(host.uri, row.report) for host, row in result.rows]
+    rows = result.domains
     if not rows:
         return "no domain is running"
     domains = text.counted(len(rows), "domain")
-    used = [(row.usage.percent or 0, uri, row) for uri, row in rows if row.verdict is Verdict.FRESH]
-    if not used:
+    fresh = [row for row in rows if row.report.verdict is Verdict.FRESH]
+    if not fresh:
         return f"{domains}, none with figures to judge"
-    most, uri, row = max(used, key=lambda one: one[0])
-    name = _cut(labels.get(uri, "") + row.name, _NAME_WIDTH)
-    unjudged = f", {len(rows) - len(used)} not judged" if len(used) < len(rows) else ""
+    fullest = max(fresh, key=lambda row: row.report.usage.percent or 0)
+    most = fullest.report.usage.percent or 0
+    name = _cut(_name(fullest, labels), _NAME_WIDTH)
+    unjudged = f", {len(rows) - len(fresh)} not judged" if len(fresh) < len(rows) else ""
     first = ", no rates yet" if result.is_first else ""
     return f"{domains}, at most {most:.1f}% used by {name}{unjudged}{first}"
 
 
-def _worst_first(result: CheckResult) -> list[tuple[str, CheckedDomain]]:
-    rows = ((host.uri, row) for host, row in result.rows)
-    return sorted(rows, key=lambda row: -row[1].status.severity)
+def _worst_first(result: CheckResult) -> list[CheckedDomain]:
+    return sorted(result.domains, key=lambda row: -row.status.severity)
+
+
+def _name(row: CheckedDomain, labels: Mapping[str, str]) -> str:
+    return labels.get(row.host.uri, "") + row.report.name
 
 
 def _long(result: CheckResult, labels: Mapping[str, str], *, quiet: bool) -> Iterator[str]:
     for problem in result.problems:
         yield safe(f"[{problem.status.name}] {problem.message}")
-    for uri, row in _worst_first(result):
-        if quiet and row.status is CheckStatus.OK:
-            continue
-        name = labels.get(uri, "") + row.report.name
-        yield safe(f"[{row.status.name}] {name}: {', '.join(details(row))}")
+    for row in _worst_first(result):
+        if not quiet or row.status is not CheckStatus.OK:
+            yield safe(f"[{row.status.name}] {_name(row, labels)}: {', '.join(details(row))}")
     if result.is_first:
         yield "No former readings to compare with: rates come with the next run."
 
@@ -174,8 +175,7 @@ def _labels(result: CheckResult, names: Mapping[str, str]) -> dict[str, str]:
     """What stands before a domain's name, by its host's URI; nothing where there is one host."""
     if len(result.hosts) < 2:  # noqa: PLR2004
         return {}
-    reports = [host.report for host in result.hosts]
-    hosts = {r.uri: names.get(r.uri) or r.hostname or r.uri for r in reports}
+    hosts = {r.uri: names.get(r.uri) or r.hostname or r.uri for r in result.hosts}
     # Two ways to a host, or two hosts that took the same name.
     called = list(hosts.values())
     return {uri: f"{name if called.count(name) == 1 else uri}/" for uri, name in hosts.items()}
@@ -197,12 +197,13 @@ class _Figure(NamedTuple):
 def _perfdata(result: CheckResult, labels: Mapping[str, str], *, everything: bool) -> Iterator[str]:
     """The numbers of domains and of those judged, the fresh used memory of each, and every other
     figure that was judged; with ``everything`` also used bytes, age and counters."""
-    judged = sum(row.report.verdict is Verdict.FRESH for _, row in result.rows)
-    yield _datum(_Figure("domains", len(result.rows)))
-    yield _datum(_Figure("judged", judged, maximum=len(result.rows)))
+    rows = result.domains
+    judged = sum(row.report.verdict is Verdict.FRESH for row in rows)
+    yield _datum(_Figure("domains", len(rows)))
+    yield _datum(_Figure("judged", judged, maximum=len(rows)))
     taken: set[str] = set()
-    for host, row in result.rows:
-        name = labels.get(host.uri, "") + row.report.name
+    for row in rows:
+        name = _name(row, labels)
         for figure in _figures(row, everything=everything):
             label = f"{name} {figure.label}"
             if _label(label) in taken:

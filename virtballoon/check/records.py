@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from virtballoon.check.judging import CheckedDomain, CheckedHost, CheckResult, CheckStatus
+from virtballoon.check.judging import CheckedDomain, CheckResult, CheckStatus
 from virtballoon.check.plugin import summary
 from virtballoon.check.ranges import Range
 from virtballoon.render import documents
@@ -20,16 +20,13 @@ def check_data(
     :param table: prints the status line
     """
 
-    def domains(host: CheckedHost) -> list[Record]:
-        return [
-            _domain_record(row)
-            for row in host.domains
-            if not quiet or row.status is not CheckStatus.OK
-        ]
+    shown = [row for row in result.domains if not quiet or row.status is not CheckStatus.OK]
 
     def document() -> Record:
         hosts = [
-            documents.host_record(host.report) | {"domains": domains(host)} for host in result.hosts
+            documents.host_record(host)
+            | {"domains": [_domain_record(row) for row in shown if row.host is host]}
+            for host in result.hosts
         ]
         check = {
             "status": result.status.name.lower(),
@@ -44,7 +41,7 @@ def check_data(
 
     return Data(
         document,
-        lambda: [{"uri": h.report.uri} | record for h in result.hosts for record in domains(h)],
+        lambda: [{"uri": row.host.uri} | _domain_record(row) for row in shown],
         lambda: ("uri", "check.status", *documents.domain_columns(rates=True)),
         table,
     )

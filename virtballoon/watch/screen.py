@@ -8,14 +8,13 @@ drops joiners, which urwid 2.1 takes for a column each.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
 import re
 import select
 import signal
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from virtballoon.system.cleanup import Cleanup, write_in_time
@@ -43,7 +42,6 @@ _USUAL: Final = os.terminal_size((80, 24))
 _CONTROLS: Final[Mapping[str, str]] = {
     "\r": "enter",
     "\n": "enter",
-    "\t": "tab",
     "\x7f": "backspace",
     "\x08": "backspace",
     "\x02": "pgup",
@@ -58,35 +56,14 @@ _NUMBERS: Final = dict(zip("145678", ("home", "end", "pgup", "pgdn", "home", "en
 # here, looks the same.
 _KEY: Final = re.compile(r"\x1b[\[O](?P<numbers>[ -?]*)(?P<final>[@-~]?)|\x1b|.", re.DOTALL)
 
+# The beginning of a key, or of a character in UTF-8, of which the rest may follow.
+_UNFINISHED: Final = re.compile(rb"(\x1b([\[O][ -?]*)?|[\xc0-\xff][\x80-\xbf]{0,2})\Z")
 
-class Keys:
-    """Turns what a terminal sends into keys: characters, and names of other keys."""
 
-    def __init__(self) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
-        self._rest = ""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is the beginning of a key, which may be one itself."""
-        return bool(self._rest)
-
-    def feed(self, data: bytes) -> list[str]:
-        """Add input, and return the keys that are complete."""
-        text = self._rest + self._decode(data)
-        self._rest = ""
-        keys = []
-        for found in _KEY.finditer(text):
-            if found[0].startswith("\x1b") and not found["final"] and found.end() == len(text):
-                self._rest = found[0]
-            else:
-                keys.append(_name(found))
-        return [key for key in keys if key]
-
-    def flush(self) -> list[str]:
-        """The keys in what there is, if nothing more follows."""
-        rest, self._rest = self._rest, ""
-        return ["esc", *self.feed(rest[1:].encode())] if rest else []
+def keys_of(data: bytes) -> list[str]:
+    """What a terminal sends as keys: characters, and names of other keys."""
+    names = map(_name, _KEY.finditer(data.decode("utf-8", "ignore")))
+    return [name for name in names if name]
 
 
 def _name(found: re.Match[str]) -> str:
@@ -113,7 +90,6 @@ class Terminal:
         self._keyboard = keyboard
         self._screen = screen
         self._encoding = encoding
-        self._keys = Keys()
         self._drawn: list[Pieces] = []
         self._before: list[Any] | None = None
         self._cleanup = Cleanup(lambda _: self.leave())
@@ -166,20 +142,22 @@ class Terminal:
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
-        keys = list(self._typed()) if self._keyboard in ready else []
-        while self._keys.is_waiting and GONE not in keys:
-            if select.select([self._keyboard], [], [], _ESCAPE_SECONDS)[0]:
-                keys += self._typed()
-            else:
-                keys += self._keys.flush()
-        return keys
+        return self._typed() if self._keyboard in ready else []
 
-    def _typed(self) -> Iterator[str]:
-        try:
-            data = os.read(self._keyboard, 4096)
-        except OSError:
-            data = b""
-        yield from self._keys.feed(data) if data else [GONE]
+    def _typed(self) -> list[str]:
+        data = b""
+        while not data or (_UNFINISHED.search(data) and self._has_more()):
+            try:
+                more = os.read(self._keyboard, 4096)
+            except OSError:
+                more = b""
+            if not more:
+                return [*keys_of(data), GONE]
+            data += more
+        return keys_of(data)
+
+    def _has_more(self) -> bool:
+        return bool(select.select([self._keyboard], [], [], _ESCAPE_SECONDS)[0])
 
     def draw(self, lines: Sequence[Pieces]) -> None:
         """Show these lines; writes only those that have changed."""

@@ -361,7 +361,7 @@ class View:
 class Binding(NamedTuple):
     """What a key does.
 
-    :ivar keys: the keys' names, as :class:`virtballoon.watch.screen.Keys` gives them
+    :ivar keys: the keys' names, as :func:`virtballoon.watch.screen.keys_of` gives them
     :ivar label: what to call them where keys are explained
     :ivar what: what they do, in words
     :ivar run: what they do
