@@ -96,7 +96,7 @@ def test_rates_and_their_lack() -> None:
     second = guest(swap_in=2**20, swap_out=2**20, oom_kills=1, update=UPDATE + 10)
     said, figures, others = parsed(printed(check_hosts([host(first)], SWAP)))
     assert said.endswith(", no rates yet")
-    assert "no rates: no figures to compare" in others[0]
+    assert "no rates: no figures" in others[0]
     assert "No former readings" in others[1]
     assert "web1 swap_per_second" not in figures
 

@@ -150,7 +150,7 @@ def test_a_table_with_rates() -> None:
     assert cells["minor_faults"] == ["125", "2.5/s"]
     assert cells["oom_kills"] == ["3"], "the reading before did not have any"
     assert cells["free_memory"] == ["-"]
-    assert second.splitlines()[0].endswith("no rates: no update in between")
+    assert second.splitlines()[0].endswith("no rates: not updated")
     assert "/s" not in second
 
 

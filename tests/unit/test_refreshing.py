@@ -211,7 +211,7 @@ def test_documents_with_refresh() -> None:
         "asked, and answered after 0.3 s",
         "not fresh: no answer (10 s)",
         "asked, and answered after 1.0 s",
-        "not fresh: not running",
+        "not fresh: shutoff",
     ]
     # Quiet about all but what is not as new as wanted, or was not put back.
     (shown,) = with_problems([replace(READ, domains=rows)])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, TextIO
 
-from virtballoon.errors import MONITOR_HELD
 from virtballoon.model.source import Source
 
 if TYPE_CHECKING:
     from virtballoon.model.outcome import Waited
-    from virtballoon.model.rates import Rates
-    from virtballoon.model.report import Refresh
+    from virtballoon.model.rates import NoRate, Rates
+    from virtballoon.model.report import Refresh, Unheard
 
 ABSENT: Final = "-"
 
@@ -83,43 +82,24 @@ def source(source: Source) -> str:
 
 # Results of waiting and of comparing readings.
 
-#: By the values of :class:`Unheard`.
-_NO_UPDATE: Final = {
-    "no-answer": "no answer",
-    "busy": MONITOR_HELD,
-    "failed": "it could not be read",
-    "restarted": "it was restarted",
-    "vanished": "it no longer exists",
-    "polling-off": "polling is off",
-    "suspended": "suspended",
-    "incoming": "being migrated to this host",
-    "shutoff": "not running",
-    "no-device": "no balloon",
-}
 
-#: By the values of :class:`NoRate`.
-_NO_RATE: Final = {
-    "no-figures": "no figures to compare",
-    "not-updated": "no update in between",
-    "restarted": "restarted in between",
-    "reset": "reset in between",
-    "backwards": "its counters went backwards",
-    "clock": "the host's clock went back",
-}
+def _spelled(reason: Unheard | NoRate | None) -> str:
+    """A reason; the man pages explain each."""
+    return ABSENT if reason is None else reason.value.replace("-", " ")
 
 
 def waiting(waited: Waited) -> str:
     """The result of waiting for a guest's update."""
     if waited.answered:
         return f"after {waited.seconds:.1f} s"
-    reason = _NO_UPDATE.get(waited.reason or "", ABSENT)
+    reason = _spelled(waited.reason)
     return reason if waited.seconds is None else f"{reason} ({waited.seconds:.0f} s)"
 
 
 def rated(rates: Rates) -> str:
     """Over what time there are rates, or why there are none."""
     if rates.reason is not None:
-        return f"no rates: {_NO_RATE[rates.reason]}"
+        return f"no rates: {_spelled(rates.reason)}"
     return f"rates over {rates.elapsed_seconds} s (+-1)"
 
 
