@@ -107,6 +107,8 @@ def test_rates_and_their_lack() -> None:
     said, figures, _ = parsed(printed(after(first, second, OOM)))
     assert said == "MEMORY CRITICAL - web1: 1 OOM kill"
     assert figures["web1 new_oom_kills"] == ("1", "", "", "0", "0", None)
+    # It has no thresholds here.
+    assert figures["web1 used"] == ("10", "%", "", "", "0", "100")
     said, _, _ = parsed(printed(check_hosts([host(guest())], OOM)))
     assert said.startswith("MEMORY UNKNOWN - web1: its OOM kills are unknown")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.lab.waiting import wait_until
 from tests.unit.command import LONG, NOBODY_LISTENS, TEST
 from tests.unit.silence import SilentHost, held
+from tests.unit.view_builders import BIG, FULL, host
 from virtballoon import (
     HostPoller,
     HostReport,
@@ -116,6 +117,29 @@ def test_pauses_grow_while_a_host_is_not_reached(
     with Hasty([NOBODY_LISTENS], period=2):
         wait_until(lambda: len(dues) == 7, LONG, "all readings")
     assert dues == [0, 104, 108, 116, 116, 116, 116]
+
+
+def test_what_a_long_reading_has_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    part, whole = host([FULL]), host([FULL, BIG])
+
+    def read(_: HostReader, _timeout: float, **words: Any) -> HostReport:
+        words["on_progress"](lambda: part)
+        go_on.wait()
+        return whole
+
+    monkeypatch.setattr(HostReader, "read", read)
+    monkeypatch.setattr(poller, "_PROGRESS_SECONDS", 0.0)
+    seen: list[Reading] = []
+    with HostPoller([TEST], period=LONG) as hosts:
+        collect(hosts, seen, 1)
+        go_on.set()
+        while not seen[-1].is_complete:
+            collect(hosts, seen, len(seen) + 1)
+        assert hosts.drain() == []
+    assert {each.report for each in seen[:-1]} == {part}
+    assert not any(each.is_complete for each in seen[:-1])
+    assert seen[-1].report == whole
 
 
 def test_pausing() -> None:
