@@ -149,7 +149,7 @@ def _threshold_option(
 @options.exclude
 @options.via
 @options.data
-@options.domain_argument()
+@options.several
 def command(
     settings: Settings,
     *,
@@ -163,7 +163,7 @@ def command(
     WARNING, 2 for CRITICAL, 3 for UNKNOWN and for every error.
 
     DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
-    ~:90 or 10:20; @10:20 is its opposite. Only fresh figures are compared with thresholds.
+    ~:90 or 10:20; @10:20 is its opposite.
     """
     policy = _policy(thresholds, states)
     hosts = finish.read_selected(settings, domains)

@@ -137,7 +137,7 @@ HOST_OPTIONS: Final = (
 via = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
-    help="qom needs write access, taints guests  [libvirt]",
+    help="Source (qom: write access, taints guests)  [libvirt]",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
 output = click.option("--output", help="Write to this file, which is always complete.", **_FILE)
@@ -164,16 +164,8 @@ exclude = click.option(
 )
 
 
-def domain_argument(*, nargs: int = -1, required: bool = False) -> Callable[[F], F]:
-    """Add DOMAIN, or several."""
-    metavar = "DOMAIN…" if nargs != 1 else "DOMAIN"
-    return click.argument(
-        "domains" if nargs != 1 else "domain",
-        nargs=nargs,
-        required=required,
-        metavar=metavar if required else f"[{metavar}]",
-        shell_complete=_complete_domain,
-    )
+domain = click.argument("domain", metavar="DOMAIN", shell_complete=_complete_domain)
+several = click.argument("domains", nargs=-1, metavar="[DOMAIN…]", shell_complete=_complete_domain)
 
 
 def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -190,7 +182,7 @@ domains = _all_of(
     click.option("--all", "inactive", is_flag=True, help="Include domains that do not run."),
     exclude,
     via,
-    domain_argument(),
+    several,
 )
 #: What commands have that print data in every format.
 formats = _all_of(

@@ -17,7 +17,7 @@ from virtballoon.hypervisor.uri import default_uri
 @options.via
 @options.formats
 @options.log
-@options.domain_argument(nargs=1, required=True)
+@options.domain
 def command(settings: Settings, *, domain: str) -> int:
     """Print the QOM path of the domain's balloon, alone on a line.
 

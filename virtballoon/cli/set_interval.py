@@ -45,7 +45,7 @@ class _FirstArgument(options.Interval):
 @options.via
 @options.data
 @click.argument("seconds", metavar="SECONDS", type=_FirstArgument(0))
-@options.domain_argument()
+@options.several
 def command(
     settings: Settings,
     *,
@@ -116,27 +116,20 @@ def command(
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     wrong, unmatched = finish.warn_of_failures(settings, hosts, result="; nothing was changed")
-    changes = [change for host in hosts for change in host.domains]
     if unmatched:
         return NOTHING
+    is_partly = False
     for host in hosts:
         for change in host.domains:
+            done = change.outcome in {Outcome.CHANGED, Outcome.UNCHANGED}
+            is_partly = is_partly or change.changed or done
+            where = f"domain {change.name!r} on {host.uri}"
             if change.caveat is not None:
-                finish.warn(f"domain {change.name!r} on {host.uri}: {change.caveat}")
-    waited = [change.waited.answered for change in changes if change.waited is not None]
-    if False in waited:
-        if not settings.is_logged:
-            _warn_of_silence(hosts)
-    elif not wrong:
-        return OK
-    done = {Outcome.CHANGED, Outcome.UNCHANGED}
-    partly = any(change.changed or change.outcome in done for change in changes)
-    return PARTLY if partly else NOTHING
-
-
-def _warn_of_silence(hosts: Sequence[HostChanges]) -> None:
-    for host in hosts:
-        for change in host.domains:
+                finish.warn(f"{where}: {change.caveat}")
             if change.waited is not None and change.waited.answered is False:
-                why = text.waiting(change.waited)
-                finish.warn(f"domain {change.name!r} on {host.uri}: set, and not answered: {why}")
+                wrong = True
+                if not settings.is_logged:
+                    finish.warn(f"{where}: set, and not answered: {text.waiting(change.waited)}")
+    if not wrong:
+        return OK
+    return PARTLY if is_partly else NOTHING

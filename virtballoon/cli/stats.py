@@ -50,7 +50,7 @@ def command(
 ) -> int:
     """Show every statistic of the named domains, by default of all running ones.
 
-    DOMAIN is a name, a UUID or a shell pattern; a named domain is finish.shown even if it is not
+    DOMAIN is a name, a UUID or a shell pattern; a named domain is shown even if it is not
     running. Statistics have QEMU's names; sizes are in bytes, the others are counts since the
     guest booted. A dash is a figure that the guest does not report.
     """
