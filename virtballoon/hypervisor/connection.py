@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
@@ -68,9 +68,8 @@ class Connection:
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
         loop, which is started in a thread for the lifetime of the process. A program with an event
-        loop of its own must register it first, open the connection itself and pass it. This driver,
-        and ``test://`` with a file, disable custom resolvers of lxml; see
-        :func:`virtballoon.hypervisor.domainxml.leave_files_to_libvirt`.
+        loop of its own must register it first, open the connection itself and pass it. While this
+        driver, or ``test://`` with a file, is opened, no XML is parsed.
 
         :param uri: libvirt URI; None for libvirt's default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
@@ -90,16 +89,17 @@ class Connection:
             asked.extend(credential[0] for credential in wanted)
             return -1
 
-        if named is not None and (_is_embedded(named) or _is_file(named)):
-            domainxml.leave_files_to_libvirt()
-            if _is_embedded(named):
-                _run_event_loop()
+        is_embedded = named is not None and _is_embedded(named)
+        reads_files = is_embedded or (named is not None and _is_file(named))
+        if is_embedded:
+            _run_event_loop()
         try:
-            raw = libvirt.openAuth(
-                None if named is None else transport.without_prompts(named),
-                [list(_CREDENTIALS), refuse, None],
-                libvirt.VIR_CONNECT_RO if readonly else 0,
-            )
+            with domainxml.LOADER if reads_files else nullcontext():
+                raw = libvirt.openAuth(
+                    None if named is None else transport.without_prompts(named),
+                    [list(_CREDENTIALS), refuse, None],
+                    libvirt.VIR_CONNECT_RO if readonly else 0,
+                )
         except libvirt.libvirtError as error:
             host = named or transport.default_uri()
             raise connect_error(error, host, asked=bool(asked)) from error

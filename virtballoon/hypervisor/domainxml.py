@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
@@ -24,6 +25,12 @@ _AGENT: Final = "org.qemu.guest_agent.0"
 #: This many results of :func:`parse` are kept; each takes less than 1 KiB.
 _MOST_PARSED: Final = 10_000
 _parsed: Final[dict[tuple[int, int], DomainXML]] = {}
+
+#: Held while libxml2's file loader is in use, of which a process has one. lxml sets another while
+#: it parses, which takes the private data of any parser for its own: where lxml and libvirt share
+#: one libxml2, as on Debian, a libvirt driver in this process that reads an XML file at that time
+#: crashes it.
+LOADER: Final = threading.Lock()
 
 
 class DomainXML(NamedTuple):
@@ -54,7 +61,6 @@ class DomainXML(NamedTuple):
 
 
 def _parse(xml: bytes) -> etree._Element | None:
-    # See leave_files_to_libvirt: libvirt's test driver reads its file when it is opened.
     from lxml import etree
 
     # Entities are not resolved: other programs write a domain's metadata.
@@ -68,7 +74,8 @@ def _parse(xml: bytes) -> etree._Element | None:
         remove_pis=True,
     )
     try:
-        return etree.fromstring(xml, parser)
+        with LOADER:
+            return etree.fromstring(xml, parser)
     except etree.LxmlError as error:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
 
@@ -173,28 +180,6 @@ def _root(xml: str) -> etree._Element:
     if root.getroottree().docinfo.internalDTD is not None:
         raise DomainXMLError("the domain's XML declares a document type, which libvirt's does not")
     return root
-
-
-def leave_files_to_libvirt() -> None:
-    """Restore libxml2's own file loader, for a libvirt driver that reads XML files in this process.
-
-    lxml replaces libxml2's loader for the whole process, and its loader takes the private data of
-    other users' parsers for its own. Where lxml and libvirt share one libxml2, as on Debian, that
-    can crash the process. Without lxml's loader, its custom resolvers do not work.
-    """
-    import ctypes
-
-    import lxml.etree
-
-    # The extension's handle finds the libxml2 that it is linked with, of whatever version. An lxml
-    # with a copy of its own need not show it: libvirt does not share that.
-    libxml2 = ctypes.CDLL(lxml.etree.__file__)
-    if not hasattr(libxml2, "xmlSetExternalEntityLoader"):
-        return
-    loader = ctypes.cast(libxml2.xmlNoNetExternalEntityLoader, ctypes.c_void_p)
-    libxml2.xmlSetExternalEntityLoader.argtypes = [ctypes.c_void_p]
-    libxml2.xmlSetExternalEntityLoader.restype = None
-    libxml2.xmlSetExternalEntityLoader(loader)
 
 
 def _balloon(element: etree._Element | None, *, running: bool) -> Balloon | None:
