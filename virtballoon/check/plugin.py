@@ -130,15 +130,12 @@ def details(row: CheckedDomain) -> list[str]:
     if report.verdict is not Verdict.FRESH:
         said.insert(0, f"{report.verdict.value}: {_why(report)}")
     else:
-        shown = {m.measure for m in alarms}
-        if Measure.USED not in shown and (percent := report.usage.percent) is not None:
-            said.append(f"{percent:.1f}% used")
+        others = [m for m in row.measurements if m not in alarms and m.value is not None]
+        # The age follows in any case.
+        said += [_measured(m) for m in others if m.measure is not Measure.AGE]
         if report.usage.used_bytes is not None:
             total = text.size(report.usage.total_bytes)
             said.append(f"{text.size(report.usage.used_bytes)} of {total}")
-        for m in row.measurements:
-            if m.measure.needs_former and m not in alarms and m.value is not None:
-                said.append(_measured(m))
     said += [anomaly.text for anomaly in report.anomalies]
     if report.rates is not None and report.verdict is Verdict.FRESH:
         said.append(text.rated(report.rates))

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
         IntervalChange,
         Waited,
     )
-    from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
 
 SCHEMA: Final = 1
@@ -33,6 +32,10 @@ SCHEMA: Final = 1
 
 def _fields(value: Value) -> Record:
     return {name: getattr(value, name) for name in value.field_names}
+
+
+def _timed(value: Waited | Refresh) -> Record:
+    return _fields(value) | {"seconds": _rounded(value.seconds, 1)}
 
 
 def _in_force(row: DomainReport) -> Record:
@@ -70,22 +73,11 @@ def domain_record(row: DomainReport) -> Record:
     """One domain of a reading."""
     record = {key: get(row) for key, get in DOMAIN.items()}
     if row.refresh is not None:
-        record["refresh"] = refresh_record(row.refresh)
+        record["refresh"] = _timed(row.refresh) | {"error": error_record(row.refresh.error)}
     if row.rates is not None:
-        record["rates"] = rates_record(row.rates)
+        per_second = {name: _rounded(rate, 3) for name, rate in row.rates.per_second.items()}
+        record["rates"] = _fields(row.rates) | {"per_second": per_second}
     return record if type(row) is DomainReport else record | _more(row)
-
-
-def refresh_record(refresh: Refresh) -> Record:
-    """Whether a guest's figures are as new as was wanted."""
-    seconds = _rounded(refresh.seconds, 1)
-    return _fields(refresh) | {"seconds": seconds, "error": error_record(refresh.error)}
-
-
-def rates_record(rates: Rates) -> Record:
-    """The rates between two readings."""
-    per_second = {name: _rounded(rate, 3) for name, rate in rates.per_second.items()}
-    return _fields(rates) | {"per_second": per_second}
 
 
 def _more(row: DomainReport) -> Record:
@@ -115,12 +107,7 @@ def change_record(change: IntervalChange) -> Record:
         "error": error_record(change.error),
     }
     waited = record.pop("waited")
-    return record if waited is None else record | {"waited": waited_record(waited)}
-
-
-def waited_record(waited: Waited) -> Record:
-    """Whether a guest has answered."""
-    return _fields(waited) | {"seconds": _rounded(waited.seconds, 1)}
+    return record if waited is None else record | {"waited": _timed(waited)}
 
 
 def error_record(error: VirtballoonError | None) -> Record | None:

@@ -528,27 +528,16 @@ def _figures(row: DomainReport, frame: Frame) -> list[Row]:
 def _help(frame: Frame) -> list[Row]:
     parts = ((_USED, "used"), (_CACHE, "cache"), (_FREE, "free"), (_OWN, "its kernel"))
     legend = ", ".join(f"{glyph} {what}" for glyph, what in (*parts, (_UNKNOWN, "unknown")))
-    return [
-        *_facts([(binding.label, binding.what) for binding in BINDINGS], frame),
-        [],
-        *_facts(
-            [
-                ("MEMORY", f"{legend}; blank: taken by the balloon from the maximum"),
-                (
-                    "HISTORY",
-                    f"the used share at the guest's last updates, from {_MARKS[0]} for 0 "
-                    f"to {_MARKS[-1]} for 100 %; gaps where the figures were not fresh",
-                ),
-                ("AGE", "the age of the figures now; dim ones are not fresh"),
-                (
-                    "by need",
-                    "the largest used share first, of fresh figures; then the other figures; "
-                    "then domains without figures",
-                ),
-                ("by use", "the most used bytes first, fresh or not"),
-                ("fresh?", _OUTDATED),
-                *((verdict.value, verdict.explanation) for verdict in Verdict),
-            ],
-            frame,
+    facts = [
+        ("MEMORY", f"{legend}; blank: taken by the balloon from the maximum"),
+        (
+            "HISTORY",
+            f"the used share at the guest's last updates, from {_MARKS[0]} for 0 "
+            f"to {_MARKS[-1]} for 100 %; gaps where the figures were not fresh",
         ),
+        ("AGE", "the age of the figures now; dim ones are not fresh"),
+        ("fresh?", _OUTDATED),
+        *((verdict.value, verdict.explanation) for verdict in Verdict),
     ]
+    keys = _facts([(binding.label, binding.what) for binding in BINDINGS], frame)
+    return [*keys, [], *_facts(facts, frame)]
