@@ -24,8 +24,11 @@ def print_frame(view: View, stream: TextIO, *, source: Source) -> None:
     """Print one frame, to a terminal or not."""
     width = terminal_width(stream) or drawing.USUAL_WIDTH
     frame = drawing.Frame(view=view, now=time.time(), width=width, every=None, source=source)
+    encoding = stream.encoding or "utf-8"
     for row in drawing.whole(frame):
-        stream.write(f"{drawing.joined(row, coloured=is_coloured(stream))}\n")
+        line = drawing.joined(row, coloured=is_coloured(stream))
+        # As on a terminal: a question mark is as wide as what it replaces.
+        stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def run(
