@@ -144,7 +144,7 @@ class SharedReader:
     def _run(self, reading: _Reading) -> None:
         def visit(name: str) -> tuple[str, HostReport | None]:
             left = reading.seconds - reading.age_seconds
-            return name, self._readers[name].read(left, wait=True) if left > 0 else None
+            return name, self._readers[name].read(left) if left > 0 else None
 
         def keep(visited: tuple[str, HostReport | None]) -> None:
             name, report = visited
