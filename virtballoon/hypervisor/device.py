@@ -15,6 +15,7 @@ from virtballoon.hypervisor.domainxml import DomainXML
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import Interval
+from virtballoon.model.source import Source
 from virtballoon.model.value import Value
 from virtballoon.model.verdict import State
 
@@ -127,12 +128,11 @@ class QomBalloon:
         return self._monitor.guest_stats(self._path)
 
 
-def balloon_device(domain: Domain, qom_path: str | None) -> BalloonDevice:
-    """The balloon of a running domain.
-
-    :param qom_path: where QEMU has it; None for its balloon by libvirt
-    """
-    return LibvirtBalloon(domain) if qom_path is None else QomBalloon(domain.monitor(), qom_path)
+def balloon_device(domain: Domain, balloon: Balloon | None, via: Source) -> BalloonDevice:
+    """The balloon of a running domain: by libvirt, unless ``via`` is QOM and its path is known."""
+    if via is Source.LIBVIRT or balloon is None or balloon.qom_path is None:
+        return LibvirtBalloon(domain)
+    return QomBalloon(domain.monitor(), balloon.qom_path)
 
 
 def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:

@@ -20,7 +20,7 @@ from virtballoon.engine.session import DEFAULT_TIMEOUT, HostSession
 from virtballoon.engine.tasks import TaskResult, hold_of, run_per_domain
 from virtballoon.errors import Busy, ConnectionLost, DomainNotFound, NotRunning, VirtballoonError
 from virtballoon.hypervisor.connection import Target
-from virtballoon.hypervisor.device import BalloonDevice, balloon_device
+from virtballoon.hypervisor.device import balloon_device
 from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.log import log_host, log_unrestored
 from virtballoon.model.outcome import DomainWait
@@ -245,20 +245,17 @@ class _Temporary:
             return False
         if hold := hold_of(domain):
             return hold
-        self._balloon(domain).set_interval(_TEMPORARY)
+        balloon = self.rows[domain.uuid].balloon
+        balloon_device(domain, balloon, self._via).set_interval(_TEMPORARY)
         return True
 
     def _restore(self, domain: Domain) -> Control | bool:
         if hold := hold_of(domain):
             return hold
-        row, balloon = self.rows[domain.uuid], self._balloon(domain)
-        if domain.xml().id != row.id or balloon.interval() != _TEMPORARY:
+        row = self.rows[domain.uuid]
+        device = balloon_device(domain, row.balloon, self._via)
+        if domain.xml().id != row.id or device.interval() != _TEMPORARY:
             # What another program has set in the meantime stays.
             return False
-        balloon.set_interval(row.interval.in_force or 0)
+        device.set_interval(row.interval.in_force or 0)
         return True
-
-    def _balloon(self, domain: Domain) -> BalloonDevice:
-        balloon = self.rows[domain.uuid].balloon
-        path = balloon.qom_path if balloon is not None else None
-        return balloon_device(domain, path if self._via is Source.QOM else None)

@@ -275,10 +275,9 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
     is_qom = live and running and request.via is Source.QOM
     if is_qom:
         balloon = locate(domain.monitor(), balloon)
-    path = balloon.qom_path if is_qom and balloon is not None else None
-    device = balloon_device(domain, path) if balloon is not None else None
+    device = balloon_device(domain, balloon, request.via) if balloon is not None else None
     before = after = configs.interval
-    if path is not None and device is not None:
+    if is_qom and device is not None:
         before = after = replace(before, qemu=device.interval())
     error = _live_obstacle(configs, device) if live else None
     live = live and error is None
