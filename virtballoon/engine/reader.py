@@ -105,7 +105,9 @@ class ReadPlan(Plan[_Row]):
             if isinstance(outcome, ConnectionLost):
                 self.lost = outcome
         done = [] if self.lost else super().take(call, outcomes, now)
-        self._ask_for_xml(call.domains)
+        # Not before the figures: while QEMU gives those, libvirt and this process read XML.
+        if call.step is not Step.SCAN:
+            self._ask_for_xml(call.domains)
         return done
 
     def _ask_for_xml(self, domains: Iterable[Domain]) -> None:
