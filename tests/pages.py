@@ -84,3 +84,10 @@ def tool(name: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+def stats_table(section: str) -> list[dict[str, str]]:
+    """The table of a section of virtballoon-stats(7)."""
+    (block,) = blocks(sections("virtballoon-stats.7")[section])
+    heading, *lines = (line.split() for line in block.splitlines())
+    return [dict(zip(heading, line, strict=True)) for line in lines]

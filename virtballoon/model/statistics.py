@@ -41,31 +41,20 @@ class Kind(StrEnum):
 
 
 class Statistic(Value):
-    """One statistic.
+    """One statistic. virtballoon-stats(7) has its names and first versions elsewhere.
 
     :ivar about: what it is, in one line
-    :ivar unit: bytes or a count
-    :ivar kind: gauge or counter
-    :ivar qemu_since: the first QEMU that has it
-    :ivar linux_since: the first Linux that gives it
     :ivar libvirt: libvirt's key, or None where libvirt does not give it. libvirt's sizes are in
         KiB.
-    :ivar libvirt_since: the first libvirt that gives it, or None
-    :ivar meminfo: the fields of a Linux guest's ``/proc/meminfo`` that add up to it
-    :ivar vmstat: the same of ``/proc/vmstat``, which counts pages where we have bytes; a final
-        ``*`` stands for every ending
+    :ivar qemu_since: the first QEMU that has it
     :ivar name: its name in figures, columns and documents
     """
 
     about: str
     unit: Unit
     kind: Kind
-    qemu_since: str = "1.5"
-    linux_since: str = "2.6.34"
-    libvirt: str | None = None
-    libvirt_since: str | None = None
-    meminfo: tuple[str, ...] = ()
-    vmstat: tuple[str, ...] = ()
+    libvirt: str | None
+    qemu_since: str
     name: str = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -76,37 +65,21 @@ class Statistic(Value):
         return self if stats is None else None
 
     @property
-    def qemu(self) -> str:
-        """QEMU's key, in the property ``guest-stats``."""
-        return f"stat-{self.name.replace('_', '-')}"
-
-    @property
     def has_rate(self) -> bool:
         """Whether it only grows while a guest runs, and often enough to have a rate."""
         return self.kind is Kind.COUNTER and self.name != "oom_kills"
 
 
-def _old(about: str, unit: Unit, kind: Kind, libvirt: str, **more: Any) -> Any:
-    """A statistic that every QEMU, Linux and libvirt of interest has."""
+def _gauge(about: str, libvirt: str, qemu_since: str = "1.5") -> Any:
     return Statistic(
-        about=about, unit=unit, kind=kind, libvirt=libvirt, libvirt_since="0.7.5", **more
+        about=about, unit=Unit.BYTES, kind=Kind.GAUGE, libvirt=libvirt, qemu_since=qemu_since
     )
 
 
-def _new(about: str, unit: Unit, vmstat: str) -> Any:
-    """A counter that libvirt does not give."""
+def _counter(about: str, unit: Unit, libvirt: str | None = None, qemu_since: str = "9.2") -> Any:
     return Statistic(
-        about=about,
-        unit=unit,
-        kind=Kind.COUNTER,
-        qemu_since="9.2",
-        linux_since="6.12",
-        vmstat=(vmstat,),
+        about=about, unit=unit, kind=Kind.COUNTER, libvirt=libvirt, qemu_since=qemu_since
     )
-
-
-def _statistic(about: str, unit: Unit, kind: Kind, **more: Any) -> Any:
-    return Statistic(about=about, unit=unit, kind=kind, **more)
 
 
 class MemoryStats(Value):
@@ -121,81 +94,43 @@ class MemoryStats(Value):
     :ivar too_large: the names of those that the guest put at 2^63 or more: they count as absent
     """
 
-    swap_in: int | None = _old(
-        "memory read back from swap", Unit.BYTES, Kind.COUNTER, "swap_in", vmstat=("pswpin",)
+    swap_in: int | None = _counter("memory read back from swap", Unit.BYTES, "swap_in", "1.5")
+    swap_out: int | None = _counter("memory written to swap", Unit.BYTES, "swap_out", "1.5")
+    major_faults: int | None = _counter(
+        "page faults that needed I/O", Unit.COUNT, "major_fault", "1.5"
     )
-    swap_out: int | None = _old(
-        "memory written to swap", Unit.BYTES, Kind.COUNTER, "swap_out", vmstat=("pswpout",)
-    )
-    major_faults: int | None = _old(
-        *("page faults that needed I/O", Unit.COUNT, Kind.COUNTER, "major_fault"),
-        vmstat=("pgmajfault",),
-    )
-    minor_faults: int | None = _old(
+    minor_faults: int | None = _counter(
         "page faults; from Linux all of them, including the major ones",
-        *(Unit.COUNT, Kind.COUNTER, "minor_fault"),
-        vmstat=("pgfault",),
+        Unit.COUNT,
+        "minor_fault",
+        "1.5",
     )
-    free_memory: int | None = _old(
-        *("memory that nothing uses, not even as a cache", Unit.BYTES, Kind.GAUGE, "unused"),
-        meminfo=("MemFree",),
-        vmstat=("nr_free_pages",),
-    )
-    total_memory: int | None = _old(
-        *("memory that the guest's kernel manages", Unit.BYTES, Kind.GAUGE, "available"),
-        meminfo=("MemTotal",),
-    )
-    available_memory: int | None = _statistic(
+    free_memory: int | None = _gauge("memory that nothing uses, not even as a cache", "unused")
+    total_memory: int | None = _gauge("memory that the guest's kernel manages", "available")
+    available_memory: int | None = _gauge(
         "memory that new programs could have without swapping, by the guest's estimate",
-        *(Unit.BYTES, Kind.GAUGE),
-        qemu_since="2.6",
-        linux_since="4.6",
-        libvirt="usable",
-        libvirt_since="2.1.0",
-        meminfo=("MemAvailable",),
+        "usable",
+        "2.6",
     )
-    disk_caches: int | None = _statistic(
+    disk_caches: int | None = _gauge(
         "the page cache; from Linux with shared memory and tmpfs, which cannot be dropped",
-        *(Unit.BYTES, Kind.GAUGE),
-        qemu_since="2.12",
-        linux_since="4.16",
-        libvirt="disk_caches",
-        libvirt_since="4.6.0",
-        meminfo=("Buffers", "Cached", "SwapCached"),
-        vmstat=("nr_file_pages",),
+        "disk_caches",
+        "2.12",
     )
-    htlb_pgalloc: int | None = _statistic(
-        *("huge pages allocated for the pool", Unit.COUNT, Kind.COUNTER),
-        qemu_since="3.0",
-        linux_since="4.17",
-        libvirt="hugetlb_pgalloc",
-        libvirt_since="5.4.0",
-        vmstat=("htlb_buddy_alloc_success",),
+    htlb_pgalloc: int | None = _counter(
+        "huge pages allocated for the pool", Unit.COUNT, "hugetlb_pgalloc", "3.0"
     )
-    htlb_pgfail: int | None = _statistic(
-        *("huge pages that could not be allocated for the pool", Unit.COUNT, Kind.COUNTER),
-        qemu_since="3.0",
-        linux_since="4.17",
-        libvirt="hugetlb_pgfail",
-        libvirt_since="5.4.0",
-        vmstat=("htlb_buddy_alloc_fail",),
+    htlb_pgfail: int | None = _counter(
+        "huge pages that could not be allocated for the pool", Unit.COUNT, "hugetlb_pgfail", "3.0"
     )
-    oom_kills: int | None = _new("processes killed for lack of memory", Unit.COUNT, "oom_kill")
-    alloc_stalls: int | None = _new(
-        "allocations that had to reclaim memory first", Unit.COUNT, "allocstall_*"
+    oom_kills: int | None = _counter("processes killed for lack of memory", Unit.COUNT)
+    alloc_stalls: int | None = _counter("allocations that had to reclaim memory first", Unit.COUNT)
+    async_scans: int | None = _counter("memory scanned for reclaim in the background", Unit.BYTES)
+    direct_scans: int | None = _counter(
+        "memory scanned for reclaim by waiting allocations", Unit.BYTES
     )
-    async_scans: int | None = _new(
-        "memory scanned for reclaim in the background", Unit.BYTES, "pgscan_kswapd"
-    )
-    direct_scans: int | None = _new(
-        "memory scanned for reclaim by waiting allocations", Unit.BYTES, "pgscan_direct"
-    )
-    async_reclaims: int | None = _new(
-        "memory reclaimed in the background", Unit.BYTES, "pgsteal_kswapd"
-    )
-    direct_reclaims: int | None = _new(
-        "memory reclaimed by waiting allocations", Unit.BYTES, "pgsteal_direct"
-    )
+    async_reclaims: int | None = _counter("memory reclaimed in the background", Unit.BYTES)
+    direct_reclaims: int | None = _counter("memory reclaimed by waiting allocations", Unit.BYTES)
     other: Mapping[str, int] = MappingProxyType({})
     too_large: tuple[str, ...] = ()
 
