@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +57,10 @@ def aged(age: float, interval: int = 10) -> Verdict:
 )
 def test_each_verdict(facts: dict[str, Any], expected: Verdict) -> None:
     assert verdict(**facts) is expected
+
+
+def test_states_are_in_the_order_of_libvirts_numbers() -> None:
+    assert [getattr(libvirt, f"VIR_DOMAIN_{state.name}") for state in State] == [*range(len(State))]
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - STOPPED_STATES - {State.SHUTOFF}))

@@ -35,17 +35,8 @@ MAX_INTERVAL: Final = 2**31 - 1
 #: A healthy QEMU answers within some milliseconds.
 _HUNG_SECONDS: Final = 1.0
 
-#: libvirt's ``virDomainState`` by number.
-_STATES: Final[Mapping[int, State]] = {
-    libvirt.VIR_DOMAIN_NOSTATE: State.NOSTATE,
-    libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: State.BLOCKED,
-    libvirt.VIR_DOMAIN_PAUSED: State.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: State.SHUTDOWN,
-    libvirt.VIR_DOMAIN_SHUTOFF: State.SHUTOFF,
-    libvirt.VIR_DOMAIN_CRASHED: State.CRASHED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: State.PMSUSPENDED,
-}
+#: By libvirt's number.
+_STATES: Final = tuple(State)
 
 #: The reasons for a state, by libvirt's numbers (``virDomainRunningReason`` and others).
 _REASONS: Final[Mapping[State, tuple[str, ...]]] = {
@@ -102,7 +93,9 @@ def statistics_of(answer: Mapping[str, Any]) -> DomainStatistics:
 
 
 def state_of(number: object) -> State:
-    return _STATES.get(number, State.NOSTATE) if isinstance(number, int) else State.NOSTATE
+    if not isinstance(number, int) or not 0 <= number < len(_STATES):
+        return State.NOSTATE
+    return _STATES[number]
 
 
 class Control(Value):

@@ -143,7 +143,7 @@ class Verdict(StrEnum):
 
 
 class State(StrEnum):
-    """A domain's state, under the names of libvirt's ``virDomainState``."""
+    """A domain's state, under the names and in the order of libvirt's ``virDomainState``."""
 
     NOSTATE = "nostate"
     RUNNING = "running"
