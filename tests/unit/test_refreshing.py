@@ -70,7 +70,7 @@ def row(age: int | None, *, interval: int = 10, **facts: Any) -> DomainReport:
 def test_which_domains_are_polled(
     old: DomainReport, may_be_newer: bool, needs_polling: bool
 ) -> None:
-    assert refreshing._may_be_newer(old, 5) == may_be_newer
+    assert old.may_be_newer(5) == may_be_newer
     if may_be_newer:
         assert refreshing._needs_polling(old, 10) == needs_polling
 

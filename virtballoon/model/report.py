@@ -287,6 +287,15 @@ class DomainReport(Value):
         """Whether there is nothing to be done."""
         return self.verdict.is_well and self.is_complete
 
+    def is_recent(self, max_age: float) -> bool:
+        """Whether its figures are no older than this, in seconds."""
+        return self.age_seconds is not None and self.age_seconds <= max_age
+
+    def may_be_newer(self, max_age: float) -> bool:
+        """Whether its figures are older than this, in seconds, and the guest can give new ones."""
+        is_known = self.verdict.can_update and self.figures.last_update is not None
+        return is_known and not self.is_recent(max_age)
+
     @property
     def needs_polling(self) -> bool:
         """Whether setting an interval would bring this domain's figures to life."""
@@ -296,8 +305,8 @@ class DomainReport(Value):
     def may_be_polled(self) -> bool:
         """Whether polling is off by libvirt, and a QEMU that polls it all the same would show that
         soon."""
-        is_recent = self.age_seconds is not None and self.age_seconds <= UNPOLLED_SECONDS
-        return self.verdict is Verdict.POLLING_OFF and self.interval.qemu is None and is_recent
+        is_off = self.verdict is Verdict.POLLING_OFF and self.interval.qemu is None
+        return is_off and self.is_recent(UNPOLLED_SECONDS)
 
 
 def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonError:

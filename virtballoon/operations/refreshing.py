@@ -71,7 +71,7 @@ def read_fresh(
     def old() -> list[DomainReport]:
         there = [row for uuid, row in rows.items() if uuid in session.domains]
         answered = {uuid for uuid, wait in waits.items() if wait.waited.answered}
-        return [row for row in there if _may_be_newer(row, max_age) and row.uuid not in answered]
+        return [row for row in there if row.may_be_newer(max_age) and row.uuid not in answered]
 
     def wait(reports: Iterable[DomainReport], seconds: float) -> None:
         now, there = time.monotonic(), session.domains
@@ -106,15 +106,6 @@ def read_fresh(
     return log_host(host_report(session, reports, earlier=first))
 
 
-def _is_recent(row: DomainReport, max_age: float) -> bool:
-    return row.age_seconds is not None and row.age_seconds <= max_age
-
-
-def _may_be_newer(row: DomainReport, max_age: float) -> bool:
-    is_known = row.verdict.can_update and row.figures.last_update is not None
-    return is_known and not _is_recent(row, max_age)
-
-
 def _needs_polling(row: DomainReport, seconds: float) -> bool:
     """Whether a domain will not be updated within this time as it is polled now."""
     interval = row.interval.in_force
@@ -138,7 +129,7 @@ def _report(
         got = wait.waited
         refresh = Refresh(fresh=got.answered or False, seconds=got.seconds, reason=got.reason)
         row = (wait.report or row).rejudged(interval=row.interval)
-    elif _is_recent(row, max_age):
+    elif row.is_recent(max_age):
         refresh = Refresh(fresh=True)
     else:
         reason = Unheard.FAILED if row.verdict.can_update else Unheard(row.verdict.value)
@@ -213,17 +204,13 @@ class _Temporary:
 
     def not_restored(self, row: DomainReport) -> VirtballoonError:
         """The error of an interval that is not restored."""
-        seconds = row.interval.in_force or 0
-        # By UUID: a name may contain anything.
-        words = ["virtballoon", "set-interval", "-c", self._session.uri, "--via", self._via.value]
-        words += ["--live", str(seconds), row.uuid]
+        seconds, uri = row.interval.in_force or 0, self._session.uri
         before = f"{seconds} s" if seconds else "off"
-        return VirtballoonError(
-            f"its polling interval, which was {before}, could not be restored",
-            host=self._session.uri,
-            domain=row.name,
-            hint=f"to do so: {shlex.join(words)}",
-        )
+        message = f"its polling interval, which was {before}, could not be restored"
+        # By UUID: a name may contain anything.
+        options = f"-c {shlex.quote(uri)} --via {self._via} --live {seconds} {row.uuid}"
+        hint = f"to do so: virtballoon set-interval {options}"
+        return VirtballoonError(message, host=uri, domain=row.name, hint=hint)
 
     def _run(
         self, task: Callable[[Domain], Control | bool], uuids: Iterable[str], seconds: float
