@@ -60,26 +60,6 @@ class DomainXML(NamedTuple):
         return self.name == name.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _parse(xml: bytes) -> etree._Element | None:
-    from lxml import etree
-
-    # Entities are not resolved: other programs write a domain's metadata.
-    parser = etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
-    try:
-        with LOADER:
-            return etree.fromstring(xml, parser)
-    except etree.LxmlError as error:
-        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
-
-
 class DomainHints(Value):
     """What the live XML says about reasons for a missing or silent balloon.
 
@@ -169,11 +149,24 @@ def _read(root: etree._Element) -> DomainXML:
 
 
 def _root(xml: str) -> etree._Element:
+    from lxml import etree
+
     if len(xml) > MAX_XML_BYTES:
         raise DomainXMLError(f"the domain's XML is too long: {len(xml)} characters")
+    # Entities are not resolved: other programs write a domain's metadata.
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        dtd_validation=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
     try:
-        root = _parse(xml.encode("utf-8"))
-    except ValueError as error:
+        with LOADER:
+            root = etree.fromstring(xml.encode("utf-8"), parser)
+    except (ValueError, etree.LxmlError) as error:
         raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
     if root is None or root.tag != "domain":
         raise DomainXMLError("the XML is not a domain's")

@@ -238,26 +238,21 @@ class Monitor:
             document = json.loads(answer)
         except (ValueError, RecursionError) as error:
             raise self._error("the answer is not JSON", command, answer) from error
-        if not isinstance(document, dict):
-            raise self._error("the answer is not a JSON object", command, answer)
-        if "error" in document:
-            raise self._refusal(document["error"], command, answer)
-        if "return" not in document:
-            raise self._error("the answer has neither return nor error", command, answer)
-        return command, answer, document["return"]
+        match document:
+            case {"error": error}:
+                raise self._refusal(error, command, answer)
+            case {"return": value}:
+                return command, answer, value
+        raise self._error("the answer has neither return nor error", command, answer)
 
     def _refusal(self, error: object, command: str, answer: str) -> MonitorError:
         # QMP: {"error": {"class": …, "desc": …}} (docs/interop/qmp-spec).
         details = error if isinstance(error, dict) else {}
         kind, text = details.get("class"), details.get("desc")
-        return self._error(
-            text
-            if isinstance(text, str) and text.strip()
-            else "QEMU returned an error without a message",
-            command,
-            answer,
-            error_class=kind if isinstance(kind, str) else None,
-        )
+        if not isinstance(text, str) or not text.strip():
+            text = "QEMU returned an error without a message"
+        kind = kind if isinstance(kind, str) else None
+        return self._error(text, command, answer, error_class=kind)
 
     def _error(
         self, message: str, sent: str, received: str | None, *, error_class: str | None = None
