@@ -303,12 +303,12 @@ class Plan(Generic[R]):
             self.limits.note(uuid, control, now)
         if control.hangs:
             self.scan()
-        if is_under_way:
-            self._take_blocked(row, control, now)
-        elif not is_scan and (step := self._again(row)) is not None:
-            self.try_again(row, step, now)
         if not is_scan or self._scan_decides:
             row.error = row.error or self.limits.expired(row.domain, now)
+        if is_under_way:
+            self._take_blocked(row, control, now)
+        elif not is_scan and row.error is None and (step := self._again(row)) is not None:
+            self.try_again(row, step, now)
 
     def _take_blocked(self, row: R, control: Control, now: float) -> None:
         """A domain was checked because a call for it is late."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from virtballoon.model.value import Value
 
@@ -37,7 +37,7 @@ def means_all(words: Iterable[str] | None) -> bool:
     return words is None or all(isinstance(word, Exclude) for word in words)
 
 
-class Selected(Value, Generic[D]):
+class Selected(NamedTuple, Generic[D]):
     """A domain that is meant.
 
     :ivar domain: the domain
