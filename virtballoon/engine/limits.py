@@ -80,10 +80,7 @@ class Limits:
         self._holds: dict[str, _Hold] = {}
 
     def note(self, uuid: str, control: Control, now: float) -> None:
-        """Take in what holds a domain.
-
-        :param now: the time, by ``time.monotonic()``, as everywhere
-        """
+        """Take in what holds a domain; times are by ``time.monotonic()``."""
         if control.free:
             # A job that libvirt does not show may hold it all the same.
             if (hold := self._holds.get(uuid)) and not hold.is_job:

@@ -82,7 +82,7 @@ class BalloonDevice(Protocol):
 
 
 class LibvirtBalloon:
-    """The balloon by libvirt's calls. Its interval is that of the live XML, as QEMU's should be."""
+    """The balloon by libvirt's calls. Its interval is that of the live XML."""
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain

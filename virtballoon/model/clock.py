@@ -22,12 +22,8 @@ _FEWEST_LATE: Final = 2
 
 
 class Look(NamedTuple):
-    """The last update of a domain, as it was read once.
-
-    :ivar interval: the polling interval in seconds; 0 for a domain that is not polled now
-    :ivar last_update: epoch seconds by the host's clock; 0 for never
-    :ivar read_at: the time of reading, epoch seconds by this machine's clock
-    """
+    """The last update of a domain, as it was read once: epoch seconds by the host's clock, 0 for
+    never, and by this machine's. The interval is 0 for a domain that is not polled now."""
 
     interval: int
     last_update: int

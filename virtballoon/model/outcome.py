@@ -54,7 +54,6 @@ class IntervalChange(Value):
 
     :ivar changed: whether any interval differs from what it was; True with a failed outcome
         means half done
-    :ivar before: the intervals as they were
     :ivar after: the intervals as they are, or would be
     :ivar error: why it failed or was skipped, or None
     :ivar waited: whether the guest has answered since; None unless that was to be waited for

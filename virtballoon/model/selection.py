@@ -38,12 +38,8 @@ def means_all(words: Iterable[str] | None) -> bool:
 
 
 class Selected(NamedTuple, Generic[D]):
-    """A domain that is meant.
-
-    :ivar domain: the domain
-    :ivar exact: whether it was meant by its name or UUID, rather than by a pattern or as one of
-        all
-    """
+    """A domain that is meant; ``exact`` if by its name or UUID, rather than by a pattern or as one
+    of all."""
 
     domain: D
     exact: bool

@@ -66,7 +66,7 @@ def read_session(
     """Read a host's domains like :func:`read_host`, in a session.
 
     :param each: called in this thread with each domain as soon as it is read
-    :param earlier: the previous reading of the same host, to determine the clock offset
+    :param earlier: as in :func:`host_report`
     """
     rows: list[DomainReport] = []
     with session, session.errors_kept():

@@ -119,7 +119,6 @@ def _needs_polling(row: DomainReport, seconds: float) -> bool:
 def _report(
     row: DomainReport, wait: DomainWait | None, temporary: _Temporary, max_age: float
 ) -> DomainReport:
-    """A domain's report with the result of refreshing it."""
     error = temporary.errors.get(row.uuid)
     was_set, is_left = row.uuid in temporary.was_set, row.uuid in temporary.is_left
     if error is not None:
