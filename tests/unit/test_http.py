@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from virtballoon.exporter.http import Server, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TEXT = "x " * 1000
 
@@ -245,6 +245,17 @@ def test_addresses() -> None:
             assert server.addresses[0].startswith("[::1]:")
     except VirtballoonError as error:
         pytest.skip(f"no IPv6 here: {error}")
+
+
+def test_address_of_one_link() -> None:
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        digits, _, _, scope, _, interface = line.split()
+        if scope == "20":
+            address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+            with listen(f"[{address}%{interface}]:0") as listening:
+                assert listening.getsockname()[0] == address
+                return
+    pytest.skip("no link-local address here")
 
 
 def test_notifies_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,9 +64,10 @@ def listen(address: str) -> socket.socket:
     if found is None or int(found[3]) >= 2**16:
         raise ValueError(f"invalid address {address!r}: use 127.0.0.1:9177 or [::1]:9177")
     host, port = found[1] or found[2], int(found[3])
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # With the scope of a link-local address, which bind() does not take from its name.
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place, family=family, backlog=_BACKLOG)
     except OSError as error:
         raise VirtballoonError(f"cannot listen on {address}: {error.strerror}") from error
 
