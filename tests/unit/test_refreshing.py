@@ -142,6 +142,13 @@ def test_refused_change_is_not_a_change(error: VirtballoonError) -> None:
     assert domain.sent == []
 
 
+def test_a_refusal_is_no_change_of_an_interval_that_was_the_temporary_one() -> None:
+    domain = FakeDomain(1, error=AccessDenied("no"))
+    intervals = set_temporarily(domain)
+    assert restored(intervals, domain) is None
+    assert intervals.remaining() == []
+
+
 @pytest.mark.parametrize("takes_effect", [True, False])
 def test_a_change_that_failed_may_have_taken_effect(takes_effect: bool) -> None:
     error = None if takes_effect else ConnectionLost("gone")

@@ -239,9 +239,10 @@ class _Temporary:
         if hold := hold_of(domain):
             return hold
         row = self.rows[domain.uuid]
+        before = row.interval.in_force or 0
         device = balloon_device(domain, row.balloon, self._via)
-        if domain.xml().id != row.id or device.interval() != _TEMPORARY:
-            # What another program has set in the meantime stays.
+        # What another program has set in the meantime stays.
+        if domain.xml().id != row.id or not before != device.interval() == _TEMPORARY:
             return False
-        device.set_interval(row.interval.in_force or 0)
+        device.set_interval(before)
         return True
