@@ -282,6 +282,9 @@ def test_the_advice_goes_through_libvirt(command: Command, tmp_path: Path) -> No
     (advice,) = result.complaints
     assert advice.endswith(": virtballoon -H hv1 set-interval 10 --via libvirt test")
 
+    result = command("doctor", "--via", "libvirt", env={"VIRTBALLOON_CONFIG_FILE": str(path)})
+    assert "virtballoon -H hv1 set-interval --via libvirt 10 test" in result.stdout
+
 
 # Completion.
 

@@ -145,6 +145,7 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     """How the commands of a diagnosis begin for one host; without its URI where that is the
     default."""
     from virtballoon.doctor.results import CommandPrefixes
+    from virtballoon.model.source import Source
 
     is_default = settings.targets == (None,) or (
         uri == default_uri() and not settings.configuration.hosts
@@ -154,6 +155,7 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     return CommandPrefixes(
         virtballoon=(PROGRAM,) if is_short else tuple(command_prefix(settings, uri)),
         virsh=("virsh", "-c", uri) if needs_uri else ("virsh",),
+        is_qom=settings.configuration.via is Source.QOM,
     )
 
 

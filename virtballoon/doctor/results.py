@@ -117,10 +117,12 @@ class CommandPrefixes:
 
     :ivar virtballoon: of ``virtballoon``
     :ivar virsh: of ``virsh``
+    :ivar is_qom: whether the source is QOM if the command names none
     """
 
     virtballoon: tuple[str, ...]
     virsh: tuple[str, ...]
+    is_qom: bool = False
 
     @classmethod
     def by_uri(cls, uri: str) -> Self:
@@ -148,7 +150,7 @@ def texts(
     if report.balloon is not None and report.balloon.model is None:
         # libvirt cannot set it.
         set_interval += " --via qom"
-    elif report.source is Source.QOM:
+    elif prefixes.is_qom or report.source is Source.QOM:
         # Through libvirt, the XML stays right.
         set_interval += " --via libvirt"
     return {
