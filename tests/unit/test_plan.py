@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.fake_hypervisor import FakeHost, Simulation, Trouble, connected
 from virtballoon.engine.limits import HOLD_SECONDS, IN_FLIGHT, MOST_HUNG, Limits
 from virtballoon.engine.plan import Plan, Row, Step
-from virtballoon.engine.reader import ReadPlan
+from virtballoon.engine.reader import ReadPlan, _Row
 from virtballoon.engine.tasks import TaskPlan
 from virtballoon.errors import Busy, BusyReason
 from virtballoon.hypervisor.domain import Control, Domain
@@ -110,6 +110,12 @@ def test_a_later_run_does_not_wait(make: MakePlan) -> None:
     run = Run(make, 100, {number: held(60.0) for number in (3, 40, 77)})
     assert run.reasons == dict.fromkeys((3, 40, 77), BusyReason.MONITOR)
     assert run.seconds < 0.5
+
+
+@pytest.mark.parametrize("make", [near, far])
+def test_xml_is_read_even_if_too_many_domains_hang_to_ask_for_figures(make: MakePlan) -> None:
+    run = Run(make, 20, dict.fromkeys(range(MOST_HUNG), held(60.0)))
+    assert all(isinstance(row, _Row) and row.configs is not None for row in run.rows.values())
 
 
 @PLANS

@@ -94,6 +94,15 @@ class ReadPlan(Plan[_Row]):
         if is_far:
             self._ask_for_xml([])
 
+    def start(self, now: float, left_behind: int = 0) -> list[Call]:
+        """The calls to begin now."""
+        begun = super().start(now, left_behind)
+        if self.is_over:
+            # Too many domains hang to ask for figures.
+            self._ask_for_xml([])
+            begun += super().start(now, left_behind)
+        return begun
+
     def take(self, call: Call, outcomes: Mapping[str, object], now: float) -> list[_Row]:
         """Take in an answer, and give the domains that it completes.
 
