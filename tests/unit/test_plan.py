@@ -143,6 +143,18 @@ def test_a_job_counts_from_when_it_was_first_seen(make: MakePlan) -> None:
 
 
 @pytest.mark.parametrize("make", [near, far, newer])
+def test_a_job_of_an_earlier_run(make: MakePlan) -> None:
+    _, domains = connected(FakeHost(20))
+    limits = Limits()
+    limits.note_job(domains[5].uuid, START - 60.0)
+    row = Run(make, 20, {5: job()}, limits=limits).rows[5]
+    assert isinstance(row.error, Busy)
+    # Libvirt knows the state of a domain that a job holds.
+    assert row.unasked is not None  # type: ignore[attr-defined]
+    assert Run(make, 20, {}, limits=limits).reasons == {}
+
+
+@pytest.mark.parametrize("make", [near, far, newer])
 def test_a_job_that_libvirt_does_not_show(make: MakePlan) -> None:
     run = Run(make, 20, {5: job(is_shown=False), 6: job(START + 1, is_shown=False)})
     assert run.reasons == {5: BusyReason.JOB}
@@ -191,6 +203,12 @@ def test_many_hung_domains_leave_workers_free(make: MakePlan) -> None:
     workers = sum(bool(what.held) for what in trouble.values())
     assert IN_FLIGHT <= workers <= MOST_HUNG
     assert set(run.reasons.values()) == {BusyReason.MONITOR, BusyReason.LIMIT}
+
+
+@pytest.mark.parametrize("make", [near, far])
+def test_xml_is_read_where_no_call_may_be_blocked(make: MakePlan) -> None:
+    run = Run(make, 100, {number: held(60.0) for number in range(MOST_HUNG)})
+    assert all(row.configs for row in run.rows.values())  # type: ignore[attr-defined]
 
 
 @PLANS

@@ -97,7 +97,7 @@ class Plan(Generic[R]):
     :ivar lost: the error of the connection, once it is broken: no other call makes sense then
     """
 
-    #: Whether a domain that a scan finds held needs no other call.
+    #: Whether a domain that a scan finds hanging needs no other call.
     _scan_decides = True
 
     def __init__(self, rows: Iterable[R], *, limits: Limits, is_far: bool = False) -> None:
@@ -303,7 +303,8 @@ class Plan(Generic[R]):
             self.limits.note(uuid, control, now)
         if control.hangs:
             self.scan()
-        if not is_scan or self._scan_decides:
+        # After a job, only an answer shows that the domain is free; a call does not wait for it.
+        if not is_scan or (self._scan_decides and control.hangs):
             row.error = row.error or self.limits.expired(row.domain, now)
         if is_under_way:
             self._take_blocked(row, control, now)
