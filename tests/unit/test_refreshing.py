@@ -22,6 +22,7 @@ from virtballoon.errors import (
     ReadOnly,
     VirtballoonError,
 )
+from virtballoon.hypervisor.domain import Control
 from virtballoon.log import log_host
 from virtballoon.model.memory import Figures
 from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
@@ -182,6 +183,20 @@ def test_a_held_domain_is_neither_polled_nor_restored() -> None:
     assert domain.live == 1
     (line,) = intervals.remaining()
     assert line.endswith(f"--live 0 {domain.uuid})")
+
+
+def test_what_was_not_set_because_the_process_ends_is_not_left() -> None:
+    domain = FakeDomain(0)
+    intervals = temporary(domain)
+
+    def held_when_the_process_ends() -> Control:
+        intervals._is_over = True
+        return Control(free=False, seconds=0.1, waiting=True)
+
+    domain.hold = held_when_the_process_ends  # type: ignore[method-assign]
+    intervals.set([old(domain)], 5)
+    assert domain.sent == []
+    assert intervals.remaining() == []
 
 
 REFRESHES = (

@@ -10,7 +10,7 @@ from typing import Any
 import libvirt
 import pytest
 
-from tests.unit.fake_hypervisor import URI, FakeHost
+from tests.unit.fake_hypervisor import URI, FakeHost, connected
 from virtballoon import (
     Busy,
     BusyReason,
@@ -30,7 +30,7 @@ from virtballoon import (
 from virtballoon.engine.session import HostSession, KeptConnection
 from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor.connection import Connection
-from virtballoon.operations.reading import read_session
+from virtballoon.operations.reading import read_domain, read_session
 
 #: Far more than any of this takes.
 TIMEOUT = 30.0
@@ -163,6 +163,15 @@ def test_the_callers_connection_is_not_renewed(opener: Opener) -> None:
     report = read_host(Connection(host))
     assert isinstance(report.error, ConnectionLost)
     assert opener.opened == []
+
+
+@pytest.mark.parametrize("uses", range(9))
+def test_reading_one_domain_over_a_connection_that_breaks(uses: int) -> None:
+    host = FakeHost(3)
+    _, domains = connected(host)
+    host.breaks_after = host.uses + uses
+    with pytest.raises(ConnectionLost):
+        read_domain(domains[1])
 
 
 def test_a_kept_connection_is_used_again(opener: Opener, host: FakeHost) -> None:

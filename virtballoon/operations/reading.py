@@ -190,7 +190,8 @@ def read_domain(
     with HostSession(domain.connection, (), via=via, timeout=timeout) as session:
         session.connect()
         chosen = {uuid: one for uuid, one in session.domains.items() if uuid == domain.uuid}
-        for row in read_domains(session, chosen, via=via):
+        # All of it: where the connection breaks, an error follows the report.
+        for row in list(read_domains(session, chosen, via=via)):
             return row
     raise DomainNotFound("it no longer exists", host=domain.connection.uri, domain=domain.name)
 

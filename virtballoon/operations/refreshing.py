@@ -166,10 +166,10 @@ class _Temporary:
             self.rows = {row.uuid: row for row in rows}
             # The process may be asked to end while any of them is being set.
             self.is_left = set(self.rows)
-            for domain, _, error, in_flight in self._run(self._set, self.rows, seconds):
+            for domain, is_set, error, in_flight in self._run(self._set, self.rows, seconds):
                 if error is not None:
                     self.errors[domain.uuid] = error
-                if isinstance(error, Busy) and not in_flight:
+                if is_set is False or (isinstance(error, Busy) and not in_flight):
                     # Nothing was sent.
                     self.is_left.discard(domain.uuid)
 
