@@ -105,6 +105,8 @@ WRONG_USAGE = [
     (["sets-interval"], "Did you mean set-interval?"),
     (["frobnicate"], "Commands: list, stats,"),
     (["--format", "json", "list"], "(a command's own options follow its name)"),
+    (["--fromat", "json", "list"], "Did you mean --format?"),
+    (["--timeuot", "3", "list"], "Did you mean --timeout?"),
     (["--timeot", "5", "list"], "--timeout"),
     (["list", "--timeot", "5"], "--timeout"),
     (["list", "--frobnicate"], "--frobnicate"),

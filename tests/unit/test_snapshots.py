@@ -50,6 +50,18 @@ def test_snapshot(node: str) -> None:
     assert len(snapshot.hosts["one"].domains) > 1
 
 
+def test_host_that_others_leave_no_time_for(silent: SilentHost, tmp_path: Path) -> None:
+    with SilentHost(tmp_path / "other") as other:
+        hosts = {"one": silent.uri, "two": other.uri}
+        snapshot = SharedReader(hosts, timeout=0.5, jobs=1).read()
+    error = snapshot.hosts["two"].error
+    assert error is not None
+    assert (error.message, error.hint) == (
+        "not read, because other hosts took all the time",
+        "raise --jobs",
+    )
+
+
 def test_concurrent_requests_share_a_snapshot(node: str, silent: SilentHost) -> None:
     reader = SharedReader({"one": node, "silent": silent.uri}, timeout=2)
     with ThreadPoolExecutor(4) as pool:

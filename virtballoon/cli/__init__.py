@@ -47,7 +47,14 @@ class _Commands(click.Group):
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            message = f"{error.format_message()} (a command's own options follow its name)"
+            from difflib import get_close_matches
+
+            commands = filter(None, (self.get_command(ctx, name) for name in _COMMANDS))
+            known = {name for one in (self, *commands) for each in one.params for name in each.opts}
+            near = get_close_matches(error.option_name, sorted(known), n=1, cutoff=0.7)
+            near = [name for name in near if name != error.option_name]
+            named = click.NoSuchOption(error.option_name, possibilities=near, ctx=ctx)
+            message = f"{named.format_message()} (a command's own options follow its name)"
             raise click.UsageError(message, ctx) from error
         # The same options after the command's name win.
         given = {name: value for name, value in ctx.params.items() if value}

@@ -12,7 +12,7 @@ from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.uri import default_uri
-from virtballoon.log import get_logger
+from virtballoon.log import get_logger, log_host
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
 from virtballoon.operations.reading import unread
@@ -142,17 +142,20 @@ class SharedReader:
         return reading.age_seconds <= self._max_age and reading.suits(seconds)
 
     def _run(self, reading: _Reading) -> None:
-        def visit(name: str) -> tuple[str, HostReport | None]:
+        def visit(name: str) -> tuple[str, HostReport]:
             left = reading.seconds - reading.age_seconds
-            return name, self._readers[name].read(left) if left > 0 else None
-
-        def keep(visited: tuple[str, HostReport | None]) -> None:
-            name, report = visited
-            if report is not None:
-                reading.reports[name] = report
+            if left > 0:
+                return name, self._readers[name].read(left)
+            message = "not read, because other hosts took all the time"
+            return name, log_host(self._unread(name, message, "raise --jobs", elapsed_seconds=0))
 
         try:
-            on_hosts([*self._readers], visit, jobs=self._jobs, on_result=keep)
+            on_hosts(
+                [*self._readers],
+                visit,
+                jobs=self._jobs,
+                on_result=lambda visited: reading.reports.update([visited]),
+            )
         except Exception:
             # Nothing waits for this thread; hosts that are missing are reported as unread.
             _log.exception("reading the hosts failed")
@@ -165,13 +168,19 @@ class SharedReader:
     def _snapshot(self, reading: _Reading) -> Snapshot:
         reports = dict(reading.reports)
         seconds = reading.age_seconds
-        for name, reader in self._readers.items():
-            if name not in reports:
-                uri = reader.target if isinstance(reader.target, str) else default_uri()
-                error = ConnectError(f"not read within {seconds:.1f} s", host=uri)
-                reports[name] = unread(error, uri, elapsed_seconds=seconds)
+        for name in self._readers.keys() - reports.keys():
+            message = f"not read within {seconds:.1f} s"
+            reports[name] = self._unread(name, message, elapsed_seconds=seconds)
         return Snapshot(
             hosts={name: reports[name] for name in self._readers},
             begun_at=reading.begun_at,
             age_seconds=seconds,
         )
+
+    def _unread(
+        self, name: str, message: str, hint: str | None = None, *, elapsed_seconds: float
+    ) -> HostReport:
+        target = self._readers[name].target
+        uri = target if isinstance(target, str) else default_uri()
+        error = ConnectError(message, host=uri, hint=hint)
+        return unread(error, uri, elapsed_seconds=elapsed_seconds)

@@ -266,7 +266,9 @@ def _layout(frame: Frame) -> _Layout:
     for title in filter(known.__contains__, _CLAIMS):
         least = known[title].least
         if widths and least + _GAP > room:
-            break
+            if "AGE" not in widths:
+                break
+            continue
         widths[title] = least
         room -= least + _GAP
     for title, most in _GROWTH:
