@@ -205,12 +205,6 @@ def test_many_hung_domains_leave_workers_free(make: MakePlan) -> None:
     assert set(run.reasons.values()) == {BusyReason.MONITOR, BusyReason.LIMIT}
 
 
-@pytest.mark.parametrize("make", [near, far])
-def test_xml_is_read_where_no_call_may_be_blocked(make: MakePlan) -> None:
-    run = Run(make, 100, {number: held(60.0) for number in range(MOST_HUNG)})
-    assert all(row.configs for row in run.rows.values())  # type: ignore[attr-defined]
-
-
 @PLANS
 def test_a_host_without_answers_ends_in_time(make: MakePlan) -> None:
     _, domains = connected(FakeHost(3))

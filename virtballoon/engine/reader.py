@@ -114,9 +114,8 @@ class ReadPlan(Plan[_Row]):
             if isinstance(outcome, ConnectionLost):
                 self.lost = outcome
         done = [] if self.lost else super().take(call, outcomes, now)
-        # Not before the figures: while QEMU gives those, libvirt and this process read XML. Where
-        # domains hang, there may be none to wait for.
-        if call.step is not Step.SCAN or self._is_scanned:
+        # Not before the figures: while QEMU gives those, libvirt and this process read XML.
+        if call.step is not Step.SCAN:
             self._ask_for_xml(call.domains)
         return done
 
