@@ -199,6 +199,18 @@ def test_what_was_not_set_because_the_process_ends_is_not_left() -> None:
     assert intervals.remaining() == []
 
 
+def test_what_was_not_set_because_the_connection_broke_before_is_not_left() -> None:
+    domain = FakeDomain(0)
+
+    def broken() -> Control:
+        raise ConnectionLost("gone")
+
+    domain.hold = broken  # type: ignore[method-assign]
+    intervals = set_temporarily(domain)
+    assert intervals.errors
+    assert intervals.remaining() == []
+
+
 REFRESHES = (
     Refresh(fresh=True),
     Refresh(fresh=True, asked=True, seconds=0.26, restored=True),

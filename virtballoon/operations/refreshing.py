@@ -164,12 +164,10 @@ class _Temporary:
             if self._is_over or self._cancelled.is_set() or cleanup.ending.locked():
                 return
             self.rows = {row.uuid: row for row in rows}
-            # The process may be asked to end while any of them is being set.
-            self.is_left = set(self.rows)
-            for domain, is_set, error, in_flight in self._run(self._set, self.rows, seconds):
+            for domain, _, error, in_flight in self._run(self._set, self.rows, seconds):
                 if error is not None:
                     self.errors[domain.uuid] = error
-                if is_set is False or (isinstance(error, Busy) and not in_flight):
+                if isinstance(error, Busy) and not in_flight:
                     # Nothing was sent.
                     self.is_left.discard(domain.uuid)
 
@@ -231,8 +229,10 @@ class _Temporary:
             return False
         if hold := hold_of(domain):
             return hold
-        balloon = self.rows[domain.uuid].balloon
-        balloon_device(domain, balloon, self._via).set_interval(_TEMPORARY)
+        device = balloon_device(domain, self.rows[domain.uuid].balloon, self._via)
+        # The process may be asked to end while it is being set.
+        self.is_left.add(domain.uuid)
+        device.set_interval(_TEMPORARY)
         return True
 
     def _restore(self, domain: Domain) -> Control | bool:
