@@ -183,7 +183,6 @@ def test_a_driver_without_a_monitor(command: Command, args: list[str]) -> None:
         (["set-interval", "5", "x"], "http://[", "http://["),
         (["stats", "x"], "a b", "a b"),
         (["list"], "\udcff", "URI"),
-        (["list"], "test:///no/such/file", "/no/such/file"),
     ],
 )
 def test_a_host_that_cannot_be_reached(

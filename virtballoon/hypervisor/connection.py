@@ -91,8 +91,6 @@ class Connection:
 
         is_embedded = named is not None and _is_embedded(named)
         reads_files = is_embedded or (named is not None and _is_file(named))
-        if reads_files:
-            domainxml.keep_libxml2_quiet()
         if is_embedded:
             _run_event_loop()
         try:

@@ -60,11 +60,6 @@ class DomainXML(NamedTuple):
         return self.name == name.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def keep_libxml2_quiet() -> None:
-    """Have no errors written to stderr, as libxml2 does until lxml is imported."""
-    import lxml.etree  # noqa: F401
-
-
 class DomainHints(Value):
     """What the live XML says about reasons for a missing or silent balloon.
 
