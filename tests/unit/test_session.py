@@ -114,10 +114,9 @@ def test_no_error_is_swallowed_unless_that_is_wanted(host: FakeHost) -> None:
 
 
 def test_unexpected_exception_propagates(host: FakeHost) -> None:
-    host.breaks_after = 0
-
     def fail() -> None:
         with session() as one, one.errors_kept():
+            one.connect()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
