@@ -294,8 +294,7 @@ def test_host_that_recovers(alone: Hypervisor) -> None:
             wait_until(lambda: exporter.held() <= hanging_calls, 60, "no more to be used")
         finally:
             signal_process(alone.pid, signal.SIGCONT, alone.directory)
-        # A scrape does not wait for a call of an earlier one.
-        wait_until(lambda: exporter.scrape()["virtballoon_up"] == [(label, 1)], 60, "it to be up")
+        assert exporter.scrape()["virtballoon_up"] == [(label, 1)]
         wait_until(lambda: exporter.held() <= before, 60, "the last of it to be given back")
         alone.kill_daemon()
         wait_until(lambda: exporter.scrape()["virtballoon_up"] == [(label, 0)], 60, "it to be down")

@@ -87,6 +87,13 @@ class KeptConnection:
         self.is_closed = False
         self._lock = threading.Lock()
 
+    def silence(self, host: str) -> ConnectError | None:
+        """The error of a host where connecting has not returned, between two sessions."""
+        if self.arriving is None or self.arriving.has_ended:
+            return None
+        seconds = time.monotonic() - self.arriving.since
+        return ConnectError(f"no answer for {seconds:.0f} s", host=host, hint=_HANGS)
+
     def take_over(self) -> None:
         """Have what connecting gave after its session had ended."""
         if self.arriving is not None and self.arriving.has_ended:
@@ -196,9 +203,10 @@ class HostSession:
         """Begin to connect, so that the caller can do something else before :meth:`connect`."""
         if self._arriving is None:
             self._kept.take_over()
-            if self._kept.arriving is None:
-                self._arriving = BackgroundCall(self._arrive, alone=self._may_start_ssh)
-                self._kept.arriving = self._arriving
+            self._arriving = self._kept.arriving or BackgroundCall(
+                self._arrive, alone=self._may_start_ssh
+            )
+            self._kept.arriving = self._arriving
         return self
 
     def __enter__(self) -> Self:
@@ -279,16 +287,13 @@ class HostSession:
             if self._kept.ssh_thread is not None:
                 end_children(self._kept.ssh_thread)
             message = f"no answer within {round(self._timeout, 1):g} s"
-            raise ConnectError(message, host=self.uri, hint=_HANGS)
+            error = ConnectError(message, host=self.uri, hint=_HANGS)
+            raise (call.since < self._started and self._kept.silence(self.uri)) or error
         return call.result()
 
     def _arrive_in_time(self) -> None:
         arriving = self.start()._arriving
-        if arriving is None:
-            # Connecting for an earlier session has not returned.
-            hanging = self._kept.arriving
-            seconds = time.monotonic() - hanging.since if hanging is not None else 0
-            raise ConnectError(f"no answer for {seconds:.0f} s", host=self.uri, hint=_HANGS)
+        assert arriving is not None
         try:
             arrival = self._await(arriving)
         finally:

@@ -145,7 +145,7 @@ class SharedReader:
         def visit(name: str) -> tuple[str, HostReport]:
             left = reading.seconds - reading.age_seconds
             if left > 0:
-                return name, self._readers[name].read(left)
+                return name, self._readers[name].read(left, wait=True)
             message = "not read, because other hosts took all the time"
             return name, log_host(self._unread(name, message, "raise --jobs", elapsed_seconds=0))
 

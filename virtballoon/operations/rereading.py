@@ -43,19 +43,23 @@ class HostReader:
         self,
         timeout: float,
         *,
+        wait: bool = False,
         on_progress: Callable[[Callable[[], HostReport]], object] | None = None,
     ) -> HostReport:
         """Read the host once.
 
         :param timeout: seconds for all of it
+        :param wait: whether to wait for an earlier attempt to connect that hangs
         :param on_progress: called at the beginning with a function that returns what has been read
             so far
         """
         session = HostSession(
             self.target, self._words, via=self._via, timeout=timeout, kept=self._kept
         )
-        if not self._reading.acquire(timeout=timeout):
+        error = None if wait else self._kept.silence(session.uri)
+        if error is None and not self._reading.acquire(timeout=timeout):
             error = ConnectError("an earlier reading has not ended", host=session.uri)
+        if error is not None:
             return log_host(unread(error, session.uri, elapsed_seconds=session.elapsed_seconds))
         try:
             return self._read(session, on_progress)
