@@ -40,6 +40,21 @@ print(virtballoon.set_interval(domain, 7).outcome.value)
 (row,) = virtballoon.read_host(connection, via=virtballoon.Source.QOM).domains
 print(row.interval.live, row.interval.qemu)
 """
+PARSE = """
+import random, threading
+from virtballoon.hypervisor import domainxml
+def parse():
+    while True:
+        # Text that has not been parsed before.
+        domainxml.parse(f"<domain><name>{random.random()}</name>{'<x/>' * 1000}</domain>")
+connection = virtballoon.Connection.open(sys.argv[1], readonly=False)
+for _ in range(2):
+    threading.Thread(target=parse, daemon=True).start()
+for _ in range(20):
+    connection.raw.getDomainCapabilities()
+print("alive", flush=True)
+os._exit(0)
+"""
 COMMAND = """
 from virtballoon.cli import main
 main()
@@ -101,3 +116,10 @@ def test_guests_without_a_daemon(embed: Path) -> None:
     assert listed.returncode == 0, listed.stderr
     (row,) = json.loads(listed.stdout)["hosts"][0]["domains"]
     assert (row["name"], row["verdict"], row["interval"]["live"]) == ("embedded", "suspended", 7)
+
+
+def test_driver_reads_files_while_xml_is_parsed(embed: Path) -> None:
+    """Where lxml and libvirt share one libxml2, as on Debian, lxml's parser in another thread
+    crashes the process."""
+    parsed = run(PARSE, f"qemu:///embed?root={embed}", directory=embed)
+    assert (parsed.returncode, parsed.stdout) == (0, "alive\n"), parsed.stderr

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
@@ -18,8 +20,20 @@ from tests.unit.builders import domain, memballoon
 from tests.unit.properties import LEADS, assert_xml_read_or_refused
 from virtballoon import Connection
 from virtballoon.errors import DomainXMLError
-from virtballoon.hypervisor.domainxml import LOADER, MAX_XML_BYTES, DomainXML, parse
+from virtballoon.hypervisor import domainxml
+from virtballoon.hypervisor.domainxml import MAX_XML_BYTES, DomainXML, parse
 from virtballoon.model.balloon import Balloon
+
+
+@pytest.fixture(scope="module", autouse=True, params=["lxml", "expat"])
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(domainxml, "_use_expat", threading.Event())
+        if request.param == "expat":
+            domainxml.use_expat()
+        patch.setattr(domainxml, "_parsed", {})
+        yield
+
 
 PCI = "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/>"
 CCW = "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0002'/>"
@@ -275,10 +289,13 @@ def test_wrong_encoding_declaration(encoding: str) -> None:
 
 def test_deep_xml() -> None:
     depth = 100_000
-    deep = "<x>" * depth + "</x>" * depth
+    deep = domain("", before="<x>" * depth + "</x>" * depth)
 
-    with pytest.raises(DomainXMLError):
-        parse(domain("", before=deep))
+    if domainxml._use_expat.is_set():
+        assert parse(deep).name == "web1"
+    else:
+        with pytest.raises(DomainXMLError):
+            parse(deep)
 
 
 def test_too_much_xml() -> None:
@@ -324,25 +341,30 @@ def test_any_tree(elements: list[tuple[int, str, str, str, str]]) -> None:
         assert_xml_read_or_refused(ET.tostring(root[-1], encoding="unicode"))
 
 
-@pytest.mark.parametrize("what", ["file", "XML"])
-def test_one_thread_uses_the_file_loader_at_a_time(node: str, what: str) -> None:
-    """Where lxml and libvirt share one libxml2, the process can crash otherwise."""
-    done = threading.Event()
+@pytest.mark.parametrize("opened", ["here", "by the caller"])
+def test_driver_in_this_process_that_reads_files(
+    node: str, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domainxml, "_use_expat", threading.Event())
+    Connection.open("test:///default").close()
+    assert not domainxml._use_expat.is_set()
 
-    def use() -> None:
-        if what == "file":
-            Connection.open(node).close()
-        else:
-            # Text that has not been parsed before.
-            parse(domain("<!-- new -->"))
-        done.set()
+    if opened == "here":
+        Connection.open(node).close()
+    else:
+        Connection(Mock(getURI=lambda: "qemu:///embed?root=/tmp/x"))
+    assert domainxml._use_expat.is_set()
 
-    with LOADER:
-        # This driver reads no file.
-        Connection.open("test:///default").close()
-        threading.Thread(target=use, daemon=True).start()
-        assert not done.wait(0.2)
-    assert done.wait(30)
+
+def test_expat_begins_after_lxml_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domainxml, "_use_expat", threading.Event())
+    thread = threading.Thread(target=domainxml.use_expat, daemon=True)
+    with domainxml._lxml_parses:
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join(30)
+    assert domainxml._use_expat.is_set()
 
 
 @pytest.mark.parametrize(

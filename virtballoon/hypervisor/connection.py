@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final, Self, TypeAlias
 from weakref import WeakSet
@@ -56,6 +56,8 @@ class Connection:
         if uri is None:
             with call("getURI", connection=self):
                 self.uri = raw.getURI()
+            if _is_embedded(self.uri):
+                domainxml.use_expat()
 
     @classmethod
     def open(cls, uri: str | None = None, *, readonly: bool = True) -> Self:
@@ -68,8 +70,7 @@ class Connection:
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
         loop, which is started in a thread for the lifetime of the process. A program with an event
-        loop of its own must register it first, open the connection itself and pass it. While this
-        driver, or ``test://`` with a file, is opened, no XML is parsed.
+        loop of its own must register it first, open the connection itself and pass it.
 
         :param uri: libvirt URI; None for libvirt's default (``LIBVIRT_DEFAULT_URI`` and
             its configuration)
@@ -89,17 +90,17 @@ class Connection:
             asked.extend(credential[0] for credential in wanted)
             return -1
 
-        is_embedded = named is not None and _is_embedded(named)
-        reads_files = is_embedded or (named is not None and _is_file(named))
-        if is_embedded:
+        if named is not None and _is_embedded(named):
+            domainxml.use_expat()
             _run_event_loop()
+        if named is not None and _is_file(named):
+            domainxml.use_expat()
         try:
-            with domainxml.LOADER if reads_files else nullcontext():
-                raw = libvirt.openAuth(
-                    None if named is None else transport.without_prompts(named),
-                    [list(_CREDENTIALS), refuse, None],
-                    libvirt.VIR_CONNECT_RO if readonly else 0,
-                )
+            raw = libvirt.openAuth(
+                None if named is None else transport.without_prompts(named),
+                [list(_CREDENTIALS), refuse, None],
+                libvirt.VIR_CONNECT_RO if readonly else 0,
+            )
         except libvirt.libvirtError as error:
             host = named or transport.default_uri()
             raise connect_error(error, host, asked=bool(asked)) from error

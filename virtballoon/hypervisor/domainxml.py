@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard, cast
 
 from virtballoon.errors import DomainXMLError
 from virtballoon.model.balloon import DEVICE_NAMES, Balloon, qom_path_of
@@ -26,11 +26,11 @@ _AGENT: Final = "org.qemu.guest_agent.0"
 _MOST_PARSED: Final = 10_000
 _parsed: Final[dict[tuple[int, int], DomainXML]] = {}
 
-#: Held while libxml2's file loader is in use, of which a process has one. lxml sets another while
-#: it parses, which takes the private data of any parser for its own: where lxml and libvirt share
-#: one libxml2, as on Debian, a libvirt driver in this process that reads an XML file at that time
-#: crashes it.
-LOADER: Final = threading.Lock()
+_DOCTYPE: Final = "it declares a document type, which libvirt's does not"
+
+#: Held while lxml parses.
+_lxml_parses: Final = threading.Lock()
+_use_expat: Final = threading.Event()
 
 
 class DomainXML(NamedTuple):
@@ -148,11 +148,39 @@ def _read(root: etree._Element) -> DomainXML:
     )
 
 
+def use_expat() -> None:
+    """Have all XML parsed by expat from now on: for a libvirt driver inside this process that reads
+    XML files. Expat is slower, and the result is the same.
+
+    While lxml parses, libxml2 has lxml's file loader, which takes the private data of any parser
+    for its own: where lxml and libvirt share one libxml2, as on Debian, a file that a thread of the
+    driver reads at that time crashes the process.
+    """
+    with _lxml_parses:
+        _use_expat.set()
+
+
 def _root(xml: str) -> etree._Element:
     from lxml import etree
 
     if len(xml) > MAX_XML_BYTES:
         raise DomainXMLError(f"the domain's XML is too long: {len(xml)} characters")
+    try:
+        text = xml.encode("utf-8")
+        with _lxml_parses:
+            root = None if _use_expat.is_set() else _parsed_by_lxml(text)
+        if root is None:
+            root = _parsed_by_expat(text)
+    except (ValueError, SyntaxError, LookupError, etree.LxmlError) as error:
+        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
+    if root.tag != "domain":
+        raise DomainXMLError("the XML is not a domain's")
+    return root
+
+
+def _parsed_by_lxml(text: bytes) -> etree._Element:
+    from lxml import etree
+
     # Entities are not resolved: other programs write a domain's metadata.
     parser = etree.XMLParser(
         resolve_entities=False,
@@ -163,16 +191,24 @@ def _root(xml: str) -> etree._Element:
         remove_comments=True,
         remove_pis=True,
     )
-    try:
-        with LOADER:
-            root = etree.fromstring(xml.encode("utf-8"), parser)
-    except (ValueError, etree.LxmlError) as error:
-        raise DomainXMLError(f"the domain's XML cannot be parsed: {error}") from error
-    if root is None or root.tag != "domain":
-        raise DomainXMLError("the XML is not a domain's")
+    root = etree.fromstring(text, parser)
     if root.getroottree().docinfo.internalDTD is not None:
-        raise DomainXMLError("the domain's XML declares a document type, which libvirt's does not")
+        raise ValueError(_DOCTYPE)
     return root
+
+
+def _parsed_by_expat(text: bytes) -> etree._Element:
+    from xml.etree import ElementTree
+
+    from lxml import etree
+
+    class Builder(etree.TreeBuilder):
+        def doctype(self, *_declared: object) -> None:
+            raise ValueError(_DOCTYPE)
+
+    parser = ElementTree.XMLParser(target=Builder(insert_comments=False, insert_pis=False))
+    parser.feed(text)
+    return cast("etree._Element", parser.close())
 
 
 def _balloon(element: etree._Element | None, *, running: bool) -> Balloon | None:
