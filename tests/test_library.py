@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -197,31 +197,88 @@ def needs(module: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
+    return built("sdist", CHECKOUT, tmp_path_factory.mktemp("sdist"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution's files."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    quietly("tar", "-xf", sdist, "-C", folder)
+    (directory,) = folder.iterdir()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution."""
+    return built("wheel", unpacked, tmp_path_factory.mktemp("wheel"))
+
+
+def built(target: str, source: Path, folder: Path, umask: int = 0o022) -> Path:
+    """Build a distribution from a directory."""
+    needs("hatchling")
+    words = (sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder)
+    quietly(*words, cwd=source, umask=umask)
+    (distribution,) = folder.iterdir()
+    return distribution
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
     """An environment with nothing but the wheel: one for each stack, always at the same place, so
     that mypy knows again what it has seen."""
-    needs("hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
     environment = CALLERS / "environment"
-    quietly(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
-    (wheel,) = folder.glob("*.whl")
     quietly(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     quietly(*pip, "--python", environment, "install", "--no-deps", "--no-index", wheel)
     return environment
 
 
-def quietly(*command: str | Path) -> None:
+def quietly(*command: str | Path, **options: Any) -> None:
     """Run a program, whose output counts only where it fails."""
-    result = finished(command, cwd=CHECKOUT)
+    result = finished(command, **{"cwd": CHECKOUT} | options)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def files(directory: Path) -> set[str]:
+    """The paths of a directory's files."""
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="not in a git checkout")
+def test_the_source_distribution_is_the_checkout(unpacked: Path) -> None:
+    # In a container the checkout can be another user's.
+    git = ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"]
+    listed = finished(git, cwd=CHECKOUT, check=True).stdout.splitlines()
+    present = {name for name in listed if (CHECKOUT / name).exists()}
+    assert files(unpacked) == present | {"PKG-INFO"}
+
+
+@pytest.mark.once
+def test_the_wheel_is_the_package(installed: Path) -> None:
+    (package,) = installed.glob("lib/python*/site-packages/virtballoon")
+    expected = {name for name in files(CHECKOUT / "virtballoon") if "__pycache__" not in name}
+    assert expected > {"__init__.pyi", "py.typed", "schema.json"}
+    assert {name for name in files(package) if "__pycache__" not in name} == expected
+    (information,) = package.parent.glob("*.dist-info")
+    assert (information / "licenses/LICENSE").exists()
+
+
+@pytest.mark.once
+def test_a_second_build_gives_the_same_bytes(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    for first, target in ((sdist, "sdist"), (wheel, "wheel")):
+        second = built(target, CHECKOUT, tmp_path / target, umask=0o077)
+        assert second.read_bytes() == first.read_bytes()
 
 
 def test_the_wheel_has_every_page_where_man_looks(installed: Path) -> None:
     reader = tool("man" if shutil.which("man") else "mman")
     share = installed / "share" / "man"
-    pages = {str(path.relative_to(share)) for path in share.rglob("*") if path.is_file()}
-    assert pages == {f"man{page[-1]}/{page}" for page in PAGES}
+    assert files(share) == {f"man{page[-1]}/{page}" for page in PAGES}
     for page in OTHER_PAGES:
         name, _, section = page.rpartition(".")
         command = [reader, "-M", str(share), "-w", section, name]
