@@ -16,6 +16,7 @@ from virtballoon import (
     Connection,
     Domain,
     DomainReport,
+    Figures,
     HostStatus,
     Source,
     State,
@@ -167,7 +168,8 @@ def test_what_is_known_of_each_guest(
             assert row.interval == virtballoon.Interval(live=None, config=5)
             assert row.balloon is not None
             assert row.balloon.qom_path is None
-            assert row.stats.is_empty
+            assert row.figures == Figures(maximum_bytes=row.figures.maximum_bytes)
+            assert row.figures.maximum_bytes
             continue
         assert row.id == guest.domain.ID()
         assert row.state is (State.PAUSED if name == "suspended" else State.RUNNING)

@@ -33,7 +33,7 @@ STATS = MemoryStats.from_qemu(
 )
 
 
-def report(**facts: Any) -> DomainReport:
+def report(*, host: str = "qemu:///system", **facts: Any) -> DomainReport:
     """A running guest, but for these facts."""
     running: dict[str, Any] = {
         "name": "web1",
@@ -53,10 +53,9 @@ def report(**facts: Any) -> DomainReport:
             maximum_bytes=134217728,
             rss_bytes=218316800,
         ),
-        "host": HOST,
-        "now": NOW,
+        "read_at": NOW,
     }
-    return DomainReport.of(**(running | facts))
+    return DomainReport(**(running | facts)).explained(host)
 
 
 BARE = report(

@@ -17,7 +17,7 @@ from virtballoon.model.verdict import State, Verdict
 NOW = 1_700_000_000.5
 
 
-def report(**facts: Any) -> DomainReport:
+def report(*, host: str = "qemu:///system", **facts: Any) -> DomainReport:
     """A guest with nothing the matter, but for these facts."""
     healthy: dict[str, Any] = {
         "name": "web1",
@@ -28,10 +28,9 @@ def report(**facts: Any) -> DomainReport:
         "interval": Interval(live=10),
         "source": Source.LIBVIRT,
         "figures": Figures(stats=MemoryStats(total_memory=5), last_update=1_700_000_000),
-        "host": "qemu:///system",
-        "now": NOW,
+        "read_at": NOW,
     }
-    return DomainReport.of(**(healthy | facts))
+    return DomainReport(**(healthy | facts)).explained(host)
 
 
 UPDATE = 1_700_000_000
@@ -48,7 +47,7 @@ def guest(
 ) -> DomainReport:
     """A guest with fresh figures."""
     read = figures(used, update=update, **stats)
-    return report(name=name, uuid=f"uuid-{name}", figures=read, now=update + 0.5)
+    return report(name=name, uuid=f"uuid-{name}", figures=read, read_at=update + 0.5)
 
 
 #: Memory nearly full by figures that nobody should trust, under each verdict that is not fresh.

@@ -207,12 +207,7 @@ def test_faults_and_oom_kills() -> None:
     assert after(first, second, judged(Measure.FAULTS, "60")).status is OK
     assert after(first, second, judged(Measure.FAULTS, "59.9")).status is WARNING
     assert after(first, second, OOM).status is CRITICAL
-    assert (
-        after(
-            second, replace(second, figures=figures(1, update=UPDATE + 20, oom_kills=4)), OOM
-        ).status
-        is OK
-    )
+    assert after(second, guest(oom_kills=4, update=UPDATE + 20), OOM).status is OK
 
 
 def test_restart_or_reset_gives_no_negative_rate() -> None:
@@ -237,8 +232,7 @@ def test_a_figure_that_the_guest_does_not_give_is_unknown() -> None:
 
 def test_a_figure_that_never_alarms_may_be_missing() -> None:
     first, second = (
-        replace(row, usage=replace(row.usage, used_bytes=None))
-        for row in (guest(update=UPDATE + s, swap_in=0, swap_out=0) for s in (0, 10))
+        guest(update=UPDATE + s, swap_in=0, swap_out=0, available_memory=None) for s in (0, 10)
     )
     never = judged(Measure.USED, "~:", "~:").thresholds
     policy = Policy(thresholds={**never, **SWAP.thresholds})

@@ -412,7 +412,7 @@ def examined(**changes: object) -> DomainExamination:
     values = {"interval": virtballoon.Interval(live=1, config=1), "last_update": NOW - 60}
     values |= changes
     figures = values.get("figures") or Figures(stats=SOME, last_update=values["last_update"])  # type: ignore[arg-type]
-    report = virtballoon.DomainReport.of(
+    report = virtballoon.DomainReport(
         name="looked-at",
         uuid="00000000-0000-0000-0000-000000000001",
         id=1,
@@ -421,8 +421,7 @@ def examined(**changes: object) -> DomainExamination:
         interval=values["interval"],  # type: ignore[arg-type]
         source=Source.LIBVIRT,
         figures=figures,  # type: ignore[arg-type]
-        host="test:///default",
-        now=values.get("now", NOW),  # type: ignore[arg-type]
+        read_at=values.get("read_at", NOW),  # type: ignore[arg-type]
     )
     return DomainExamination(report, uri="qemu:///system")
 
@@ -437,7 +436,7 @@ def watched(
     begun = probes.ProcessorTime(domain.begun, 100.0, 1)
     domain.add([(probes.PROCESSOR_TIME, probes.Answer("y", {}, begun))])
     stats = SOME if last_update else MemoryStats()
-    later = examined(figures=Figures(stats=stats, last_update=last_update), now=read_at).report
+    later = examined(figures=Figures(stats=stats, last_update=last_update), read_at=read_at).report
     domain.add_watch(later)
     has_new_update = domain.report is later
     now = probes.ProcessorTime(domain.begun + 3, 100.0 + processor_seconds, 1)

@@ -115,7 +115,7 @@ def test_a_sample_from_an_older_or_newer_version() -> None:
 
 def later(**counters: int) -> DomainReport:
     stats = MemoryStats(swap_in=40960, minor_faults=125, **counters)  # type: ignore[arg-type]
-    row = report(figures=Figures(stats=stats, last_update=NOW + 10), now=NOW + 11.0)
+    row = report(figures=Figures(stats=stats, last_update=NOW + 10), read_at=NOW + 11.0)
     earlier = Figures(stats=MemoryStats(swap_in=0, minor_faults=100), last_update=NOW)
     return row.since(report(figures=earlier).sample)
 

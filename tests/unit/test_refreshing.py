@@ -41,7 +41,7 @@ NOW = 1_700_000_000
 def row(age: int | None, *, interval: int = 10, **facts: Any) -> DomainReport:
     update = 0 if age is None else NOW - age
     figures = Figures(stats=MemoryStats(swap_in=0), last_update=update)
-    return report(figures=figures, interval=Interval(live=interval), now=float(NOW), **facts)
+    return report(figures=figures, interval=Interval(live=interval), read_at=float(NOW), **facts)
 
 
 @pytest.mark.parametrize(

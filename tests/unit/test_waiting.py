@@ -24,7 +24,7 @@ NOW = 1_700_000_000
 
 
 def row(last_update: int | None, **facts: Any) -> DomainReport:
-    return report(figures=Figures(last_update=last_update), now=NOW + 3.0, **facts)
+    return report(figures=Figures(last_update=last_update), read_at=NOW + 3.0, **facts)
 
 
 def judged(before: int | None, now: DomainReport, *, is_over: bool = False) -> Waited | None:

@@ -40,7 +40,7 @@ def guest(
         maximum_bytes=2 * max(2 * GIB, total or 0),
     )
     known: dict[str, Any] = {"name": name, "uuid": f"uuid-{name}", "figures": figures}
-    known["now"] = last_update + 3.0
+    known["read_at"] = last_update + 3.0
     return report(**(known | facts))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -219,7 +220,7 @@ class DomainExamination:
         """Add the offset of the host's clock, which is more than that of two equal clocks."""
         self._clock = clock
         is_behind = clock.seconds < 0
-        is_fresh = self.report.at_offset(clock.seconds).verdict is Verdict.FRESH
+        is_fresh = replace(self.report, clock_offset=clock.seconds).verdict is Verdict.FRESH
         self.signs[Sign.CLOCK_BEHIND] = is_behind and is_fresh
         answer = f"{abs(clock.seconds):.0f} s {'behind' if is_behind else 'ahead'}"
         self.add_evidence("the host's clock, by last updates", answer)
@@ -241,7 +242,7 @@ class DomainExamination:
         )
         if self._clock is None or diagnosis.cause not in {Cause.CLOCK_BEHIND, Cause.CLOCK_AHEAD}:
             return diagnosis
-        return diagnosis.at_offset(self._clock.seconds)
+        return replace(diagnosis, clock_offset=self._clock.seconds)
 
 
 class HostExamination:

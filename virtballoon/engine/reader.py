@@ -270,6 +270,10 @@ class ReadPlan(Plan[_Row]):
         balloon = xml.balloon
         if state is State.SHUTOFF:
             configs = configs._replace(live=None)
+            # The rest is by its definition.
+            figures = Figures(maximum_bytes=figures.maximum_bytes)
+        elif xml.unplugged_bytes:
+            figures = replace(figures, unplugged_bytes=xml.unplugged_bytes)
         interval = configs.interval
         read_at = row.statistics.read_at if row.statistics else 0.0
         if row.qom is not None:
@@ -277,7 +281,7 @@ class ReadPlan(Plan[_Row]):
             read_at = row.qom.read_at or read_at
             guest = row.qom.figures
             figures = replace(figures, stats=guest.stats, last_update=guest.last_update)
-        return DomainReport.of(
+        report = DomainReport(
             name=configs.name,
             uuid=row.domain.uuid,
             id=configs.live.id if configs.live is not None else None,
@@ -287,13 +291,12 @@ class ReadPlan(Plan[_Row]):
             interval=interval,
             source=self.via,
             figures=figures,
-            host=row.domain.connection.uri,
-            now=read_at or time.time(),
+            read_at=read_at or time.time(),
             is_incoming=row.is_incoming,
             has_hugepages=xml.has_hugepages,
-            unplugged_bytes=xml.unplugged_bytes,
             error=row.error,
         )
+        return report.explained(row.domain.connection.uri)
 
 
 def _bulk(domains: Sequence[Domain]) -> dict[str, object]:

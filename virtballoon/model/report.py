@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from virtballoon.errors import Busy, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
@@ -103,13 +104,10 @@ class DomainReport(Value):
     :ivar id: libvirt's number of the running domain, or None
     :ivar machine: QEMU's machine type by the XML, such as ``pc-i440fx-7.2``, or None
     :ivar balloon: its balloon device, or None if it has none
-    :ivar last_update: when the guest gave them, epoch seconds by the host's clock, or None for
-        never
-    :ivar age_seconds: the time of reading minus ``last_update``; by the host's clock where its
-        offset is known (:attr:`HostReport.clock`), else by this machine's. None for never, and
-        where the last update would lie in the future.
     :ivar read_at: the time of reading, epoch seconds by this machine's clock
-    :ivar anomalies: what cannot be right about the figures and their time
+    :ivar clock_offset: the host's clock minus this machine's in seconds, as far as it is known
+    :ivar is_incoming: whether the domain is being migrated to this host
+    :ivar has_hugepages: whether the guest's memory is in huge pages of the host
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
     :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
@@ -121,18 +119,85 @@ class DomainReport(Value):
     state: State
     balloon: Balloon | None
     interval: Interval
-    verdict: Verdict
     source: Source
-    last_update: int | None
-    age_seconds: float | None
     read_at: float
     figures: Figures
-    usage: Usage
-    anomalies: tuple[Anomaly, ...] = ()
     error: VirtballoonError | None = None
     machine: str | None = None
+    clock_offset: float = 0.0
+    is_incoming: bool = False
+    has_hugepages: bool = False
     rates: Rates | None = None
     refresh: Refresh | None = None
+
+    @property
+    def stats(self) -> MemoryStats:
+        """The guest's own figures."""
+        return self.figures.stats
+
+    @cached_property
+    def usage(self) -> Usage:
+        """The guest's used memory."""
+        return Usage.of(self.figures)
+
+    @property
+    def last_update(self) -> int | None:
+        """When the guest gave the figures, epoch seconds by the host's clock; None for never."""
+        return self.figures.last_update or None
+
+    @property
+    def _age(self) -> float | None:
+        update = self.last_update
+        return None if update is None else self.read_at + self.clock_offset - update
+
+    @property
+    def age_seconds(self) -> float | None:
+        """The time of reading minus the last update; by the host's clock where its offset is known
+        (:attr:`HostReport.clock`), else by this machine's. None for never, and where the last
+        update would lie in the future."""
+        return None if self._age is None or is_in_future(self._age) else self._age
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How reliable the figures are."""
+        return judge(
+            state=self.state,
+            has_balloon=self.balloon is not None,
+            interval=self.interval.in_force,
+            last_update=self.figures.last_update,
+            age_seconds=self.age_seconds,
+            is_empty=self.stats.is_empty,
+            is_incoming=self.is_incoming,
+            is_busy=isinstance(self.error, Busy),
+            has_failed=self.error is not None,
+        )
+
+    @cached_property
+    def anomalies(self) -> tuple[Anomaly, ...]:
+        """What cannot be right about the figures and their time."""
+        found = anomalies(self.figures)
+        if self.has_hugepages and self.figures.rss_bytes is not None:
+            found = (*found, Anomaly.RSS_WITHOUT_HUGEPAGES)
+        if self._age is not None and is_in_future(self._age):
+            found = (*found, Anomaly.UPDATE_IN_FUTURE)
+        return found
+
+    def explained(self, host: str) -> Self:
+        """The same with an error if it has failed without one.
+
+        :param host: the host's URI
+        """
+        if self.verdict is not Verdict.FAILED or self.error is not None:
+            return self
+        error = VirtballoonError("its polling interval is unknown", host=host, domain=self.name)
+        if self.interval.in_force is not None:
+            error = NotSupported(
+                "libvirt gives no statistics of this domain's balloon",
+                host=host,
+                domain=self.name,
+                hint="read them from QEMU: --via qom" if may_have_qom(host) else None,
+            )
+        return replace(self, error=error)
 
     @property
     def has_failed(self) -> bool:
@@ -142,13 +207,12 @@ class DomainReport(Value):
     @property
     def is_complete(self) -> bool:
         """Whether it could be read, and its figures are as new as was wanted."""
-        is_fresh = self.refresh is None or self.refresh.is_well
-        return self.verdict.was_read and is_fresh
+        return self.verdict.was_read and (self.refresh is None or self.refresh.is_well)
 
     @property
-    def stats(self) -> MemoryStats:
-        """The guest's own figures."""
-        return self.figures.stats
+    def is_well(self) -> bool:
+        """Whether there is nothing to be done."""
+        return self.verdict.is_well and self.is_complete
 
     @property
     def sample(self) -> Sample:
@@ -160,88 +224,12 @@ class DomainReport(Value):
         return Sample(uuid=self.uuid, id=self.id, last_update=update, stats=self.stats)
 
     def since(self, earlier: Sample | None) -> Self:
-        """The same with what the guest did since an earlier reading.
-
-        :param earlier: that reading of the same domain; None if there was none
-        """
+        """The same with what the guest did since an earlier reading of it, if there was one."""
         from virtballoon.model.rates import NoRate, Rates
 
         if earlier is None:
             return replace(self, rates=Rates(reason=NoRate.NO_FIGURES))
         return replace(self, rates=Rates.between(earlier, self.sample))
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        name: str,
-        uuid: str,
-        id: int | None,  # noqa: A002 - the JSON's word
-        state: State,
-        balloon: Balloon | None,
-        interval: Interval,
-        source: Source,
-        figures: Figures,
-        host: str,
-        now: float,
-        machine: str | None = None,
-        is_incoming: bool = False,
-        has_hugepages: bool = False,
-        unplugged_bytes: int = 0,
-        error: VirtballoonError | None = None,
-    ) -> Self:
-        """Put together what was read, and judge it.
-
-        :param host: the host's URI, for errors
-        :param now: the time of reading, epoch seconds
-        :param is_incoming: whether the domain is being migrated to this host
-        :param has_hugepages: whether the guest's memory is in huge pages of the host
-        :param unplugged_bytes: the memory of its virtio-mem devices that is not plugged
-        """
-        if state is State.SHUTOFF:
-            figures = Figures(maximum_bytes=figures.maximum_bytes)
-        elif unplugged_bytes:
-            figures = replace(figures, unplugged_bytes=unplugged_bytes)
-        age = now - figures.last_update if figures.last_update else None
-        is_early = age is not None and is_in_future(age)
-        if is_early:
-            age = None
-        verdict = judge(
-            state=state,
-            has_balloon=balloon is not None,
-            interval=interval.in_force,
-            last_update=figures.last_update,
-            age_seconds=age,
-            is_empty=figures.stats.is_empty,
-            is_incoming=is_incoming,
-            is_busy=isinstance(error, Busy),
-            has_failed=error is not None,
-        )
-        if verdict is Verdict.FAILED and error is None:
-            error = _unexplained(interval, host=host, domain=name)
-        found = list(anomalies(figures))
-        if has_hugepages and figures.rss_bytes is not None:
-            found.append(Anomaly.RSS_WITHOUT_HUGEPAGES)
-        if is_early:
-            found.append(Anomaly.UPDATE_IN_FUTURE)
-        return cls(
-            name=name,
-            uuid=uuid,
-            id=id,
-            state=state,
-            machine=machine,
-            balloon=balloon,
-            interval=interval,
-            verdict=verdict,
-            source=source,
-            last_update=figures.last_update or None,
-            age_seconds=age,
-            read_at=now,
-            figures=figures,
-            usage=Usage.of(figures),
-            anomalies=tuple(found),
-            error=error,
-        )
 
     @property
     def look(self) -> Look:
@@ -249,43 +237,6 @@ class DomainReport(Value):
         is_polled = self.state is not State.SHUTOFF and self.state not in STOPPED_STATES
         interval = self.interval.in_force if is_polled else 0
         return Look(interval or 0, self.last_update or 0, self.read_at)
-
-    def at_offset(self, seconds: float) -> Self:
-        """The same with the age, and what follows from it, by the host's clock.
-
-        :param seconds: the host's clock minus this machine's
-        """
-        if self.last_update is None:
-            return self
-        age = self.read_at + seconds - self.last_update
-        if age == self.age_seconds:
-            return self
-        is_early = is_in_future(age)
-        others = tuple(a for a in self.anomalies if a is not Anomaly.UPDATE_IN_FUTURE)
-        return self.rejudged(
-            age_seconds=None if is_early else age,
-            anomalies=(*others, *[Anomaly.UPDATE_IN_FUTURE] * is_early),
-        )
-
-    def rejudged(self, **changes: Any) -> Self:
-        """The same with these fields changed, and with the verdict that follows."""
-        row = replace(self, **changes)
-        if not row.verdict.can_update:
-            return row
-        verdict = judge(
-            state=row.state,
-            has_balloon=row.balloon is not None,
-            interval=row.interval.in_force,
-            last_update=row.figures.last_update,
-            age_seconds=row.age_seconds,
-            is_empty=row.stats.is_empty,
-        )
-        return replace(row, verdict=verdict)
-
-    @property
-    def is_well(self) -> bool:
-        """Whether there is nothing to be done."""
-        return self.verdict.is_well and self.is_complete
 
     def is_recent(self, max_age: float) -> bool:
         """Whether its figures are no older than this, in seconds."""
@@ -299,7 +250,8 @@ class DomainReport(Value):
     @property
     def needs_polling(self) -> bool:
         """Whether setting an interval would bring this domain's figures to life."""
-        return self.verdict.may_be_unpolled and self.interval.in_force == 0
+        is_running = self.verdict in {Verdict.POLLING_OFF, Verdict.SUSPENDED}
+        return is_running and self.interval.in_force == 0
 
     @property
     def may_be_polled(self) -> bool:
@@ -307,17 +259,6 @@ class DomainReport(Value):
         soon."""
         is_off = self.verdict is Verdict.POLLING_OFF and self.interval.qemu is None
         return is_off and self.is_recent(UNPOLLED_SECONDS)
-
-
-def _unexplained(interval: Interval, *, host: str, domain: str) -> VirtballoonError:
-    if interval.in_force is None:
-        return VirtballoonError("its polling interval is unknown", host=host, domain=domain)
-    return NotSupported(
-        "libvirt gives no statistics of this domain's balloon",
-        host=host,
-        domain=domain,
-        hint="read them from QEMU: --via qom" if may_have_qom(host) else None,
-    )
 
 
 class HostStatus(StrEnum):
@@ -398,8 +339,12 @@ class HostReport(HostResult[DomainReport]):
         """The same by a clock with this offset; None where that is not known."""
         if clock is None:
             return self
-        rows = tuple(row.at_offset(clock.seconds) for row in self.domains)
-        return replace(self, domains=rows, clock=clock)
+        seconds = clock.seconds
+        rows = (
+            row if row.clock_offset == seconds else replace(row, clock_offset=seconds)
+            for row in self.domains
+        )
+        return replace(self, domains=tuple(rows), clock=clock)
 
     @property
     def clock_problem(self) -> str | None:

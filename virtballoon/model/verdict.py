@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 #: An update may be as late as two intervals and this many seconds before it counts as stale.
 GRACE_SECONDS: Final = 5
@@ -28,118 +28,80 @@ def fresh_seconds(interval: int) -> float:
     return 2.0 * interval + GRACE_SECONDS
 
 
-class Traits(NamedTuple):
-    """All that is known of a verdict, which has it as its own attributes.
+class Verdict(StrEnum):
+    """How reliable a domain's figures are.
 
     :ivar meaning: what it says of a domain, as a clause
-    :ivar advice: what to do about it; None where nothing is to be done
     :ivar style: how a terminal shows it
-    :ivar is_well: whether nothing is to be done
-    :ivar was_read: whether the domain could be read
-    :ivar has_figures: whether the domain can have figures
-    :ivar can_update: whether the guest can give new ones
-    :ivar lacks_update: whether it is polled, and has not answered in time
-    :ivar may_be_unpolled: whether its interval may be 0, so that it needs one
+    :ivar advice: what to do about it; None where nothing is to be done
     """
 
     meaning: str
-    advice: str | None = None
-    style: str = "yellow"
-    is_well: bool = False
-    was_read: bool = True
-    has_figures: bool = True
-    can_update: bool = True
-    lacks_update: bool = False
-    may_be_unpolled: bool = False
+    style: str
+    advice: str | None
 
-
-class Verdict(StrEnum):
-    """How reliable a domain's figures are. Its members are the one table of verdicts."""
-
-    FRESH = "fresh", Traits("its figures are up to date", style="green", is_well=True)
+    FRESH = "fresh", "its figures are up to date", "green"
     STALE = (
         "stale",
-        Traits(
-            "its figures are no longer updated",
-            "see whether the guest hangs or its balloon driver was unloaded",
-            lacks_update=True,
-        ),
+        "its figures are no longer updated",
+        "yellow",
+        "see whether the guest hangs or its balloon driver was unloaded",
     )
-    POLLING_OFF = (
-        "polling-off",
-        Traits("polling is off", "set an interval", may_be_unpolled=True),
-    )
+    POLLING_OFF = "polling-off", "polling is off", "yellow", "set an interval"
     UNANSWERED = (
         "unanswered",
-        Traits(
-            "it has not given any figures yet",
-            "wait if it is booting; else it has no balloon driver, or one without statistics "
-            "(FreeBSD, OpenBSD, OpenWrt)",
-            lacks_update=True,
-        ),
+        "it has not given any figures yet",
+        "yellow",
+        "wait if it is booting; else it has no balloon driver, or one without statistics "
+        "(FreeBSD, OpenBSD, OpenWrt)",
     )
-    EMPTY = (
-        "empty",
-        Traits("its driver gives no statistics", NO_STATISTICS_ADVICE),
-    )
-    SUSPENDED = (
-        "suspended",
-        Traits(
-            "it is suspended", style="cyan", is_well=True, can_update=False, may_be_unpolled=True
-        ),
-    )
+    EMPTY = "empty", "its driver gives no statistics", "yellow", NO_STATISTICS_ADVICE
+    SUSPENDED = "suspended", "it is suspended", "cyan"
     INCOMING = (
         "incoming",
-        Traits(
-            "it is being migrated to this host; the source host has its figures",
-            style="cyan",
-            is_well=True,
-            can_update=False,
-        ),
+        "it is being migrated to this host; the source host has its figures",
+        "cyan",
     )
-    NO_DEVICE = (
-        "no-device",
-        Traits("it has no balloon", style="dim", is_well=True, has_figures=False, can_update=False),
-    )
-    SHUTOFF = (
-        "shutoff",
-        Traits("it is not running", style="dim", is_well=True, has_figures=False, can_update=False),
-    )
-    BUSY = (
-        "busy",
-        Traits(
-            "QEMU's monitor or a job holds it",
-            "see whether QEMU hangs",
-            style="red",
-            was_read=False,
-            can_update=False,
-        ),
-    )
-    FAILED = (
-        "failed",
-        Traits("it could not be read", style="bold red", was_read=False, can_update=False),
-    )
+    NO_DEVICE = "no-device", "it has no balloon", "dim"
+    SHUTOFF = "shutoff", "it is not running", "dim"
+    BUSY = "busy", "QEMU's monitor or a job holds it", "red", "see whether QEMU hangs"
+    FAILED = "failed", "it could not be read", "bold red"
 
-    meaning: str
-    advice: str | None
-    style: str
-    is_well: bool
-    was_read: bool
-    has_figures: bool
-    can_update: bool
-    lacks_update: bool
-    may_be_unpolled: bool
-
-    def __new__(cls, value: str, traits: Traits) -> Self:
+    def __new__(cls, value: str, meaning: str, style: str, advice: str | None = None) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
-        vars(member).update(traits._asdict())
+        member.meaning, member.style, member.advice = meaning, style, advice
         return member
 
     @property
     def explanation(self) -> str:
         """Its meaning, and the advice if there is any."""
         return f"{self.meaning}: {self.advice}" if self.advice else self.meaning
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the domain could be read."""
+        return self not in {Verdict.BUSY, Verdict.FAILED}
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether the domain can have figures."""
+        return self not in {Verdict.NO_DEVICE, Verdict.SHUTOFF}
+
+    @property
+    def lacks_update(self) -> bool:
+        """Whether it is polled, and has not answered in time."""
+        return self in {Verdict.STALE, Verdict.UNANSWERED}
+
+    @property
+    def can_update(self) -> bool:
+        """Whether the guest can give new figures."""
+        return self.lacks_update or self in {Verdict.FRESH, Verdict.POLLING_OFF, Verdict.EMPTY}
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is to be done."""
+        return self is Verdict.FRESH or (self.was_read and not self.can_update)
 
 
 class State(StrEnum):

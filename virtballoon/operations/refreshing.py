@@ -127,7 +127,7 @@ def _report(
     elif wait is not None:
         got = wait.waited
         refresh = Refresh(fresh=got.answered or False, seconds=got.seconds, reason=got.reason)
-        row = (wait.report or row).rejudged(interval=row.interval)
+        row = replace(wait.report or row, interval=row.interval)
     elif row.is_recent(max_age):
         refresh = Refresh(fresh=True)
     else:
