@@ -20,7 +20,7 @@ import libvirt
 from .guest import BOOT_TIMEOUT, BootFiles, Guest, GuestSpec, domain_xml
 from .initramfs import build_initramfs, build_liar
 from .keeper import Keeper, signal_process, sweep
-from .kernel import SETUP, LabUnavailable, find_kernel
+from .kernel import SETUP, LabUnavailable, find_kernel, kernel_image
 from .waiting import wait_until
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Hypervisor:
     def _furnish(self, initramfs: bytes) -> None:
         for name in ("run", "config/libvirt", "config/sasl", "cache", "data", "tmp", "guests"):
             (self.directory / name).mkdir(parents=True)
-        shutil.copyfile(self.kernel.image, self.directory / "vmlinuz")
+        (self.directory / "vmlinuz").write_bytes(kernel_image(self.kernel.image))
         (self.directory / "initramfs").write_bytes(initramfs)
         (self.directory / "config/libvirt/libvirtd.conf").write_text(
             f'log_outputs = "3:file:{self.directory}/libvirtd.log"\n'
