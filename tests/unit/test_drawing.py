@@ -30,7 +30,6 @@ from virtballoon.errors import Busy
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport
-from virtballoon.model.source import Source
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import Verdict
 from virtballoon.watch import drawing
@@ -53,21 +52,23 @@ DEAD = OSError("no answer within 10 s")
 
 
 def view(*rows: DomainReport, **options: Any) -> View:
-    shown = View(["hv1", "qemu+ssh://root@a-long-name.example.org/system", "hv3"], **options)
+    labels = ["hv1", "qemu+ssh://root@a-long-name.example.org/system", "hv3"]
+    shown = View(labels, **({"every": 2} | options))
     shown.update(0, host(rows or ROWS), NOW)
     shown.update(1, host(error=DEAD), NOW)
     return shown
 
 
-def frame(
-    shown: View, width: int = 80, *, now: float = NOW, every: float | None = 2
-) -> drawing.Frame:
-    return drawing.Frame(view=shown, now=now, width=width, every=every, source=Source.LIBVIRT)
+def frame(shown: View, width: int = 80, *, now: float = NOW) -> drawing.Frame:
+    return drawing.Frame(shown, now, width)
+
+
+def plain(rows: list[drawing.Parts]) -> list[str]:
+    return ["".join(part for part, _ in row).rstrip() for row in rows]
 
 
 def lines(shown: View, width: int = 80, height: int = 24, **options: Any) -> list[str]:
-    rows = drawing.fitted(frame(shown, width, **options), height)
-    return [drawing.joined(row, coloured=False) for row in rows]
+    return plain(drawing.fitted(frame(shown, width, **options), height))
 
 
 def line_of(name: str, shown: View, width: int = 80, **options: Any) -> str:
@@ -89,9 +90,9 @@ def test_every_frame_fits(width: int, height: int, keys: list[str]) -> None:
 
     assert len(rows) == height
     for row in rows:
-        for piece in row:
-            assert not piece.text or piece.at + cell_len(piece.text) <= width
-            assert piece.text.isprintable()
+        text = "".join(part for part, _ in row)
+        assert cell_len(text) == width
+        assert text.isprintable()
 
 
 def test_usual_window() -> None:
@@ -163,8 +164,8 @@ def test_old_figures_look_old_without_colours() -> None:
     shown = view(FULL)
     assert line_of("full", shown, now=NOW + 60).split()[-2:] == ["min", "fresh?"]
     rows = drawing.fitted(frame(shown, now=NOW + 60), 24)
-    assert all("dim" in piece.style for piece in rows[3])
-    assert not any("reverse" in piece.style for piece in rows[3])
+    assert all("dim" in style for part, style in rows[3] if part.strip())
+    assert not any("reverse" in style for _, style in rows[3])
 
 
 def test_details_of_a_domain_are_complete() -> None:
@@ -229,7 +230,7 @@ def test_details_of_a_host_have_its_whole_error() -> None:
 
 
 def test_clock_of_a_host() -> None:
-    shown = View(["hv1"])
+    shown = View(["hv1"], every=2)
     shown.update(0, replace(host([FULL]), clock=ClockOffset(-90, -90)), NOW)
     assert "hv1: ok, 1 domain, read 0 s ago, clock off by -90 s" in lines(shown)[2]
     press(shown, "home", "enter")
@@ -251,7 +252,7 @@ def test_draws_only_visible_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
     line = drawing._line
 
-    def draw(shown: Line, layout: drawing._Layout, frame: drawing.Frame) -> drawing.Row:
+    def draw(shown: Line, layout: drawing._Layout, frame: drawing.Frame) -> drawing.Parts:
         drawn.append(shown.key[1])
         return line(shown, layout, frame)
 
@@ -262,8 +263,8 @@ def test_draws_only_visible_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_single_frame_is_whole_and_has_no_history() -> None:
-    shown = view(*(guest(f"g{number:03}") for number in range(400)))
-    rows = [drawing.joined(row, coloured=False) for row in drawing.whole(frame(shown, every=None))]
+    shown = view(*(guest(f"g{number:03}") for number in range(400)), every=None)
+    rows = plain(drawing.whole(frame(shown)))
     assert len(rows) == 1 + 3 + 400
     assert "HISTORY" not in rows[0]
 
@@ -272,14 +273,15 @@ def test_escape_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     shown = view(guest("漢字 👨", used=GIB))
-    name, share, *_ = drawing.fitted(frame(shown), 24)[3]
+    name, share, *_ = drawing.painted(drawing.fitted(frame(shown), 24)[3])
     # What follows the name has its own column, however wide the terminal draws the name.
-    assert (name.at, share.at, cell_len(name.text)) == (2, 17, 7)
-    assert drawing.painted(share) == "\x1b[1;31m100%\x1b[0m"
+    assert name == (2, "漢字 👨")
+    assert share == (17, "\x1b[1;31m100%\x1b[0m")
 
     monkeypatch.setenv("NO_COLOR", "1")
-    assert drawing.painted(share) == "\x1b[1m100%\x1b[0m"
+    share = drawing.painted(drawing.fitted(frame(shown), 24)[3])[1]
+    assert share == (17, "\x1b[1m100%\x1b[0m")
     press(shown, "down")
     row = drawing.fitted(frame(shown), 24)[3]
-    assert all(drawing.painted(piece).startswith("\x1b[7m") for piece in row)
-    assert sum(cell_len(piece.text) for piece in row) == 80
+    assert all(piece.startswith("\x1b[7m") for _, piece in drawing.painted(row))
+    assert sum(cell_len(part) for part, style in row if style == "reverse") == 80

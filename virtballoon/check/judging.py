@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from virtballoon.check.ranges import BYTES, COUNT, PERCENT, SECONDS, Range, Units
 from virtballoon.model.rates import Sample
@@ -90,22 +90,11 @@ class Measure(StrEnum):
         "its OOM kills are unknown (they need QEMU 9.2, Linux 6.12 and QOM as the source)",
     )
 
-    def __new__(cls, value: str, *_: object) -> Self:
+    def __new__(cls, value: str, *traits: Any) -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
+        member.units, member.statistics, member.label, member.unit, member.missing = traits
         return member
-
-    def __init__(
-        self,
-        _value: str,
-        units: Units,
-        statistics: tuple[str, ...],
-        label: str,
-        unit: str,
-        missing: str,
-    ) -> None:
-        self.units, self.statistics, self.label = units, statistics, label
-        self.unit, self.missing = unit, missing
 
     @property
     def needs_former(self) -> bool:
@@ -164,7 +153,6 @@ DEFAULT_THRESHOLDS: Final[Mapping[Measure, Thresholds]] = MappingProxyType(
 class Policy(Value):
     """What is judged, and how.
 
-    :ivar thresholds: the thresholds of each measure that is to be judged
     :ivar states: the statuses of verdicts and problems that differ from :data:`DEFAULT_STATES`;
         fresh figures are judged by thresholds alone
     """
@@ -186,7 +174,6 @@ class Measurement(Value):
     """One figure that was judged.
 
     :ivar value: the figure, in the unit of its measure; None where it is not known
-    :ivar thresholds: by what it was judged
     :ivar status: unknown where the guest does not give the figure, ok where there is nothing to
         compare it with yet
     """
@@ -201,9 +188,7 @@ class CheckedDomain(Value):
     """One domain and its status.
 
     :ivar status: the worst of its verdict and its measurements
-    :ivar host: its host
     :ivar report: what was read of it, with its rates where they were needed
-    :ivar measurements: what of it was judged by thresholds
     """
 
     status: CheckStatus
@@ -213,11 +198,7 @@ class CheckedDomain(Value):
 
 
 class Problem(Value):
-    """A problem that is not one domain's.
-
-    :ivar status: its status
-    :ivar message: what it is
-    """
+    """A problem that is not one domain's."""
 
     status: CheckStatus
     message: str
@@ -231,9 +212,6 @@ class CheckResult(Value):
     """The result of a check.
 
     :ivar status: the worst of the domains' and the problems'; its number is the exit status
-    :ivar hosts: the hosts, in the order in which they were read
-    :ivar domains: their domains
-    :ivar problems: the problems that are not one domain's
     :ivar samples: what the next check is to be given as the former readings
     :ivar is_first: whether differences are judged, and there was no former reading of any domain
     """
@@ -260,8 +238,6 @@ def check_hosts(
 ) -> CheckResult:
     """Judge what was read of hosts.
 
-    :param hosts: as :func:`read_hosts` gives them
-    :param policy: what is judged, and how
     :param domains: what was asked for; it is a problem if none of these could be judged
     :param former: the samples that an earlier check gave
     """

@@ -3,8 +3,8 @@ line for each problem and for each domain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from virtballoon.check.judging import (
     CheckedDomain,
@@ -14,8 +14,7 @@ from virtballoon.check.judging import (
     Measurement,
     Thresholds,
 )
-from virtballoon.check.ranges import number
-from virtballoon.model.report import DomainReport
+from virtballoon.check.ranges import Range, number
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
 
@@ -54,7 +53,6 @@ def output(
 
     :param names: what to call a host, by its URI, where not by its own name
     :param everything: more performance data for each domain
-    :param perfdata: whether there is any
     :param quiet: without the domains that are well
     """
     labels = _labels(result, names)
@@ -128,7 +126,8 @@ def details(row: CheckedDomain) -> list[str]:
     alarms = [m for m in row.measurements if m.status is not CheckStatus.OK]
     said = [_measured(m, with_range=True) for m in alarms]
     if report.verdict is not Verdict.FRESH:
-        said.insert(0, f"{report.verdict.value}: {_why(report)}")
+        why = report.error.message if report.error is not None else report.verdict.meaning
+        said.insert(0, f"{report.verdict.value}: {why}")
     else:
         others = [m for m in row.measurements if m not in alarms and m.value is not None]
         # The age follows in any case.
@@ -143,10 +142,6 @@ def details(row: CheckedDomain) -> list[str]:
         source = text.source(report.source)
         said.append(f"figures {text.duration(max(0.0, report.age_seconds))} old from {source}")
     return said
-
-
-def _why(report: DomainReport) -> str:
-    return report.error.message if report.error is not None else report.verdict.meaning
 
 
 def _briefly(row: CheckedDomain) -> str:
@@ -178,39 +173,27 @@ def _labels(result: CheckResult, names: Mapping[str, str]) -> dict[str, str]:
     return {uri: f"{name if called.count(name) == 1 else uri}/" for uri, name in hosts.items()}
 
 
-class _Figure(NamedTuple):
-    """A figure of a domain in performance data.
-
-    :ivar unit: ``%``, ``s``, ``B``, ``c`` for a counter, or none
-    """
-
-    label: str
-    value: float
-    unit: str = ""
-    maximum: float | None = None
-    thresholds: Thresholds = Thresholds()
-
-
 def _perfdata(result: CheckResult, labels: Mapping[str, str], *, everything: bool) -> Iterator[str]:
     """The numbers of domains and of those judged, the fresh used memory of each, and every other
     figure that was judged; with ``everything`` also used bytes, age and counters."""
     rows = result.domains
     judged = sum(row.report.verdict is Verdict.FRESH for row in rows)
-    yield _datum(_Figure("domains", len(rows)))
-    yield _datum(_Figure("judged", judged, maximum=len(rows)))
+    yield f"'domains'={_datum(len(rows))}"
+    yield f"'judged'={_datum(judged, maximum=len(rows))}"
     taken: set[str] = set()
     for row in rows:
         name = _name(row, labels)
-        for figure in _figures(row, everything=everything):
-            label = f"{name} {figure.label}"
-            if _label(label) in taken:
+        for figure, datum in _figures(row, everything=everything):
+            label = _label(f"{name} {figure}")
+            if label in taken:
                 # What makes names differ can be what does not survive in a label.
-                label = f"{name} {row.report.uuid} {figure.label}"
-            taken.add(_label(label))
-            yield _datum(figure._replace(label=label))
+                label = _label(f"{name} {row.report.uuid} {figure}")
+            taken.add(label)
+            yield f"{label}={datum}"
 
 
-def _figures(row: CheckedDomain, *, everything: bool) -> Iterator[_Figure]:
+def _figures(row: CheckedDomain, *, everything: bool) -> Iterator[tuple[str, str]]:
+    """The figures of a domain: what each is, and what is said of it."""
     report, usage = row.report, row.report.usage
     values = {m.measure: m.value for m in row.measurements}
     thresholds = {m.measure: m.thresholds for m in row.measurements}
@@ -225,24 +208,25 @@ def _figures(row: CheckedDomain, *, everything: bool) -> Iterator[_Figure]:
             value = max(0, round(value, 1 if measure is Measure.AGE else 2))
             maximum = 100 if measure is Measure.USED else None
             judged_by = thresholds.get(measure, Thresholds())
-            yield _Figure(measure.label, value, measure.unit, maximum, judged_by)
+            yield measure.label, _datum(value, measure.unit, maximum, judged_by)
     if everything and fresh:
         if usage.used_bytes is not None:
-            yield _Figure("used_bytes", usage.used_bytes, "B", usage.total_bytes)
+            yield "used_bytes", _datum(usage.used_bytes, "B", usage.total_bytes)
         for name in _COUNTERS:
             if (count := getattr(report.stats, name)) is not None:
-                yield _Figure(name, count, "c")
+                yield name, _datum(count, "c")
 
 
-def _datum(figure: _Figure) -> str:
-    """A figure in the form of the guidelines."""
-    fields = [
-        f"{_label(figure.label)}={number(figure.value)}{figure.unit}",
-        *("" if limit is None else str(limit) for limit in figure.thresholds),
-        "0",
-        "" if figure.maximum is None else number(figure.maximum),
-    ]
-    return ";".join(fields).rstrip(";")
+def _datum(
+    value: float,
+    unit: str = "",
+    maximum: float | None = None,
+    thresholds: Sequence[Range | None] = (None, None),
+) -> str:
+    """A figure in the form of the guidelines; the unit of a counter is ``c``."""
+    limits = ["" if limit is None else str(limit) for limit in thresholds]
+    most = "" if maximum is None else number(maximum)
+    return ";".join([f"{number(value)}{unit}", *limits, "0", most]).rstrip(";")
 
 
 def _label(label: str) -> str:

@@ -32,9 +32,7 @@ _NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([A-Za-z%]*)")
 class Range:
     """A range of figures that is no cause for alarm, or, inverted, the only one that is.
 
-    :ivar start: its lower end, which belongs to it
-    :ivar end: its upper end, which belongs to it
-    :ivar inverted: whether what lies inside alarms
+    :ivar start: its lower end, which belongs to it, as the upper one does
     :raise ValueError: when it has no ends, or they are the wrong way round
     """
 

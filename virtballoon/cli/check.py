@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -25,14 +26,11 @@ from virtballoon.check.judging import (
 from virtballoon.check.plugin import failure, output
 from virtballoon.check.ranges import Range
 from virtballoon.check.records import check_data
+from virtballoon.check.state import compared, default_path
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
+from virtballoon.model.report import HostReport
 from virtballoon.model.verdict import Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from virtballoon.model.report import HostReport
 
 _UNKNOWN: Final = 3
 
@@ -169,8 +167,6 @@ def command(
     hosts = finish.read_selected(settings, domains)
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
-        from virtballoon.check.state import compared, default_path
-
         question = [settings.targets, sorted(domains), settings.via, *settings.excluded]
         path = partial(default_path, question) if state is None else partial(Path, state)
         result = compared(path, lambda former: judge(former=former))

@@ -165,20 +165,17 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
         except ValueError as error:
             raise click.UsageError(str(error)) from error
     answer = partial(scrape, reader, libvirt_exporter=libvirt_exporter)
-    with serving.Server(sockets, answer) as server:
+    server = serving.Server(sockets, answer)
 
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            server.stop()
-            # A second signal does not wait for the requests that are still being answered.
-            end_on_signals()
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        server.stop()
+        # A second signal does not wait for the requests that are still being answered.
+        end_on_signals()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, stop)
-        finish.warn(f"serving metrics on {', '.join(server.addresses)}")
-        serving.notify("READY=1")
-        server.serve()
-        serving.notify("STOPPING=1")
-        server.finish()
-        reader.close()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    finish.warn(f"serving metrics on {', '.join(server.addresses)}")
+    server.serve()
+    reader.close()
     return OK

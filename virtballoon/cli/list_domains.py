@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,11 @@ import click
 
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings
+from virtballoon.model.report import DomainReport, HostReport
+from virtballoon.render.documents import domain_columns
+from virtballoon.render.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from virtballoon.model.report import DomainReport, HostReport
     from virtballoon.render.columns import Column
 
 #: With more names a command would be too long to type.
@@ -81,8 +82,6 @@ def command(
             )
 
     def csv_columns() -> list[str]:
-        from virtballoon.render.documents import domain_columns
-
         return [column.key for column in chosen] or ["uri", *domain_columns()]
 
     if order is not None:
@@ -109,7 +108,6 @@ def _chosen_columns(words: str | None, settings: Settings) -> list[Column]:
 
 def _column(word: str, option: str) -> Column:
     from virtballoon.render import columns
-    from virtballoon.render.documents import domain_columns
 
     if word == "uri" and option == "--columns":
         # The host's URI, which no report of a domain has; a table shows it as HOST.
@@ -126,7 +124,7 @@ def _column(word: str, option: str) -> Column:
     return column
 
 
-Row = tuple["HostReport", "DomainReport"]
+Row = tuple[HostReport, DomainReport]
 
 
 def _sorted(rows: Sequence[Row], column: Column, *, reverse: bool) -> list[Row]:
@@ -138,8 +136,6 @@ def _sorted(rows: Sequence[Row], column: Column, *, reverse: bool) -> list[Row]:
 
 
 def _print_names(settings: Settings, names: Sequence[str]) -> None:
-    from virtballoon.render.text import printable
-
     on_a_terminal = settings.stream.isatty()
     for name in names:
         # A name may contain a newline, which would make two of it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import click
 
@@ -14,9 +15,6 @@ from virtballoon.model.verdict import fresh_seconds
 from virtballoon.render import text
 from virtballoon.render.documents import change_columns
 from virtballoon.render.table import changes_table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class _FirstArgument(options.Interval):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 import click
 
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import PARTLY, Settings
+from virtballoon.model.report import HostReport
 from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 from virtballoon.render import text
 from virtballoon.render.documents import domain_columns
 from virtballoon.render.table import stats_blocks
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from virtballoon.model.report import HostReport
 
 #: With --fresh, figures may be this old, in seconds.
 _FRESH_SECONDS: Final = 5.0

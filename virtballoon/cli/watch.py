@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,11 @@ import click
 
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, Settings
+from virtballoon.model.report import HostReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from virtballoon.doctor.results import HostDiagnosis
     from virtballoon.engine.calls import BackgroundCall
-    from virtballoon.model.report import HostReport
-    from virtballoon.watch.poller import HostPoller
     from virtballoon.watch.view import LineKey, View
 
 
@@ -66,6 +64,8 @@ def command(
 
     view = View(
         [settings.label(target) for target in settings.targets],
+        source=settings.via,
+        every=None if once else every,
         order=Order(sort),
         exact=units == "bytes",
         only_unwell=settings.is_quiet,
@@ -73,7 +73,8 @@ def command(
     if once:
         hosts = _read_once(settings, view, domains, inactive=inactive)
     else:
-        hosts = _watch(settings, view, domains, inactive=inactive, every=every)
+        _watch(settings, view, domains, inactive=inactive, every=every)
+        hosts = view.reports
     if not hosts:
         finish.warn("nothing has been read yet")
         return NOTHING
@@ -101,19 +102,19 @@ def _read_once(
     if view.shown or not settings.is_quiet:
         from virtballoon.watch.app import print_frame
 
-        print_frame(view, settings.stream, source=settings.via)
+        print_frame(view, settings.stream)
     return hosts
 
 
 def _watch(
     settings: Settings, view: View, domains: Sequence[str], *, inactive: bool, every: float
-) -> Sequence[HostReport]:
-    """Show the view until it is left, and return the last report of each host."""
+) -> None:
     # All that takes a while is imported before the terminal is taken.
     from virtballoon.doctor.examination import diagnose_host
     from virtballoon.engine.calls import BackgroundCall
-    from virtballoon.watch import app
+    from virtballoon.watch.app import run
     from virtballoon.watch.poller import HostPoller
+    from virtballoon.watch.screen import Terminal
 
     def start_doctor(key: LineKey) -> BackgroundCall[HostDiagnosis]:
         index, uuid = key
@@ -129,17 +130,16 @@ def _watch(
             )
         )
 
-    def poller(notify: Callable[[], object]) -> HostPoller:
-        return HostPoller(
-            settings.targets,
-            settings.words(domains),
-            inactive=inactive,
-            via=settings.via,
-            timeout=settings.timeout,
-            jobs=settings.jobs,
-            period=every,
-            notify=notify,
-        )
-
+    terminal = Terminal(sys.stdin.fileno(), sys.stdout.fileno(), encoding=sys.stdout.encoding)
+    poller = HostPoller(
+        settings.targets,
+        settings.words(domains),
+        inactive=inactive,
+        via=settings.via,
+        timeout=settings.timeout,
+        jobs=settings.jobs,
+        period=every,
+        notify=terminal.wake,
+    )
     view.start_doctor = start_doctor
-    return app.run(view, poller, every=every, source=settings.via)
+    run(view, poller, terminal)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from virtballoon.engine.session import DEFAULT_TIMEOUT
+from virtballoon.hypervisor.connection import Target
 from virtballoon.log import get_logger
+from virtballoon.model.outcome import HostChanges
+from virtballoon.model.report import HostReport
 from virtballoon.model.verdict import Verdict
 from virtballoon.operations.setting import IntervalRequest, check_interval, set_intervals
-
-if TYPE_CHECKING:
-    from virtballoon.hypervisor.connection import Target
-    from virtballoon.model.outcome import HostChanges
-    from virtballoon.model.report import HostReport
 
 _log: Final = get_logger(__name__)
 
@@ -54,11 +52,7 @@ class IntervalEnsurer:
         self._paused_until: dict[str, float] = {}
 
     def ensure(self, targets: Mapping[str, Target], reports: Mapping[str, HostReport]) -> None:
-        """Turn polling on where these reports say that it is off.
-
-        :param targets: the hosts by name
-        :param reports: their reports
-        """
+        """Turn polling on where these reports, by the hosts' names, say that it is off."""
         # The next reading may end before this has.
         if not self._running.acquire(blocking=False):
             return

@@ -22,7 +22,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from queue import SimpleQueue
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from prometheus_client.exposition import gzip_accepted
 
@@ -107,10 +107,9 @@ def notify(state: str) -> None:
 
 
 class Server:
-    """Answers ``/metrics``, ``/-/healthy`` and, for people, ``/``. A context manager.
+    """Answers ``/metrics``, ``/-/healthy`` and, for people, ``/``.
 
     :param sockets: where it listens; it closes them
-    :param scrape: what gives the metrics
     :param clients: the number of requests answered at a time
     :param client_seconds: how long a client is waited for
     """
@@ -132,30 +131,24 @@ class Server:
         )
         self._listeners = [_Listener(each, handler, self._free) for each in sockets]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for listener in self._listeners:
-            listener.server_close()
-
     @property
     def addresses(self) -> list[str]:
         """Where it listens: ``HOST:PORT``, or the path of a unix socket."""
-        return [_formatted(listener.socket) for listener in self._listeners]
+        names = [listener.socket.getsockname() for listener in self._listeners]
+        return [_formatted(*n[:2]) if isinstance(n, tuple) else str(n) for n in names]
 
     def stop(self) -> None:
         """Stop it, from any thread or the handler of a signal."""
         self._stopped.put(None)
 
     def serve(self) -> None:
-        """Serve until it is stopped."""
+        """Serve until it is stopped. Then accept no more clients, and wait a while for the requests
+        that are being answered."""
         for listener in self._listeners:
             threading.Thread(target=listener.serve_forever, daemon=True).start()
+        notify("READY=1")
         self._stopped.get()
-
-    def finish(self) -> None:
-        """Accept no more clients, and wait a while for the requests that are being answered."""
+        notify("STOPPING=1")
         for listener in self._listeners:
             listener.shutdown()
             listener.server_close()
@@ -164,11 +157,8 @@ class Server:
             self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
 
-def _formatted(listening: socket.socket) -> str:
-    name = listening.getsockname()
-    if listening.family == socket.AF_UNIX:
-        return str(name)
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+def _formatted(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Listener(ThreadingMixIn, TCPServer):

@@ -39,12 +39,7 @@ _DOMAIN: Final = ("host", "domain", "uuid")
 
 
 class _Figure(NamedTuple):
-    """A metric with at most one series for each domain.
-
-    :ivar name: its name; a counter's ends with ``_total``
-    :ivar help: what it is
-    :ivar value: the figure of a domain, or None where it is absent
-    """
+    """A metric with at most one series for each domain; a counter's name ends with ``_total``."""
 
     name: str
     help: str

@@ -6,20 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
+from virtballoon.hypervisor.connection import Target
 from virtballoon.hypervisor.uri import default_uri
 from virtballoon.log import get_logger, log_host
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
 from virtballoon.operations.reading import unread
 from virtballoon.operations.rereading import HostReader
-
-if TYPE_CHECKING:
-    from virtballoon.hypervisor.connection import Target
 
 _log: Final = get_logger(__name__)
 

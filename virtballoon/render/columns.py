@@ -8,14 +8,12 @@ that is clear: ``used``, ``swap_in``. ``interval`` alone is ``interval.in_force`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from virtballoon.model.report import DomainReport
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.render import text
 from virtballoon.render.documents import DOMAIN, domain_columns
-
-if TYPE_CHECKING:
-    from virtballoon.model.report import DomainReport
 
 IN_FORCE: Final = "interval.in_force"
 
@@ -60,11 +58,8 @@ _TEXT: Final = frozenset(
 
 
 class Column(NamedTuple):
-    """One column.
+    """One column; numbers are flush right.
 
-    :ivar key: its name
-    :ivar title: its heading
-    :ivar is_number: whether it is flush right
     :ivar value: gets the value of a report, to sort by
     :ivar show: makes a cell of a value; the second argument is whether sizes are exact
     """

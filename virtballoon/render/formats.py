@@ -83,11 +83,6 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def columns_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns that such a record has in CSV."""
-    return tuple(flattened(record))
-
-
 def _cell(value: object) -> object:
     if value is None:
         return ""

@@ -20,7 +20,6 @@ class Progress:
     """One line, redrawn as hosts end, and wiped at the end whatever happens.
 
     :param labels: what to call each host, by its URI
-    :param stream: the terminal
     """
 
     def __init__(self, labels: Mapping[str, str], *, stream: TextIO) -> None:

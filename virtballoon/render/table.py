@@ -161,7 +161,6 @@ def _print(
     """Print a plain table: as wide as it needs in a pipe, cut to the width of a terminal.
 
     :param heads: the headings, each with whether the column is flush right
-    :param lines: the cells, safe for a terminal
     """
     heading = [title for title, _ in heads]
     rows = [*([heading] if with_header else []), *lines]

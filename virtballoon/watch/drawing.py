@@ -6,11 +6,9 @@ import os
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from virtballoon.model.report import DomainReport
-from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
 from virtballoon.render.columns import column, figure_name, figures
@@ -28,9 +26,6 @@ from virtballoon.watch.view import (
     is_outdated,
 )
 
-#: The width of a frame that does not go to a terminal.
-USUAL_WIDTH: Final = 80
-
 #: The meaning of "fresh?".
 _OUTDATED: Final = "fresh when read; the figures have become too old since"
 
@@ -45,53 +40,29 @@ _MARKS: Final = "▁▂▃▄▅▆▇█"
 _NO_MARK: Final = "·"
 _SELECTED: Final = "▸ "
 
-#: A text of several styles: the parts and the style of each.
+#: A line, or a part of it: texts, each with the words of :func:`virtballoon.render.text.styled`.
 Parts: TypeAlias = Sequence[tuple[str, str]]
 
 
-class Piece(NamedTuple):
-    """A part of a line, with its own place: a name that the terminal draws wider or narrower than
-    expected does not move what follows.
-
-    :ivar at: the column where it begins
-    :ivar style: words of :func:`virtballoon.render.text.styled`
-    """
-
-    at: int
-    text: str
-    style: str = ""
-
-
-Row: TypeAlias = Sequence[Piece]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What is the same for every line of one frame.
 
     :ivar now: the time, epoch seconds
-    :ivar width: the number of columns
-    :ivar every: seconds from one reading of a host to the next; None if there is only one
-    :ivar source: where the figures come from
-    :ivar notice: a message to show
     """
 
     view: View
     now: float
     width: int
-    every: float | None
-    source: Source
-    notice: str = ""
 
 
-def whole(frame: Frame) -> list[Row]:
+def whole(frame: Frame) -> list[Parts]:
     """The whole list, for a frame that cannot be scrolled."""
     layout = _layout(frame)
     rows = [_heading(layout), *(_line(line, layout, frame) for line in frame.view.lines)]
-    return [_cut(row, frame.width) for row in rows]
+    return [_fitted(row, frame.width) for row in rows]
 
 
-def fitted(frame: Frame, height: int) -> list[Row]:
+def fitted(frame: Frame, height: int) -> list[Parts]:
     """The frame for a window of this height, with as many lines."""
     room = max(0, height - 2)
     view = frame.view
@@ -104,47 +75,41 @@ def fitted(frame: Frame, height: int) -> list[Row]:
         blocks = _help(frame) if view.screen is Screen.HELP else _details(frame)
         body = list(view.window(blocks, room))
     body += [()] * (room - len(body))
-    return [_cut(row, frame.width) for row in (_title(frame), *body, _foot(frame))][:height]
+    rows = (_title(frame), *body, _foot(frame))
+    return [_fitted(row, frame.width) for row in rows][:height]
 
 
-def painted(piece: Piece) -> str:
-    """A piece with escape sequences. NO_COLOR takes out the colours; bold, dim and reversed text
-    stay."""
-    style = piece.style
-    if os.environ.get("NO_COLOR"):
-        style = " ".join({"bold", "dim", "reverse"} & set(style.split()))
-    return text.styled(piece.text, style, coloured=True)
+def painted(row: Parts) -> list[tuple[int, str]]:
+    """A line with escape sequences: its parts, each with the column where it begins, so that a name
+    that the terminal draws wider or narrower than expected does not move what follows. NO_COLOR
+    takes out the colours; bold, dim and reversed text stay."""
+    pieces = []
+    at = 0
+    for part, style in row:
+        words = style.split()
+        if os.environ.get("NO_COLOR"):
+            words = [word for word in words if word in {"bold", "dim", "reverse"}]
+        if part.strip() or "reverse" in words:
+            pieces.append((at, text.styled(part, " ".join(words), coloured=True)))
+        at += text.width(part)
+    return pieces
 
 
-def joined(row: Row, *, coloured: bool) -> str:
-    """A line as a whole."""
-    line, at = "", 0
-    for piece in row:
-        line += " " * (piece.at - at) + (painted(piece) if coloured else piece.text)
-        at = piece.at + text.width(piece.text)
-    return line.rstrip()
-
-
-def _cut(row: Row, width: int) -> Row:
-    pieces = (p._replace(text=text.cut(p.text, width - p.at)) for p in row if p.at < width)
-    return [piece for piece in pieces if piece.text]
-
-
-def _placed(parts: Parts, at: int, width: int, *, flush_right: bool = False) -> Iterator[Piece]:
-    """The parts one after another, cut to this width."""
-    end = at + width
-    if flush_right:
-        at = max(at, end - sum(text.width(part) for part, _ in parts))
+def _fitted(parts: Parts, width: int, *, flush_right: bool = False) -> Parts:
+    """The parts, cut or padded to this width."""
+    fitted = []
     for part, style in parts:
-        piece = Piece(at, text.cut(part, end - at), style)
-        at += text.width(piece.text)
-        yield piece
+        if shown := text.cut(part, width):
+            fitted.append((shown, style))
+            width -= text.width(shown)
+    blank = [(" " * width, "")] if width > 0 else []
+    return [*blank, *fitted] if flush_right else [*fitted, *blank]
 
 
 # The title and the foot.
 
 
-def _bar_of_words(left: Sequence[str], right: str, frame: Frame) -> Row:
+def _bar_of_words(left: Sequence[str], right: str, frame: Frame) -> Parts:
     """A line across the window, with as many of the words as fit."""
     room = frame.width - text.width(right) - _GAP
     line = f" {left[0]}"
@@ -156,10 +121,10 @@ def _bar_of_words(left: Sequence[str], right: str, frame: Frame) -> Row:
             break
         line = longer
     padding = " " * (frame.width - text.width(line) - text.width(right) - 1)
-    return [Piece(0, f"{line}{padding}{right} ", "reverse")]
+    return [(f"{line}{padding}{right} ", "reverse")]
 
 
-def _title(frame: Frame) -> Row:
+def _title(frame: Frame) -> Parts:
     view = frame.view
     facts = ["virtballoon"]
     if view.is_paused:
@@ -168,30 +133,29 @@ def _title(frame: Frame) -> Row:
         facts.append(f"filter: {printable(view.filter)}")
     if view.only_unwell:
         facts.append("not well")
-    facts += [f"by {view.order.value}", f"source: {frame.source.value}"]
+    facts += [f"by {view.order.value}", f"source: {view.source.value}"]
     domains = sum(len(host.domains) for host in view.hosts)
     of_all = f"{view.shown} of " if view.shown != domains else ""
     facts.append(f"{of_all}{text.counted(domains, 'domain')}")
     if len(view.hosts) > 1:
         facts.append(text.counted(len(view.hosts), "host"))
-    facts.append(f"every {frame.every:g} s")
+    facts.append(f"every {view.every:g} s")
     return _bar_of_words(facts, time.strftime("%H:%M:%S", time.localtime(frame.now)), frame)
 
 
-def _foot(frame: Frame) -> Row:
+def _foot(frame: Frame) -> Parts:
     view = frame.view
     if view.is_typing:
         typed = (f" filter: {printable(view.filter)}", "")
-        hint = ("  Enter: keep it, Esc: end it", "dim")
-        return list(_placed([typed, (" ", "reverse"), hint], 0, frame.width))
+        return [typed, (" ", "reverse"), ("  Enter: keep it, Esc: end it", "dim")]
     hints = ["q back", "u units", "? help", "Space pause"]
     if view.screen is Screen.LIST:
         hints = ["q quit", "? help", "s sort", "/ filter", "u units", "Space pause"]
         hints += ["! not well", "Enter details"]
     elif view.screen is Screen.DETAILS:
         hints += ["d doctor", "Left, Right next"]
-    if frame.notice:
-        hints.insert(0, printable(frame.notice))
+    if view.notice:
+        hints.insert(0, printable(view.notice))
     return _bar_of_words(hints, "", frame)
 
 
@@ -250,13 +214,13 @@ def _columns(*, exact: bool) -> tuple[_Column, ...]:
     )
 
 
-#: The columns that there is room for, each with its place and width.
-_Layout: TypeAlias = Sequence[tuple[_Column, int, int]]
+#: The columns that there is room for, each with its width.
+_Layout: TypeAlias = Sequence[tuple[_Column, int]]
 
 
 def _layout(frame: Frame) -> _Layout:
     known = {each.title: each for each in _columns(exact=frame.view.exact)}
-    if frame.every is None:
+    if frame.view.every is None:
         # A single reading has no history.
         del known["HISTORY"]
     names = (text.width(printable(x.domain.name)) for x in frame.view.lines if x.domain)
@@ -277,47 +241,36 @@ def _layout(frame: Frame) -> _Layout:
             grown = max(0, min(room, wanted - widths[title]))
             widths[title] += grown
             room -= grown
-    layout = []
-    at = len(_SELECTED)
-    for title, each in known.items():
-        if title in widths:
-            layout.append((each, at, widths[title]))
-            at += widths[title] + _GAP
-    return layout
+    return [(each, widths[title]) for title, each in known.items() if title in widths]
 
 
-def _heading(layout: _Layout) -> Row:
-    return [
-        piece
-        for kind, at, width in layout
-        for piece in _placed([(kind.title, "bold")], at, width, flush_right=kind.is_number)
-    ]
+def _heading(layout: _Layout) -> Parts:
+    return _cells(layout, lambda kind, _width: [(kind.title, "bold")])
 
 
-def _line(line: Line, layout: _Layout, frame: Frame) -> Row:
-    is_selected = frame.every is not None and line.key == frame.view.selected
-    if line.domain is None:
+def _cells(layout: _Layout, cell: Callable[[_Column, int], Parts]) -> Parts:
+    row: list[tuple[str, str]] = []
+    for kind, width in layout:
+        row.append((" " * (_GAP if row else len(_SELECTED)), ""))
+        row += _fitted(cell(kind, width), width, flush_right=kind.is_number)
+    return row
+
+
+def _line(line: Line, layout: _Layout, frame: Frame) -> Parts:
+    view, domain = frame.view, line.domain
+    is_selected = view.every is not None and line.key == view.selected
+    if domain is None:
         at = len(_SELECTED) if is_selected else 0
-        row = list(_placed(_host(line.host, frame, frame.width - at), at, frame.width - at))
+        row = [(" " * at, ""), *_host(line.host, frame, frame.width - at)]
     else:
-        row = [
-            piece
-            for kind, at, width in layout
-            for piece in _placed(
-                kind.cell(line, line.domain, width, frame), at, width, flush_right=kind.is_number
-            )
-        ]
-        if not _is_fresh(line.domain, frame):
-            row = [piece._replace(style=f"{piece.style} dim") for piece in row]
+        row = list(_cells(layout, lambda kind, width: kind.cell(line, domain, width, frame)))
+        if not _is_fresh(domain, frame):
+            row = [(part, f"{style} dim") for part, style in row]
     if not is_selected:
         return row
     # Reversed from the first column to the last; colours would be those of the background.
-    row = [Piece(0, _SELECTED), *row]
-    ends = [*(piece.at for piece in row[1:]), frame.width]
-    return [
-        Piece(at, shown + " " * (end - at - text.width(shown)), "reverse")
-        for (at, shown, _), end in zip(row, ends, strict=True)
-    ]
+    row = [(_SELECTED, ""), *row[1:]]
+    return [(part, "reverse") for part, _ in _fitted(row, frame.width)]
 
 
 def _host(host: WatchedHost, frame: Frame, width: int) -> Parts:
@@ -417,11 +370,11 @@ def _history(line: Line, row: DomainReport, width: int, _frame: Frame) -> Parts:
 # Details.
 
 
-def _details(frame: Frame) -> list[Row]:
+def _details(frame: Frame) -> list[Parts]:
     line = frame.view.line(frame.view.opened)
     if line is None:
         gone = "This domain does not exist any more, or its host does not answer."
-        return [[], [Piece(0, gone)]]
+        return [[], [(gone, "")]]
     if line.domain is None:
         return _host_details(line.host, frame)
     sections = (
@@ -433,9 +386,9 @@ def _details(frame: Frame) -> list[Row]:
     return [row for section in sections if section for row in (*section, [])]
 
 
-def _host_details(host: WatchedHost, frame: Frame) -> list[Row]:
+def _host_details(host: WatchedHost, frame: Frame) -> list[Parts]:
     report = host.report
-    rows: list[Row] = [list(_placed(_host(host, frame, frame.width), 0, frame.width)), []]
+    rows: list[Parts] = [_host(host, frame, frame.width), []]
     if report is None:
         return rows
     facts = [
@@ -449,23 +402,23 @@ def _host_details(host: WatchedHost, frame: Frame) -> list[Row]:
     return rows + _facts(facts, frame)
 
 
-def _doctor(line: Line, frame: Frame) -> list[Row]:
+def _doctor(line: Line, frame: Frame) -> list[Parts]:
     """The doctor's diagnosis, if there is one."""
     call = frame.view.diagnoses.get(line.key)
     if call is None:
         return []
     if not call.has_ended:
-        return [[Piece(0, "doctor is running", "dim")]]
+        return [[("doctor is running", "dim")]]
     host = call.result()
     if not host.domains:
         message = str(host.error) if host.error is not None else "no such domain any more"
         return _facts([("doctor", message)], frame)
     diagnosis = host.domains[0]
-    heading = Piece(0, f"doctor, {_ago(diagnosis.read_at, frame)}", "bold")
-    return [[heading], *_facts(diagnosis_facts(diagnosis), frame)]
+    heading = [(f"doctor, {_ago(diagnosis.read_at, frame)}", "bold")]
+    return [heading, *_facts(diagnosis_facts(diagnosis), frame)]
 
 
-def _about(line: Line, row: DomainReport, frame: Frame) -> list[Row]:
+def _about(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
     """How reliable the figures are, where they come from, and whose they are."""
     title = [(printable(row.name), "bold"), (f" on {printable(line.host.label)}", "")]
     meaning = _OUTDATED if is_outdated(row, frame.now) else row.verdict.explanation
@@ -484,42 +437,41 @@ def _about(line: Line, row: DomainReport, frame: Frame) -> list[Row]:
         ("balloon", " ".join(filter(None, device)) or "none"),
         ("state", f"{row.state.value}, id {text.ABSENT if row.id is None else row.id}, {row.uuid}"),
     ]
-    return [list(_placed(title, 0, frame.width)), *_facts(facts, frame)]
+    return [title, *_facts(facts, frame)]
 
 
-def _use(line: Line, row: DomainReport, frame: Frame) -> list[Row]:
+def _use(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
     """The bar and the history, longer than in the list."""
     room = frame.width - 9
     return [
-        list(_placed([("memory   ", ""), *_memory(line, row, min(62, room), frame)], 0, 71)),
-        list(_placed([("history  ", ""), *_history(line, row, room, frame)], 0, frame.width)),
+        [("memory   ", ""), *_memory(line, row, min(62, room), frame)],
+        [("history  ", ""), *_history(line, row, room, frame)],
     ]
 
 
-def _facts(facts: Iterable[tuple[str, str | None]], frame: Frame) -> list[Row]:
+def _facts(facts: Iterable[tuple[str, str | None]], frame: Frame) -> list[Parts]:
     """One or more lines for each fact that is known, wrapped after its name."""
     known = [(name, value) for name, value in facts if value is not None]
     indent = max((len(name) for name, _ in known), default=0) + _GAP
-    rows: list[Row] = []
+    rows: list[Parts] = []
     for name, value in known:
         width = max(frame.width - indent, 16)
         first, *others = textwrap.wrap(printable(value), width) or [""]
-        rows.append([Piece(0, name, "dim"), Piece(indent, first)])
-        rows += [[Piece(indent, part)] for part in others]
+        rows.append([(name.ljust(indent), "dim"), (first, "")])
+        rows += [[(" " * indent + part, "")] for part in others]
     return rows
 
 
-def _figures(row: DomainReport, frame: Frame) -> list[Row]:
+def _figures(row: DomainReport, frame: Frame) -> list[Parts]:
     """All figures, in as many columns as there is room for."""
     keys = figures(row)
     height = -(-len(keys) // max(1, min(3, frame.width // 39)))
-    rows: list[Row] = []
+    rows: list[Parts] = []
     for at in range(height):
-        shown = []
-        for place, key in enumerate(keys[at::height]):
+        shown: list[tuple[str, str]] = []
+        for key in keys[at::height]:
             value = column(key).cell(row, exact=frame.view.exact)
-            shown.append(Piece(39 * place, text.cut(figure_name(key), 17), "dim"))
-            shown.append(Piece(39 * place + max(18, 31 - len(value)), value))
+            shown += [*_fitted([(figure_name(key), "dim")], 17), (f" {value:>13}{'':8}", "")]
         rows.append(shown)
     return rows
 
@@ -527,7 +479,7 @@ def _figures(row: DomainReport, frame: Frame) -> list[Row]:
 # The help.
 
 
-def _help(frame: Frame) -> list[Row]:
+def _help(frame: Frame) -> list[Parts]:
     parts = ((_USED, "used"), (_CACHE, "cache"), (_FREE, "free"), (_OWN, "its kernel"))
     legend = ", ".join(f"{glyph} {what}" for glyph, what in (*parts, (_UNKNOWN, "unknown")))
     facts = [

@@ -29,12 +29,8 @@ _LONGEST_PAUSE: Final = 8
 
 
 class Reading(Value):
-    """A reading of a host, or what there is of one.
-
-    :ivar index: the number of its target
-    :ivar report: the host; if not complete, with the domains read so far and no error
-    :ivar is_complete: whether the reading has ended
-    """
+    """A reading of the target with this number. If it has not ended, its report has the domains
+    that have been read, and no error."""
 
     index: int
     report: HostReport

@@ -15,12 +15,10 @@ import select
 import signal
 import termios
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from types import FrameType
+from typing import Any, Final, Self, TypeAlias
 
 from virtballoon.system.cleanup import Cleanup, write_in_time
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 #: A line to draw: pieces with their escape sequences, each with the column where it begins.
 Pieces: TypeAlias = Sequence[tuple[int, str]]
@@ -80,11 +78,7 @@ def _name(found: re.Match[str]) -> str:
 
 class Terminal:
     """A full screen on a terminal, which is restored when the block is left, and when a signal
-    ends or stops the process.
-
-    :param keyboard: the file descriptor that keys come from
-    :param screen: the file descriptor to draw on
-    """
+    ends or stops the process. Keys come from one file descriptor, and another one is drawn on."""
 
     def __init__(self, keyboard: int, screen: int, *, encoding: str = "utf-8") -> None:
         self._keyboard = keyboard

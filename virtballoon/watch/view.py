@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum, auto
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from virtballoon.model.report import DomainReport, HostReport
+from virtballoon.doctor.results import HostDiagnosis
+from virtballoon.engine.calls import BackgroundCall
+from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
+from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict, fresh_seconds
-
-if TYPE_CHECKING:
-    from virtballoon.doctor.results import HostDiagnosis
-    from virtballoon.engine.calls import BackgroundCall
 
 #: A line: the number of its host, and the UUID of its domain, "" for the host itself.
 LineKey: TypeAlias = tuple[int, str]
+
+#: A domain's last updates: when, and the used share of its memory; None for a gap.
+Updates: TypeAlias = tuple[tuple[int | None, float | None], ...]
 
 #: The number of updates kept of each domain.
 HISTORY: Final = 64
@@ -51,9 +53,6 @@ class Screen(Enum):
 class WatchedHost:
     """A host, and what has been read of it.
 
-    :ivar index: its number
-    :ivar label: what to call it: its name in the configuration, else its URI
-    :ivar report: its last report; None if there is none yet
     :ivar complete: its last report that is a whole reading, rather than what has been read so far
     :ivar read_at: when the last report was received, epoch seconds
     """
@@ -63,7 +62,7 @@ class WatchedHost:
     report: HostReport | None = None
     complete: HostReport | None = None
     read_at: float = 0.0
-    _histories: dict[str, tuple[tuple[int | None, float | None], ...]] = field(default_factory=dict)
+    _updates: dict[str, Updates] = field(default_factory=dict)
 
     @property
     def domains(self) -> tuple[DomainReport, ...]:
@@ -79,10 +78,10 @@ class WatchedHost:
             report = replace(report, domains=tuple(domains.values()))
         self.report, self.read_at = report, now
         # The domains of a host that does not answer may still exist.
-        former = self._histories if report.error is not None else {}
+        former = self._updates if report.error is not None else {}
         there = {domain.uuid: domain for domain in report.domains}
-        self._histories = {
-            uuid: _extended(self._histories.get(uuid, ()), there.get(uuid))
+        self._updates = {
+            uuid: _extended(self._updates.get(uuid, ()), there.get(uuid))
             for uuid in there.keys() | former.keys()
         }
 
@@ -92,20 +91,15 @@ class WatchedHost:
         Figures that do not move, because polling is off or the guest hangs, would be drawn as a
         flat line that nothing supports: they leave a gap, which is None.
         """
-        return tuple(ratio for _, ratio in self._histories.get(uuid, ()))
+        return tuple(ratio for _, ratio in self._updates.get(uuid, ()))
 
 
-def _extended(
-    past: tuple[tuple[int | None, float | None], ...], domain: DomainReport | None
-) -> tuple[tuple[int | None, float | None], ...]:
-    last_update, last_ratio = past[-1] if past else (None, None)
-    ratio = None
-    if domain is not None and domain.verdict is Verdict.FRESH:
-        ratio = domain.usage.ratio
-    if domain is None or ratio is None:
-        return past if last_ratio is None else (*past, (last_update, None))[-HISTORY:]
-    same = domain.last_update == last_update
-    return past if same else (*past, (domain.last_update, ratio))[-HISTORY:]
+def _extended(past: Updates, domain: DomainReport | None) -> Updates:
+    last = past[-1] if past else (None, None)
+    new: tuple[int | None, float | None] = (last[0], None)
+    if domain is not None and domain.verdict is Verdict.FRESH and domain.usage.ratio is not None:
+        new = last if domain.last_update == last[0] else (domain.last_update, domain.usage.ratio)
+    return past if new == last else (*past, new)[-HISTORY:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +116,12 @@ class Line:
 
 
 def age_seconds(domain: DomainReport, now: float) -> float | None:
-    """The age of a domain's figures now, which can be long after they were read.
-
-    :param now: the time, epoch seconds
-    """
+    """The age of a domain's figures now, which can be long after they were read."""
     return None if domain.age_seconds is None else domain.age_seconds + now - domain.read_at
 
 
 def is_outdated(domain: DomainReport, now: float) -> bool:
-    """Whether figures that were fresh when they were read have become too old since.
-
-    :param now: the time, epoch seconds
-    """
+    """Whether figures that were fresh when they were read have become too old since."""
     age, interval = age_seconds(domain, now), domain.interval.in_force
     is_old = age is not None and interval is not None and age > fresh_seconds(interval)
     return domain.verdict is Verdict.FRESH and is_old
@@ -143,31 +131,29 @@ class View:
     """The live view: what is known, what of it is shown, and in which order.
 
     :param labels: what to call each host
-    :param order: how domains are sorted
+    :param source: where the figures come from
+    :param every: seconds from one reading of a host to the next; None if there is only one
     :param exact: whether sizes are in bytes
     :param only_unwell: whether to leave out the domains that are well
 
-    :ivar hosts: the hosts
-    :ivar screen: what is shown
     :ivar opened: the line whose details are shown
-    :ivar selected: the selected line
     :ivar filter: the text that shown lines must contain
     :ivar is_typing: whether keys are text for the filter
-    :ivar is_paused: whether to read nothing more
-    :ivar is_done: whether to quit
     :ivar start_doctor: starts the doctor on a domain, by its line
-    :ivar diagnoses: the doctor's diagnoses, by the lines of the domains
-    :ivar redraw: whether to draw the whole screen again
     """
 
     def __init__(
         self,
         labels: Sequence[str],
         *,
+        source: Source = Source.LIBVIRT,
+        every: float | None = None,
         order: Order = Order.NEED,
         exact: bool = False,
         only_unwell: bool = False,
     ) -> None:
+        self.source = source
+        self.every = every
         self.hosts = tuple(WatchedHost(index, label) for index, label in enumerate(labels))
         self.order = order
         self.exact = exact
@@ -192,12 +178,7 @@ class View:
     def update(
         self, index: int, report: HostReport, now: float, *, is_complete: bool = True
     ) -> None:
-        """Add a report.
-
-        :param index: the number of its host
-        :param now: the time, epoch seconds
-        :param is_complete: whether it is a whole reading; else other domains stay as they were
-        """
+        """Add a report of a host. If it is not a whole reading, other domains stay as they were."""
         self.hosts[index].update(report, now, is_complete=is_complete)
         self._lines = None
 
@@ -205,6 +186,14 @@ class View:
     def reports(self) -> tuple[HostReport, ...]:
         """The last complete report of each host that has one, in the order of the hosts."""
         return tuple(host.complete for host in self.hosts if host.complete is not None)
+
+    @property
+    def notice(self) -> str:
+        """The words that match no domain, once every host has been read."""
+        unmatched = unmatched_everywhere(self.reports)
+        if not unmatched or len(self.reports) < len(self.hosts):
+            return ""
+        return f"no domain matches {', '.join(map(repr, unmatched))}"
 
     @property
     def shown(self) -> int:
@@ -229,7 +218,8 @@ class View:
         return self._lines
 
     def _block(self, host: WatchedHost) -> list[Line]:
-        domains = sorted(host.domains, key=_SORT_KEYS[self.order])
+        key = _SORT_KEYS[self.order]
+        domains = sorted(host.domains, key=lambda row: (key(row), row.name, row.uuid))
         shown = [Line(host, domain) for domain in domains if self._shows(domain, host.label)]
         is_filtered = bool(self.filter) or self.only_unwell
         is_well = host.report is not None and host.report.error is None
@@ -359,13 +349,8 @@ class View:
 
 
 class Binding(NamedTuple):
-    """What a key does.
-
-    :ivar keys: the keys' names, as :func:`virtballoon.watch.screen.keys_of` gives them
-    :ivar label: what to call them where keys are explained
-    :ivar what: what they do, in words
-    :ivar run: what they do
-    """
+    """What some keys do, which have the names that :func:`virtballoon.watch.screen.keys_of`
+    gives them."""
 
     keys: tuple[str, ...]
     label: str
@@ -399,19 +384,12 @@ BINDINGS: Final = (
 _BINDING_OF: Final = {key: binding for binding in BINDINGS for key in binding.keys}
 
 
-def _by_need(domain: DomainReport) -> tuple[object, ...]:
-    ratio = domain.usage.ratio
-    is_fresh = domain.verdict is Verdict.FRESH
-    return ratio is None, not is_fresh, -(ratio or 0), domain.name, domain.uuid
-
-
-def _by_use(domain: DomainReport) -> tuple[object, ...]:
-    used = domain.usage.used_bytes
-    return used is None, -(used or 0), domain.name, domain.uuid
-
-
-def _by_name(domain: DomainReport) -> tuple[object, ...]:
-    return domain.name, domain.uuid
-
-
-_SORT_KEYS: Final = {Order.NEED: _by_need, Order.USE: _by_use, Order.NAME: _by_name}
+_SORT_KEYS: Final[Mapping[Order, Callable[[DomainReport], Any]]] = {
+    Order.NEED: lambda row: (
+        row.usage.ratio is None,
+        row.verdict is not Verdict.FRESH,
+        -(row.usage.ratio or 0),
+    ),
+    Order.USE: lambda row: (row.usage.used_bytes is None, -(row.usage.used_bytes or 0)),
+    Order.NAME: lambda row: row.name,
+}
