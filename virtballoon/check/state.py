@@ -21,9 +21,6 @@ from virtballoon.system.lockfile import Held, hold
 _MARK: Final = "virtballoon-check"
 _VERSION: Final = 1
 
-#: Far more than any number of domains needs.
-_MOST_BYTES: Final = 64 * 1024**2
-
 #: Another run holds the file for some milliseconds.
 _PATIENCE_SECONDS: Final = 5.0
 
@@ -85,12 +82,9 @@ def _read(path: Path) -> Samples:
     :raise VirtballoonError: when it cannot be read, or is not such a file
     """
     try:
-        # Opening a FIFO would wait for the other end.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        with open(file, "rb") as opened:  # noqa: PTH123
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise VirtballoonError(f"cannot read {path}: it is not a regular file")
-            data = opened.read(_MOST_BYTES + 1)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise VirtballoonError(f"cannot read {path}: it is not a regular file")
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -98,7 +92,7 @@ def _read(path: Path) -> Samples:
     if not data:
         return {}
     try:
-        stored = json.loads(data) if len(data) <= _MOST_BYTES else None
+        stored = json.loads(data)
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict) or _MARK not in stored:

@@ -10,8 +10,7 @@ from typing import Final, NoReturn
 import click
 
 from virtballoon import __version__
-from virtballoon.cli.context import NOTHING, OK, PROGRAM
-from virtballoon.cli.finish import message_of, warn
+from virtballoon.cli.context import NOTHING, OK, PROGRAM, message_of, warn
 from virtballoon.cli.options import HOST_OPTIONS
 from virtballoon.errors import ConfigurationError, InvalidInterval, VirtballoonError
 from virtballoon.system.cleanup import undo_pending

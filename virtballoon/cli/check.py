@@ -28,7 +28,7 @@ from virtballoon.check.ranges import Range
 from virtballoon.check.records import check_data
 from virtballoon.check.state import compared, default_path
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import Settings
+from virtballoon.cli.context import Settings, message_of, warn
 from virtballoon.model.report import HostReport
 from virtballoon.model.verdict import Verdict
 
@@ -66,13 +66,13 @@ def _errors_are_unknown() -> Iterator[None]:
     except OSError as error:
         # Of stdout, say. What could not be written is not tried again on the way out.
         with contextlib.suppress(OSError):
-            finish.warn(str(error))
+            warn(str(error))
         os._exit(_UNKNOWN)
     except Exception as error:
         import logging
 
         logging.getLogger(__package__).debug("UNKNOWN", exc_info=error)
-        click.echo(failure(finish.message_of(error)))
+        click.echo(failure(message_of(error)))
         raise click.exceptions.Exit(_UNKNOWN) from error
 
 

@@ -1,4 +1,4 @@
-"""The settings of a run, from the options that several commands take; exit statuses."""
+"""The settings of a run, from the options that several commands take; exit statuses; messages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+import click
+
+from virtballoon.errors import VirtballoonError
 from virtballoon.hypervisor.uri import configured_default, default_uri
+from virtballoon.model.selection import Exclude
+from virtballoon.model.source import Source
+from virtballoon.render.text import printable
+from virtballoon.system.journal import WARNING, priority
+from virtballoon.system.packages import missing_package
 
 if TYPE_CHECKING:
     from virtballoon.configuration import Configuration, ConfiguredHost
-    from virtballoon.model.source import Source
 
 PROGRAM: Final = "virtballoon"
 
@@ -28,14 +35,11 @@ _SHARED: Final = (
 
 
 class Settings:
-    """The options that are not a command's own.
+    """The options that are not a command's own, which are taken out of all of them.
 
-    :param options: by name; the shared ones are taken out of them
     :ivar started: when the run began, epoch seconds
-    :ivar stream: where data goes
     :ivar is_complete: whether the output may replace a file whatever the exit status
     :ivar output: the file for data; None for stdout
-    :ivar is_quiet: whether to show only domains with problems
     :ivar shows_all: whether data has all domains in spite of that, since it goes to a file
     :ivar is_logged: whether the library's log goes to stderr, in place of messages
     """
@@ -102,15 +106,11 @@ class Settings:
 
     def words(self, domains: Sequence[str]) -> tuple[str, ...] | None:
         """The selection of domains with those of ``--exclude`` left out; None for every domain."""
-        from virtballoon.model.selection import Exclude
-
         return (*domains, *map(Exclude, self.excluded)) or None
 
     @property
     def via(self) -> Source:
         """The source of the figures."""
-        from virtballoon.model.source import Source
-
         return Source(self._given.get("via") or self.configuration.via or Source.LIBVIRT)
 
     @property
@@ -126,3 +126,21 @@ class Settings:
         from virtballoon.engine.fleet import DEFAULT_JOBS
 
         return int(self._given.get("jobs") or self.configuration.jobs or DEFAULT_JOBS)
+
+
+def warn(text: str) -> None:
+    """Print a message of one line on stderr."""
+    # Blanks stay, since a name may have several.
+    line = " ".join(part.strip() for part in text.splitlines())
+    click.echo(f"{priority(WARNING)}{PROGRAM}: {printable(line)}", err=True)
+
+
+def message_of(error: Exception) -> str:
+    """What to print of an exception that ends the run."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, ImportError):
+        return missing_package(error)
+    if isinstance(error, VirtballoonError | OSError):
+        return str(error)
+    return f"internal error: {type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import OK, Settings
+from virtballoon.cli.context import OK, Settings, warn
 from virtballoon.hypervisor.uri import default_uri
 
 if TYPE_CHECKING:
@@ -135,14 +135,12 @@ def _warn_of_changes(settings: Settings, seconds: int, host: HostChanges) -> Non
     if settings.is_logged:
         return
     if host.error is not None:
-        finish.warn(str(host.error))
+        warn(str(host.error))
     for change in host.domains:
         if change.error is not None:
-            finish.warn(str(change.error))
+            warn(str(change.error))
         elif change.changed:
-            finish.warn(
-                f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on"
-            )
+            warn(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
 
 
 def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: bool) -> int:
@@ -175,7 +173,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    finish.warn(f"serving metrics on {', '.join(server.addresses)}")
+    warn(f"serving metrics on {', '.join(server.addresses)}")
     server.serve()
     reader.close()
     return OK

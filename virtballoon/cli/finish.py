@@ -6,19 +6,20 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import click
-
-from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings
+from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings, warn
+from virtballoon.errors import VirtballoonError
 from virtballoon.hypervisor.uri import default_uri
+from virtballoon.model.report import DomainReport, HostReport, HostResult, unmatched_everywhere
+from virtballoon.model.source import Source
+from virtballoon.render import documents, text
+from virtballoon.render.formats import FORMATS, Data, Record
 
 if TYPE_CHECKING:
     from virtballoon.doctor.results import CommandPrefixes
-    from virtballoon.errors import VirtballoonError
     from virtballoon.model.outcome import HostChanges, HostQomPath
-    from virtballoon.model.report import DomainReport, HostReport, HostResult
-    from virtballoon.render.formats import Data
     from virtballoon.render.progress import Done
 
 H = TypeVar("H", bound="HostReport | HostChanges")
@@ -26,30 +27,6 @@ T = TypeVar("T", bound="HostResult[object]")
 
 
 # Messages.
-
-
-def warn(text: str) -> None:
-    """Print a message of one line on stderr."""
-    from virtballoon.render.text import printable
-    from virtballoon.system.journal import WARNING, priority
-
-    # Blanks stay, since a name may have several.
-    line = " ".join(part.strip() for part in text.splitlines())
-    click.echo(f"{priority(WARNING)}{PROGRAM}: {printable(line)}", err=True)
-
-
-def message_of(error: Exception) -> str:
-    """What to print of an exception that ends the run."""
-    from virtballoon.errors import VirtballoonError
-    from virtballoon.system.packages import missing_package
-
-    if isinstance(error, click.ClickException):
-        return error.format_message()
-    if isinstance(error, ImportError):
-        return missing_package(error)
-    if isinstance(error, VirtballoonError | OSError):
-        return str(error)
-    return f"internal error: {type(error).__name__}: {error}"
 
 
 def warn_of_errors(
@@ -73,8 +50,6 @@ def warn_of_failures(
 
     :param result: what follows from such a word
     """
-    from virtballoon.model.report import unmatched_everywhere
-
     rows = [row for host in hosts for row in host.domains]
     failed = warn_of_errors(settings, hosts, [row.error for row in rows if row.has_failed])
     unmatched = unmatched_everywhere(hosts)
@@ -92,16 +67,16 @@ def default_host_hint(settings: Settings, uri: str) -> str | None:
     """
     if not settings.is_unnamed:
         return None
-    text = f"no domain on {uri}, the default since no host is named; "
+    hint = f"no domain on {uri}, the default since no host is named; "
     if uri.startswith("qemu:///session"):
-        return f"{text}for the system's domains use -c qemu:///system (needs the group libvirt)"
-    return f"{text}name one with -c URI"
+        return f"{hint}for the system's domains use -c qemu:///system (needs the group libvirt)"
+    return f"{hint}name one with -c URI"
 
 
 def warn_of_session(settings: Settings, uri: str) -> None:
     """Say which daemon answered if it may be the wrong one: an ordinary user's own session."""
-    if uri.startswith("qemu:///session") and (text := default_host_hint(settings, uri)):
-        warn(text)
+    if uri.startswith("qemu:///session") and (hint := default_host_hint(settings, uri)):
+        warn(hint)
 
 
 class Callbacks(NamedTuple):
@@ -145,7 +120,6 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
     """How the commands of a diagnosis begin for one host; without its URI where that is the
     default."""
     from virtballoon.doctor.results import CommandPrefixes
-    from virtballoon.model.source import Source
 
     is_default = settings.targets == (None,) or (
         uri == default_uri() and not settings.configuration.hosts
@@ -164,8 +138,6 @@ def command_prefixes(settings: Settings, uri: str) -> CommandPrefixes:
 
 def print_data(settings: Settings, data: Data) -> None:
     """Print data in the chosen format."""
-    from virtballoon.render.formats import FORMATS
-
     FORMATS[settings.format](data, settings.stream, settings.has_header)
     # What cannot be written is noticed here.
     settings.stream.flush()
@@ -185,22 +157,17 @@ def print_hosts(
     :param table: prints them for people
     :param rows: the domains in the order of JSON lines and CSV, where that is another
     """
-    from virtballoon.render.formats import Data, Record
 
     def document() -> Record:
-        from virtballoon.render import documents
-
         records = map(documents.host_record, hosts)
         return documents.document(records, generated_at=settings.started)
 
     def lines() -> Iterator[Record]:
-        from virtballoon.render.documents import domain_record, domain_records
-
         if rows is not None:
-            yield from ({"uri": host.uri} | domain_record(row) for host, row in rows)
+            yield from ({"uri": host.uri} | documents.domain_record(row) for host, row in rows)
         else:
             for host in hosts:
-                yield from ({"uri": host.uri} | record for record in domain_records(host))
+                yield from ({"uri": host.uri} | each for each in documents.domain_records(host))
 
     if hosts or not settings.is_quiet:
         print_data(settings, Data(document, lines, columns, table))
@@ -277,9 +244,6 @@ def shown(settings: Settings, hosts: Sequence[H]) -> Sequence[H]:
 
 def with_problems(hosts: Sequence[H]) -> Sequence[H]:
     """The hosts with problems, each with only its domains that have one; none if no domain has."""
-    # Importing dataclasses takes a tenth of the time that --version does.
-    from dataclasses import replace
-
     reduced = []
     for host in hosts:
         rows: Any = tuple(row for row in host.domains if not row.is_well)
@@ -291,8 +255,6 @@ def with_problems(hosts: Sequence[H]) -> Sequence[H]:
 
 def warn_of_problems(hosts: Sequence[HostReport]) -> None:
     """Print the domains with problems, a line each, without those whose error is printed anyway."""
-    from virtballoon.render import text
-
     for host in with_problems(hosts):
         for row in host.domains:
             if row.error is None:

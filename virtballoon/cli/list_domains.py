@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import Settings
+from virtballoon.cli.context import Settings, warn
 from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.render.documents import domain_columns
 from virtballoon.render.text import printable
@@ -163,4 +163,4 @@ def _advise(host: HostReport, settings: Settings) -> None:
     many = len(unpolled) > _MOST_NAMES
     words += ["--all", "--where-off"] if many else words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"
-    finish.warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")
+    warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

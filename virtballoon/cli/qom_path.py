@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
+from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings, warn
 from virtballoon.hypervisor.uri import default_uri
 
 
@@ -32,9 +32,9 @@ def command(settings: Settings, *, domain: str) -> int:
     found = [host for host in hosts if host.domains]
     has_failed = finish.warn_of_errors(settings, hosts, ())
     if len(found) > 1:
-        finish.warn(f"domains of {len(found)} hosts match {domain!r}")
+        warn(f"domains of {len(found)} hosts match {domain!r}")
     elif not found and not has_failed:
-        finish.warn(f"no domain matches {domain!r}")
+        warn(f"no domain matches {domain!r}")
         finish.warn_of_session(settings, default_uri())
     if len(found) != 1:
         return NOTHING

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings
+from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings, warn
 from virtballoon.model.outcome import HostChanges, Outcome
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import fresh_seconds
@@ -123,11 +123,11 @@ def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
             is_partly = is_partly or change.changed or done
             where = f"domain {change.name!r} on {host.uri}"
             if change.caveat is not None:
-                finish.warn(f"{where}: {change.caveat}")
+                warn(f"{where}: {change.caveat}")
             if change.waited is not None and change.waited.answered is False:
                 wrong = True
                 if not settings.is_logged:
-                    finish.warn(f"{where}: set, and not answered: {text.waiting(change.waited)}")
+                    warn(f"{where}: set, and not answered: {text.waiting(change.waited)}")
     if not wrong:
         return OK
     return PARTLY if is_partly else NOTHING

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import PARTLY, Settings
+from virtballoon.cli.context import PARTLY, Settings, warn
 from virtballoon.model.report import HostReport
 from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.statistics import STATISTIC_BY_NAME
@@ -87,7 +87,7 @@ def _hint_at_qom(hosts: Sequence[HostReport]) -> None:
     rows = [row for host in qemu for row in host.domains if not row.stats.is_empty]
     if any(row.source is Source.LIBVIRT for row in rows):
         *names, last = (s.name for s in STATISTIC_BY_NAME.values() if s.libvirt is None)
-        finish.warn(f"only QEMU has {', '.join(names)} and {last}: --via qom, which taints guests")
+        warn(f"only QEMU has {', '.join(names)} and {last}: --via qom, which taints guests")
 
 
 def _warn_of_age(hosts: Sequence[HostReport]) -> None:
@@ -98,4 +98,4 @@ def _warn_of_age(hosts: Sequence[HostReport]) -> None:
             if row.refresh is None or row.refresh.is_well or not was_read:
                 continue
             why = str(row.refresh.error or text.refreshed(row.refresh))
-            finish.warn(f"domain {row.name!r} on {host.uri}: {why}")
+            warn(f"domain {row.name!r} on {host.uri}: {why}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from virtballoon.cli import finish, options
-from virtballoon.cli.context import NOTHING, Settings
+from virtballoon.cli.context import NOTHING, Settings, warn
 from virtballoon.model.report import HostReport
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def command(
         _watch(settings, view, domains, inactive=inactive, every=every)
         hosts = view.reports
     if not hosts:
-        finish.warn("nothing has been read yet")
+        warn("nothing has been read yet")
         return NOTHING
     return finish.finish_reading(settings, hosts, domains)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from virtballoon.model.report import DomainReport
@@ -162,18 +162,27 @@ def _foot(frame: Frame) -> Parts:
 # The list.
 
 
-class _Column(NamedTuple):
-    """A column of the list.
-
-    :ivar least: its least width
-    :ivar cell: what it shows of a domain in this width
-    """
-
-    title: str
-    least: int
-    cell: Callable[[Line, DomainReport, int, Frame], Parts]
-    is_number: bool = True
-
+_SIZES: Final = {
+    "USED": column("used_bytes"),
+    "CACHE": column("stats.disk_caches"),
+    "FREE": column("stats.free_memory"),
+    "TOTAL": column("stats.total_memory"),
+    "BALLOON": column("current_bytes"),
+    "MAXIMUM": column("maximum_bytes"),
+}
+#: The columns in their order, and the least width of each.
+_LEAST: Final = {
+    "DOMAIN": 12,
+    "USED%": 5,
+    **dict.fromkeys(_SIZES, 10),
+    "MEMORY": 12,
+    "HISTORY": 8,
+    "INTERVAL": 8,
+    "AGE": 7,
+    "VERDICT": 11,
+}
+_LEAST_EXACT: Final = _LEAST | dict.fromkeys(_SIZES, 14)
+_FLUSH_LEFT: Final = frozenset({"DOMAIN", "MEMORY", "VERDICT"})
 
 #: Which columns there are if there is no room for all; first the name, and no figure without its
 #: verdict and age.
@@ -188,71 +197,41 @@ _GROWTH: Final = (
 )
 
 
-def _columns(*, exact: bool) -> tuple[_Column, ...]:
-    """Every column, in their order."""
-
-    def size(title: str, key: str) -> _Column:
-        shown = column(key)
-        return _Column(
-            title, 14 if exact else 10, lambda _l, row, *_: [(shown.cell(row, exact=exact), "")]
-        )
-
-    return (
-        _Column("DOMAIN", 12, lambda _l, row, *_: [(printable(row.name), "")], is_number=False),
-        _Column("USED%", 5, _used_share),
-        size("USED", "used_bytes"),
-        size("CACHE", "stats.disk_caches"),
-        size("FREE", "stats.free_memory"),
-        size("TOTAL", "stats.total_memory"),
-        size("BALLOON", "current_bytes"),
-        size("MAXIMUM", "maximum_bytes"),
-        _Column("MEMORY", 12, _memory, is_number=False),
-        _Column("HISTORY", 8, _history),
-        _Column("INTERVAL", 8, _interval),
-        _Column("AGE", 7, _age),
-        _Column("VERDICT", 11, _verdict, is_number=False),
-    )
-
-
 #: The columns that there is room for, each with its width.
-_Layout: TypeAlias = Sequence[tuple[_Column, int]]
+_Layout: TypeAlias = Mapping[str, int]
 
 
 def _layout(frame: Frame) -> _Layout:
-    known = {each.title: each for each in _columns(exact=frame.view.exact)}
-    if frame.view.every is None:
-        # A single reading has no history.
-        del known["HISTORY"]
+    known = _LEAST_EXACT if frame.view.exact else _LEAST
     names = (text.width(printable(x.domain.name)) for x in frame.view.lines if x.domain)
     longest = max(names, default=0)
     widths: dict[str, int] = {}
     room = frame.width - len(_SELECTED) + _GAP
-    for title in filter(known.__contains__, _CLAIMS):
-        least = known[title].least
-        if widths and least + _GAP > room:
-            if "AGE" not in widths:
-                break
-            continue
-        widths[title] = least
-        room -= least + _GAP
+    for title in _CLAIMS:
+        is_known = title != "HISTORY" or frame.view.every is not None
+        if is_known and (not widths or known[title] + _GAP <= room):
+            widths[title] = known[title]
+            room -= known[title] + _GAP
+        elif "AGE" not in widths:
+            break
     for title, most in _GROWTH:
         if title in widths:
             wanted = min(most, longest) if title == "DOMAIN" else most
             grown = max(0, min(room, wanted - widths[title]))
             widths[title] += grown
             room -= grown
-    return [(each, widths[title]) for title, each in known.items() if title in widths]
+    return {title: widths[title] for title in known if title in widths}
 
 
 def _heading(layout: _Layout) -> Parts:
-    return _cells(layout, lambda kind, _width: [(kind.title, "bold")])
+    return _cells(layout, lambda title, _width: [(title, "bold")])
 
 
-def _cells(layout: _Layout, cell: Callable[[_Column, int], Parts]) -> Parts:
+def _cells(layout: _Layout, cell: Callable[[str, int], Parts]) -> Parts:
     row: list[tuple[str, str]] = []
-    for kind, width in layout:
+    for title, width in layout.items():
         row.append((" " * (_GAP if row else len(_SELECTED)), ""))
-        row += _fitted(cell(kind, width), width, flush_right=kind.is_number)
+        row += _fitted(cell(title, width), width, flush_right=title not in _FLUSH_LEFT)
     return row
 
 
@@ -263,7 +242,7 @@ def _line(line: Line, layout: _Layout, frame: Frame) -> Parts:
         at = len(_SELECTED) if is_selected else 0
         row = [(" " * at, ""), *_host(line.host, frame, frame.width - at)]
     else:
-        row = list(_cells(layout, lambda kind, width: kind.cell(line, domain, width, frame)))
+        row = list(_cells(layout, lambda title, width: _cell(title, line, domain, width, frame)))
         if not _is_fresh(domain, frame):
             row = [(part, f"{style} dim") for part, style in row]
     if not is_selected:
@@ -312,24 +291,33 @@ def _level(row: DomainReport, frame: Frame) -> str:
     return next((style for least, style in _LEVELS if ratio >= least), "")
 
 
-def _used_share(_line: Line, row: DomainReport, _width: int, frame: Frame) -> Parts:
-    return [(text.percent(row.usage.ratio), _level(row, frame))]
-
-
-def _age(_line: Line, row: DomainReport, _width: int, frame: Frame) -> Parts:
-    return [(text.duration(age_seconds(row, frame.now), units=1), "")]
-
-
-def _interval(_line: Line, row: DomainReport, _width: int, _frame: Frame) -> Parts:
-    return [(text.seconds(row.interval.in_force if row.balloon is not None else None), "")]
-
-
-def _verdict(_line: Line, row: DomainReport, _width: int, frame: Frame) -> Parts:
+def _verdict(row: DomainReport, frame: Frame) -> tuple[str, str]:
     word = row.verdict.value
-    return [(f"{word}?", "yellow") if is_outdated(row, frame.now) else (word, STYLES[word])]
+    return (f"{word}?", "yellow") if is_outdated(row, frame.now) else (word, STYLES[word])
 
 
-def _memory(_line: Line, row: DomainReport, width: int, frame: Frame) -> Parts:
+def _cell(title: str, line: Line, row: DomainReport, width: int, frame: Frame) -> Parts:
+    """What a column shows of a domain in this width."""
+    match title:
+        case "DOMAIN":
+            return [(printable(row.name), "")]
+        case "USED%":
+            return [(text.percent(row.usage.ratio), _level(row, frame))]
+        case "MEMORY":
+            return _memory(row, width, frame)
+        case "HISTORY":
+            return [(_history(line, row, width), "")]
+        case "INTERVAL":
+            interval = row.interval.in_force if row.balloon is not None else None
+            return [(text.seconds(interval), "")]
+        case "AGE":
+            return [(text.duration(age_seconds(row, frame.now), units=1), "")]
+        case "VERDICT":
+            return [_verdict(row, frame)]
+    return [(_SIZES[title].cell(row, exact=frame.view.exact), "")]
+
+
+def _memory(row: DomainReport, width: int, frame: Frame) -> Parts:
     """A bar as long as the maximum, filled up to what the balloon leaves the guest, and that
     divided by its use."""
     current = row.figures.current_bytes
@@ -360,11 +348,12 @@ def _uses(row: DomainReport, current: int, frame: Frame) -> Iterator[tuple[int, 
     yield current, _OWN, ""
 
 
-def _history(line: Line, row: DomainReport, width: int, _frame: Frame) -> Parts:
+def _history(line: Line, row: DomainReport, width: int) -> str:
     last = len(_MARKS) - 1
     ratios = line.host.history(row.uuid)[-width:] if width > 0 else ()
-    marks = (_NO_MARK if r is None else _MARKS[min(int(r * (last + 1)), last)] for r in ratios)
-    return [("".join(marks), "")]
+    return "".join(
+        _NO_MARK if r is None else _MARKS[min(int(r * (last + 1)), last)] for r in ratios
+    )
 
 
 # Details.
@@ -428,7 +417,7 @@ def _about(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
     asked = [("live", interval.live), ("config", interval.config), ("saved", interval.saved)]
     asked.append(("QEMU", interval.qemu))
     facts = [
-        (_verdict(line, row, 0, frame)[0][0], meaning),
+        (_verdict(row, frame)[0], meaning),
         ("error", error.message if error is not None else None),
         ("what to do", error.hint if error is not None else None),
         *((anomaly.value, anomaly.text) for anomaly in row.anomalies),
@@ -444,8 +433,8 @@ def _use(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
     """The bar and the history, longer than in the list."""
     room = frame.width - 9
     return [
-        [("memory   ", ""), *_memory(line, row, min(62, room), frame)],
-        [("history  ", ""), *_history(line, row, room, frame)],
+        [("memory   ", ""), *_memory(row, min(62, room), frame)],
+        [("history  ", ""), (_history(line, row, room), "")],
     ]
 
 
