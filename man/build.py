@@ -89,8 +89,10 @@ class ManPages(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         self.built = Path(tempfile.mkdtemp(prefix="virtballoon-man-"))
+        # Not in build_data, which Debian 12's hatchling does not read for this.
+        shared = self.build_config.shared_data
         for page in build(self.built, self.metadata.version):
-            build_data["shared_data"][str(page)] = f"share/man/man{page.suffix[1:]}/{page.name}"
+            shared[str(page)] = f"share/man/man{page.suffix[1:]}/{page.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         shutil.rmtree(self.built)

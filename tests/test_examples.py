@@ -203,12 +203,15 @@ SERVICE = EXAMPLES / "systemd" / "virtballoon-report.service"
 
 
 def test_systemd_units(tmp_path: Path) -> None:
-    units = [tmp_path / path.name for path in SERVICE.parent.iterdir()]
+    units = [tmp_path / path.name for path in SERVICE.parent.glob("*.[st]*")]
     assert len(units) == 6
-    for unit in units:
-        text = (SERVICE.parent / unit.name).read_text()
+    drop_in = tmp_path / "virtballoon-exporter.service.d" / "ensure-interval.conf"
+    drop_in.parent.mkdir()
+    for unit in (*units, drop_in):
+        name = unit.name.replace("ensure", "virtballoon-exporter-ensure")
+        text = (SERVICE.parent / name).read_text()
         # The verification sees to it that what is started is there.
-        unit.write_text(text.replace("/usr/local/bin", str(Path(sys.executable).parent)))
+        unit.write_text(re.sub("^(ExecStart=-?)(?=v)", rf"\1{COMMAND.parent}/", text, flags=re.M))
     checked = finished([program("systemd-analyze"), "verify", "--man=no", *units])
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -236,7 +239,7 @@ def test_systemd_exporter(hypervisor: Hypervisor, guests: dict[str, Guest], tmp_
     # No systemd runs in a test's sandbox: what the units would start is started here.
     units = SERVICE.parent
     service = (units / "virtballoon-exporter.service").read_text()
-    (command,) = re.findall(r"^ExecStart=/usr/local/bin/virtballoon (.*)$", service, re.M)
+    (command,) = re.findall(r"^ExecStart=virtballoon (.*)$", service, re.M)
     address = re.search(
         r"^ListenStream=(.*)$", (units / "virtballoon-exporter.socket").read_text(), re.M
     )
@@ -249,7 +252,7 @@ def test_systemd_exporter(hypervisor: Hypervisor, guests: dict[str, Guest], tmp_
     assert result.returncode == 2
     assert result.stderr.startswith("virtballoon: systemd has passed no socket ")
     oneshot = (units / "virtballoon-textfile.service").read_text()
-    (command,) = re.findall(r"^ExecStart=/usr/local/bin/virtballoon (.*)$", oneshot, re.M)
+    (command,) = re.findall(r"^ExecStart=virtballoon (.*)$", oneshot, re.M)
     here = command.replace("qemu:///system", hypervisor.uri)
     here = here.replace("/var/lib/prometheus/node-exporter", str(tmp_path))
     result = run_example(hypervisor, "virtballoon", *shlex.split(here))
@@ -264,7 +267,7 @@ def test_systemd_service(fleet: Fleet, tmp_path: Path) -> None:
     service = SERVICE.read_text().replace("${STATE_DIRECTORY}", str(state))
     setting, listing = [
         shlex.split(command)
-        for command in re.findall(r"^ExecStart=-?/usr/local/bin/virtballoon (.*)$", service, re.M)
+        for command in re.findall(r"^ExecStart=-?virtballoon (.*)$", service, re.M)
     ]
     first, second = fleet
     hosts = {"local": first.uri, "hv1": second.uri, "hv2": first.uri, "hv3": NOBODY_LISTENS}

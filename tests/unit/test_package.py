@@ -40,6 +40,12 @@ def test_all_is_the_stub() -> None:
     assert virtballoon.__all__ == sorted([*names, "__version__"])
 
 
+def test_the_debian_package_has_the_same_version() -> None:
+    debian = Path(__file__).parents[2] / "examples" / "packaging" / "debian"
+    package, version, *_ = (debian / "changelog").read_text().split()
+    assert (package, version) == ("virtballoon", f"({virtballoon.__version__})")
+
+
 def test_every_name_can_be_imported() -> None:
     for name in virtballoon.__all__:
         assert getattr(virtballoon, name) is not None, name
