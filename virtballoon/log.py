@@ -45,8 +45,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def logger_in_use(name: str) -> logging.Logger | None:
-    """A logger of this package; None as long as the process has not imported :mod:`logging`, which
-    takes as long as a twentieth of a list."""
+    """A logger of this package; None until the process imports :mod:`logging`, which takes long."""
     return get_logger(name) if "logging" in sys.modules else None
 
 

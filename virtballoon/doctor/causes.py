@@ -78,13 +78,8 @@ class Row:
 
 
 class CauseInfo(NamedTuple):
-    """What is known of a cause. In braces is what differs between domains: ``virtballoon``,
-    ``set_interval`` and ``virsh`` are these commands up to the host's URI, ``name`` and ``domain``
-    the domain as virtballoon and virsh take it; ``interval`` is the interval in force,
-    ``wanted`` the one to set and ``watch`` a timeout that is long enough to watch the domain, in
-    seconds; ``lacks`` is what is too old and what it lacks.
+    """What is known of a cause. :func:`virtballoon.doctor.results.texts` has what is in braces.
 
-    :ivar value: its name
     :ivar meaning: what it is
     :ivar remedy: the command or the advice that fixes it; None where there is nothing to fix
     :ivar check: how to check that it is this cause; None where nothing else is possible
@@ -374,8 +369,7 @@ LIBVIRT_GIVES_LAST_UPDATE: Final = (2, 1)
 
 
 def possible_causes(verdict: Verdict, signs: Mapping[Sign, bool]) -> tuple[Cause, ...]:
-    """The causes with a row that fits, the likeliest first; none where the domain changed while it
-    was examined."""
+    """The causes with a row that fits, the likeliest first."""
     fitting = [
         (row, cause) for cause in Cause for row in cause.info.rows if row.fits(verdict, signs)
     ]
@@ -386,10 +380,7 @@ def possible_causes(verdict: Verdict, signs: Mapping[Sign, bool]) -> tuple[Cause
 def other_problems(
     verdict: Verdict, signs: Mapping[Sign, bool], named: Iterable[Cause]
 ) -> tuple[Cause, ...]:
-    """The problems that are no reason for the verdict.
-
-    :param named: the causes that are named already
-    """
+    """The problems that are no reason for the verdict and are not named already."""
     named = set(named)
     return tuple(
         cause

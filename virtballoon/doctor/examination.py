@@ -124,13 +124,7 @@ def diagnose_domain(
 
 
 class DomainExamination:
-    """One domain that is examined: its newest report, and what is known besides.
-
-    :param uri: the host's URI
-    :ivar first: the report as it was read first
-    :ivar report: the report with the newest update
-    :ivar signs: what is known
-    """
+    """One domain that is examined: its first and its newest report, and what is known besides."""
 
     def __init__(self, report: DomainReport, *, uri: str) -> None:
         self.uri = uri
@@ -161,10 +155,7 @@ class DomainExamination:
         return None
 
     def add_evidence(self, asked: str, answer: str, *, by: Source | None = None) -> None:
-        """Add a question and its answer.
-
-        :param by: who answered it; None for the source of the figures
-        """
+        """Add a question and its answer, by default of the source of the figures."""
         source = by or self.report.source
         self.evidence.append(Evidence(asked=asked, by=source, answer=answer))
 
@@ -191,12 +182,9 @@ class DomainExamination:
         self.signs[Sign.SPINNING] = low * elapsed <= used <= high * elapsed
 
     def add_watch(self, report: DomainReport) -> None:
-        """Add what watching it has shown.
-
-        :param report: what was read of it last. Its last update is a later one than before, or an
-            earlier one where the host's clock was set back, or none where a reset cleared it; or
-            there was no new one.
-        """
+        """Add what was read of it last. Its last update is a later one than before, or an earlier
+        one where the host's clock was set back, or none where a reset cleared it; or there was no
+        new one."""
         text, asked = "no answer in time", "statistics, watched"
         last_update, interval = report.figures.last_update, self.report.interval.in_force
         if last_update is not None:
@@ -246,11 +234,7 @@ class DomainExamination:
 
 
 class HostExamination:
-    """Examines domains of one host.
-
-    :param session: connected before :meth:`examine`
-    :ivar clock: the offset of the host's clock, once it has been estimated
-    """
+    """Examines domains of one host."""
 
     def __init__(self, session: HostSession, *, via: Source) -> None:
         self._session = session
@@ -259,11 +243,7 @@ class HostExamination:
         self.clock: ClockOffset | None = None
 
     def examine(self, domains: dict[str, Domain]) -> None:
-        """Read these domains, ask the questions, and watch those that may be updated.
-
-        :param domains: by UUID
-        :raise ConnectionLost: when the connection breaks for good
-        """
+        """Read these domains, ask the questions, and watch those that may be updated."""
         deadline = self._session.deadline
         begun, end = time.monotonic(), deadline.at
         deadline.at = begun + (end - begun) * _READING_SHARE
@@ -283,7 +263,6 @@ class HostExamination:
         return [examined.diagnosis(beginnings) for examined in self._examined.values()]
 
     def _ask(self, probes: Sequence[Probe], uuids: Iterable[str]) -> None:
-        """Ask questions about some of the domains."""
         session = self._session
         allowed = [probe for probe in probes if probe.source in {Source.LIBVIRT, self._via}]
         tasks: dict[Domain, Callable[[], object]] = {}
@@ -301,7 +280,6 @@ class HostExamination:
                 examined.add(value)
 
     def _add_clock(self) -> None:
-        """Estimate the offset of the host's clock, by what was read and what moved since."""
         before = {uuid: examined.first.look for uuid, examined in self._examined.items()}
         after = {uuid: examined.report.look for uuid, examined in self._examined.items()}
         is_far = is_remote(self._session.uri)
@@ -312,8 +290,6 @@ class HostExamination:
                 examined.add_clock(self.clock)
 
     def _watch(self) -> None:
-        """Wait for the next update of those that may be updated, each for as long as that shows
-        something."""
         session = self._session
         watched = [
             one

@@ -47,33 +47,23 @@ class ProcessorTime(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to a question.
-
-    :ivar text: for people
-    :ivar signs: what it shows
-    :ivar found: the version of QEMU, or its processor time
-    """
+    """The answer to a question, as a text for people, and what it shows."""
 
     text: str
     signs: Mapping[Sign, bool] = {}
+    #: The version of QEMU, or its processor time.
     found: tuple[int, int] | ProcessorTime | None = None
 
 
 class Probe(NamedTuple):
-    """A question.
-
-    :ivar name: the question
-    :ivar source: who answers it; QEMU is asked only if that is the source of the figures
-    :ivar applies: whether it is asked of this domain
-    :ivar ask: asks it
-    :ivar waits: whether it may wait for what holds the domain, so that it is asked only of a
-        domain that is not held
-    """
+    """A question."""
 
     name: str
+    #: QEMU is asked only if that is the source of the figures.
     source: Source
     applies: Callable[[DomainReport, Domain], bool]
     ask: Callable[[Domain], Answer]
+    #: Whether it may wait for what holds the domain: then it is asked only of one that is not held.
     waits: bool = True
 
 

@@ -20,12 +20,7 @@ _WATCH_MARGIN_SECONDS: Final = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A question and its answer.
-
-    :ivar asked: the question
-    :ivar by: who answered it
-    :ivar answer: the answer
-    """
+    """A question that was asked, who answered it, and the answer."""
 
     asked: str
     by: Source
@@ -36,8 +31,6 @@ class Evidence:
 class PossibleCause:
     """A cause that is possible by what is known.
 
-    :ivar cause: the cause
-    :ivar meaning: what it is
     :ivar remedy: the command or the advice that fixes it, or None where there is nothing to fix
     :ivar check: how to check that it is this cause, or None where that is certain
     """
@@ -49,11 +42,7 @@ class PossibleCause:
 
     @classmethod
     def of(cls, cause: Cause, *, words: Mapping[str, str], has_qom: bool, is_certain: bool) -> Self:
-        """A cause with its texts for one domain.
-
-        :param words: what replaces the braces
-        :param has_qom: whether what needs ``--via qom`` can be advised
-        """
+        """A cause with its texts for one domain, without ``--via qom`` where there is no QOM."""
 
         def filled_in(text: str | None) -> str | None:
             if text is None or ("--via qom" in text and not has_qom):
@@ -103,10 +92,7 @@ class Diagnosis(DomainReport):
 
 
 class HostDiagnosis(HostReport):
-    """One host and the diagnoses of its domains.
-
-    :ivar domains: the domains, sorted by name
-    """
+    """One host and the diagnoses of its domains."""
 
     domains: tuple[Diagnosis, ...] = ()
 
@@ -115,8 +101,6 @@ class HostDiagnosis(HostReport):
 class CommandPrefixes:
     """How the commands of remedies begin: the words that reach one host.
 
-    :ivar virtballoon: of ``virtballoon``
-    :ivar virsh: of ``virsh``
     :ivar is_qom: whether the source is QOM if the command names none
     """
 

@@ -1,8 +1,7 @@
 """Blocking calls in threads, none of which can delay the caller.
 
 A libvirt call that waits for a hung QEMU cannot be cancelled: not by a time limit, not by closing
-the connection, not by a signal. So every call is made in a daemon thread, for which nothing waits,
-neither for its result nor when the process ends.
+the connection, not by a signal. So every call is made in a daemon thread.
 """
 
 from __future__ import annotations
@@ -68,9 +67,8 @@ def _work(tasks: _Tasks) -> None:
 class BackgroundCall(Generic[T]):
     """A call in another thread.
 
-    :param on_end: called in that thread when it has returned or raised
+    :param on_end: called in that thread when it has ended
     :param alone: whether that thread makes no other call, before or after
-
     :ivar since: when it began, by ``time.monotonic()``
     """
 
@@ -117,10 +115,7 @@ class BackgroundCall(Generic[T]):
         return True
 
     def result(self) -> T:
-        """What it returned, when it has ended.
-
-        :raise BaseException: what the call raised
-        """
+        """What it returned or raised, when it has ended."""
         self.wait()
         if self._error is not None:
             raise self._error
@@ -128,18 +123,13 @@ class BackgroundCall(Generic[T]):
 
 
 def gather(*calls: Callable[[], object]) -> tuple[Any, ...]:
-    """Make these calls at the same time, and wait for all of them without limit.
-
-    :raise BaseException: what the first that failed raised
-    """
+    """Make these calls at the same time, and wait for all of them without limit."""
     running = [BackgroundCall(call) for call in calls]
     return tuple(call.result() for call in running)
 
 
 class Calls(Generic[K]):
-    """Runs calls in other threads and gives each when it has ended.
-
-    Belongs to one thread, which submits and waits.
+    """Runs calls in other threads and gives each when it has ended. Belongs to one thread.
 
     Of several calls on one connection, libvirt's client lets one thread talk to the daemon for
     all, and a call that is passed to it just as it goes to sleep stays unsent until something
@@ -148,8 +138,7 @@ class Calls(Generic[K]):
     virnetclient.c ends a main loop that may not have begun to run).
 
     :param wake: some cheap call on the same connection
-
-    :ivar in_flight: the calls that have not ended, by the caller's name for each
+    :ivar in_flight: the calls that have not ended, by the caller's key
     """
 
     def __init__(self, wake: Callable[[], object] | None = None) -> None:

@@ -25,10 +25,9 @@ def on_hosts(
 ) -> tuple[T, ...]:
     """Visit each target, and return the results in the order of the targets.
 
-    :param visit: called with each target, in other threads
+    :param visit: called with each target, in other threads; what it raises passes through
     :param jobs: the number of targets that are visited at a time
     :param on_result: called in this thread with each result as soon as it is there
-    :raise BaseException: whatever a visit raises
     """
     if jobs < 1:
         raise ValueError(f"at least 1 host is visited at a time, not {jobs}")

@@ -33,10 +33,7 @@ _HINTS: Final = {
 
 
 class Deadline:
-    """When a host has had its time.
-
-    :ivar at: the moment, by ``time.monotonic()``
-    """
+    """When a host has had its time, by ``time.monotonic()``."""
 
     def __init__(self, at: float) -> None:
         self.at = at
@@ -113,10 +110,7 @@ class Limits:
         return hold is not None and hold.is_hung
 
     def may_block(self, uuids: Iterable[str]) -> bool:
-        """Whether another call may be made that one of its domains could block.
-
-        :param uuids: domains, one for each call under way that may be blocked
-        """
+        """Whether another call may be made that can be blocked, besides one for each of these."""
         hung = {uuid for uuid, hold in self._holds.items() if hold.is_hung}
         return len(hung.union(uuids)) < MOST_HUNG
 

@@ -38,34 +38,22 @@ FAR_IN_FLIGHT: Final = 50
 
 
 class Step(Enum):
-    """What a call does.
+    """What a call does."""
 
-    :cvar CHECK: says what holds the domains
-    :cvar SCAN: the same, before any other domain is read
-    :cvar XML: reads their XML
-    :cvar BULK: reads figures of several domains
-    :cvar SINGLE: reads figures of one domain
-    :cvar QOM: asks QEMU
-    :cvar TASK: does what the caller wants
-    """
-
-    CHECK = auto()
-    SCAN = auto()
-    XML = auto()
-    BULK = auto()
-    SINGLE = auto()
-    QOM = auto()
-    TASK = auto()
+    CHECK = auto()  # says what holds the domains
+    SCAN = auto()  # the same, before any other domain is read
+    XML = auto()  # reads their XML
+    BULK = auto()  # reads figures of several domains
+    SINGLE = auto()  # reads figures of one domain
+    QOM = auto()  # asks QEMU
+    TASK = auto()  # does what the caller wants
 
 
 _BLOCKING: Final = frozenset({Step.BULK, Step.SINGLE, Step.QOM, Step.TASK})
 
 
 class Call:
-    """One call, or several one after another in one thread.
-
-    :ivar may_block: whether a hung domain can block it
-    """
+    """One call, or several one after another in one thread; a hung domain may block it."""
 
     def __init__(self, step: Step, domains: tuple[Domain, ...]) -> None:
         self.step = step
@@ -90,9 +78,7 @@ R = TypeVar("R", bound=Row)
 class Plan(Generic[R]):
     """Calls for some domains of one host.
 
-    :param limits: what is known of domains that are held
     :param is_far: whether a round trip is what a call costs
-
     :ivar rows: the domains that are not done, by UUID
     :ivar lost: the error of the connection, once it is broken: no other call makes sense then
     """
@@ -175,10 +161,7 @@ class Plan(Generic[R]):
             self.add_split(Step.SCAN, [row.domain for row in self._to_scan() if row.domain.active])
 
     def start(self, now: float, left_behind: int = 0) -> list[Call]:
-        """The calls to begin now.
-
-        :param left_behind: the number of calls on this connection that were blocked before
-        """
+        """The calls to begin now, where this many on the connection were left blocked before."""
         self._began = now if self._began is None else self._began
         # A domain that is done needs no other try.
         later = [(at, call) for at, call in self._later if call.domains[0].uuid in self.rows]
@@ -269,10 +252,7 @@ class Plan(Generic[R]):
             row.error = None
 
     def take(self, call: Call, outcomes: Mapping[str, object], now: float) -> list[R]:
-        """Take in an answer, and give the domains that it completes.
-
-        :param outcomes: what the call said of each domain, or its error
-        """
+        """Take in what a call said of each domain, and give the domains that it completes."""
         self.forget(call)
         done = []
         for domain in call.domains:
@@ -327,10 +307,7 @@ class Plan(Generic[R]):
                 self.try_again(row, Step.BULK, now)
 
     def give_up(self, now: float, error: VirtballoonError | None = None) -> Iterator[R]:
-        """Give the domains that are not done, each with its error.
-
-        :param error: why it ended early; None if the time is up or the plan is over
-        """
+        """Give the domains that are not done, each with its error: this one if it ended early."""
         is_stalled = self.is_over
         seconds = now - (now if self._began is None else self._began)
         for row in self.rows.values():

@@ -44,16 +44,11 @@ _EMPTY_ANSWERS: Final = 3
 
 
 class _Row(Row):
-    """How far the reading of one domain has come.
-
-    :ivar configs: its XML
-    :ivar statistics: its figures
-    :ivar unasked: what libvirt said of it without asking its QEMU
-    :ivar qom: what QEMU said
-    """
+    """How far the reading of one domain has come."""
 
     configs: Configs | None = None
     statistics: DomainStatistics | None = None
+    #: What libvirt said of it without asking its QEMU.
     unasked: DomainStatistics | None = None
     qom: QomReading | None = None
     empty_answers: int = 0
@@ -63,11 +58,7 @@ class _Row(Row):
 
 
 class ReadPlan(Plan[_Row]):
-    """One reading of some domains, after which :meth:`report` has what was read of each.
-
-    :param via: the source of the figures; for QOM, the connection is read-write
-    :param xml_waits: whether the XML of a held domain waits
-    """
+    """One reading of some domains, after which :meth:`report` has what was read of each."""
 
     def __init__(
         self,
@@ -104,10 +95,7 @@ class ReadPlan(Plan[_Row]):
         return begun
 
     def take(self, call: Call, outcomes: Mapping[str, object], now: float) -> list[_Row]:
-        """Take in an answer, and give the domains that it completes.
-
-        :raise ReadOnly: when ``via`` is QOM and the connection may not write
-        """
+        """Take in an answer, and give the domains that it completes."""
         for outcome in outcomes.values():
             if isinstance(outcome, ReadOnly):
                 raise outcome

@@ -22,8 +22,8 @@ _FAR_SECONDS_IN_ALL: Final = 0.4
 class Scheduler:
     """The calls that are under way on one connection. Belongs to one thread.
 
-    :ivar link: the way to the host; None where it is not known
-    :ivar limits: what is known of held domains; a program that reads again and again keeps it
+    :param link: the way to the host; None where it is not known
+    :param limits: what is known of held domains; a program that reads again and again keeps it
     """
 
     def __init__(
@@ -46,11 +46,10 @@ class Scheduler:
         return any(call.may_block or call.step is Step.XML for call in self._calls.in_flight)
 
     def run(self, plan: Plan[R], deadline: Deadline) -> Iterator[R]:
-        """Carry out a plan, and yield each domain when it is done or given up.
+        """Carry out a plan, and yield each domain when it is done or given up. The time that the
+        caller takes over a domain does not count.
 
-        :param deadline: when to stop. The time that the caller takes over a domain does not count.
         :raise ConnectionLost: when the connection breaks; :meth:`Plan.give_up` has the others
-        :raise BaseException: any other exception that a call raises
         """
         own: set[Call] = set()
         while plan.rows and plan.lost is None:

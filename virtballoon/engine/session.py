@@ -123,19 +123,14 @@ class HostSession:
 
     :meth:`connect` finds the domains; leaving the ``with`` block closes the connection.
 
-    :param target: a connection, which stays open; or a URI, or None for libvirt's default
     :param words: names, UUIDs and patterns of the domains; None for all
     :param via: QOM if the monitor passthrough will be used
     :param writes: whether something is set; without that, and without QOM, a connection is opened
         read-only
     :param timeout: seconds for the whole session
     :param kept: the connection of former sessions with the same host, kept for later ones
-
-    :ivar uri: the host's URI, as the caller gave it, else as libvirt gives it
-    :ivar hostname: the host's own name; None if it was not reached
     :ivar domains: every domain of the host, by UUID, on the connection as it is now
     :ivar selection: the domains that the caller means
-    :ivar deadline: when the session ends
     :ivar error: why it ended early
     """
 
@@ -181,11 +176,7 @@ class HostSession:
         return time.monotonic() - self._started
 
     def result(self, kind: Callable[..., H], *, complete: bool, **fields: object) -> H:
-        """The result of the session.
-
-        :param complete: whether every domain was read or set
-        :param fields: the fields that only this kind of result has
-        """
+        """The result of the session; complete if every domain was read or set."""
         from virtballoon.model.report import HostStatus
 
         status = HostStatus.OK if complete and self.error is None else HostStatus.PARTIAL
@@ -243,18 +234,15 @@ class HostSession:
         self.selection = select(list(self.domains.values()), self._words)
 
     def within(self, call: Callable[[], T]) -> T:
-        """Make a call that may never return, and wait for it until the deadline.
-
-        :raise ConnectError: when there is no answer by then
-        """
+        """Make a call that may never return, and wait for it until the deadline."""
         return self._await(BackgroundCall(call))
 
     def reconnect(self, lost: ConnectionLost) -> None:
         """Connect again after the connection broke, as soon as that is possible; the domains of the
         connection before cannot be used any more.
 
-        :raise ConnectionLost: ``lost``, when it was the caller's connection, which only the
-            caller can renew, or when the host was not reached again by the deadline
+        :raise ConnectionLost: ``lost``, if only the caller can renew the connection, or the host
+            was not reached again by the deadline
         """
         self._leave(usable=False)
         while self._owns_connection and self._connects <= _MOST_RECONNECTS:

@@ -23,16 +23,12 @@ def hold_of(domain: Domain) -> Control | None:
 
 
 class TaskResult(NamedTuple):
-    """The result of one domain's task.
-
-    :ivar value: what the task returned; None if it failed or was not completed
-    :ivar error: what it raised, or why it was not completed
-    :ivar in_flight: whether a call is still under way, so that it may take effect later
-    """
+    """What a domain's task returned or raised, or why it was not completed."""
 
     domain: Domain
     value: object = None
     error: VirtballoonError | None = None
+    #: Whether a call is still under way, so that it may take effect later.
     in_flight: bool = False
 
 

@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 
 
 class Configs(NamedTuple):
-    """The XML documents of a domain.
-
-    :ivar name: the domain's name, as it is now
-    :ivar live: that of the running domain, or None if it does not run
-    :ivar config: the persistent configuration, or None for a transient domain
-    :ivar saved: that of the saved image from which the domain would start, or None without one
-    """
+    """The domain's name now, and its XML documents: live, inactive, and of the saved image from
+    which it would start; None where it has none."""
 
     name: str
     live: DomainXML | None = None
@@ -54,12 +49,7 @@ class Configs(NamedTuple):
 
 
 def read_configs(domain: Domain) -> Configs:
-    """Read a domain's XML, live and inactive. Only newer libvirt waits here, for whatever holds the
-    domain.
-
-    :raise DomainNotFound: when the domain is gone
-    :raise DomainXMLError: when its XML cannot be read
-    """
+    """Read a domain's XML documents. Only newer libvirt waits here, for what holds the domain."""
     now = domain.xml()
     # It may have been renamed since it was listed.
     name = domain.name if now.is_of(domain.name) else now.name or domain.name
@@ -88,10 +78,7 @@ class LibvirtBalloon:
         self._domain = domain
 
     def interval(self) -> int:
-        """That of the live XML; waits as :func:`read_configs` does.
-
-        :raise NotRunning: when the domain does not run
-        """
+        """That of the live XML; waits as :func:`read_configs` does."""
         xml = self._domain.xml()
         if xml.id is None:
             host, name = self._domain.connection.uri, self._domain.name
@@ -111,8 +98,7 @@ class LibvirtBalloon:
 
 
 class QomBalloon:
-    """The balloon by QEMU's own properties: an interval that libvirt does not learn of, and the
-    guest's figures alone."""
+    """The balloon by QEMU's own properties, with the guest's figures alone."""
 
     def __init__(self, monitor: Monitor, path: str) -> None:
         self._monitor = monitor
@@ -136,11 +122,8 @@ def balloon_device(domain: Domain, balloon: Balloon | None, via: Source) -> Ball
 
 
 def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
-    """The balloon with its QOM path: by the XML where that is enough, else by QEMU.
-
-    :param known: the balloon by the live XML, or None if that shows none
-    :param everywhere: whether to walk the whole tree for one that the XML does not show
-    """
+    """The balloon with its QOM path: by the XML where that is enough, else by QEMU, by its whole
+    tree if wanted."""
     if known is not None and known.qom_path is not None:
         return known
     path = monitor.find_balloon(

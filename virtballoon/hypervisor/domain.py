@@ -125,7 +125,8 @@ class Control(Value):
 
 
 class Domain:
-    """One domain.
+    """One domain. Its methods raise :class:`DomainNotFound` if it is gone, :class:`DomainXMLError`
+    if its XML is invalid, and :class:`ConnectionLost`.
 
     :ivar name: its name when it was listed
     :ivar active: whether it was running when it was listed
@@ -154,10 +155,7 @@ class Domain:
 
     @property
     def raw(self) -> Any:
-        """The ``libvirt.virDomain``.
-
-        :raise ConnectionLost: if the connection was closed
-        """
+        """The ``libvirt.virDomain``."""
         if self._raw is None:
             raise ConnectionLost(
                 "the connection was closed", host=self.connection.uri, domain=self.name
@@ -186,9 +184,6 @@ class Domain:
         """The domain's XML: the live one of a running domain, unless ``inactive``.
 
         It does not ask QEMU, but newer libvirt waits while the domain is held; see :class:`Link`.
-
-        :raise DomainNotFound: if the domain is gone
-        :raise DomainXMLError: if the XML is invalid
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
@@ -196,10 +191,7 @@ class Domain:
 
     def saved_xml(self) -> domainxml.DomainXML | None:
         """The XML in the saved image from which the domain would start (``virsh managedsave``);
-        None without an image. Never waits for the guest.
-
-        :raise DomainXMLError: if the XML is invalid
-        """
+        None without an image. Never waits for the guest."""
         try:
             with self._call("hasManagedSaveImage"):
                 if not self.raw.hasManagedSaveImage(0):
@@ -229,11 +221,7 @@ class Domain:
         return nanoseconds / 1e9, int(cpus)
 
     def hints(self) -> domainxml.DomainHints:
-        """Facts in the live XML other than the balloon; waits like :meth:`xml`.
-
-        :raise DomainNotFound: if the domain is gone
-        :raise DomainXMLError: if the XML is invalid
-        """
+        """Facts in the live XML other than the balloon; waits like :meth:`xml`."""
         with self._call("XMLDesc()"):
             return domainxml.hints(self.raw.XMLDesc(0))
 
@@ -276,10 +264,7 @@ class Domain:
 
     def figures(self) -> Figures:
         """Memory figures by the call for a single domain, for drivers that do not support the bulk
-        call. Waits for QEMU without limit.
-
-        :raise NotRunning: if it is not running
-        """
+        call. Waits for QEMU without limit."""
         with self._call("memoryStats", NotRunning):
             stats = self.raw.memoryStats()
         with self._call("info"):

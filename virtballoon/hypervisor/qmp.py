@@ -68,7 +68,8 @@ def is_allowed(command: str, arguments: Mapping[str, object]) -> bool:
 
 
 class Monitor:
-    """The monitor of one guest's QEMU.
+    """The monitor of one guest's QEMU. Each method raises :class:`MonitorError` where QEMU refuses
+    or the answer has another shape.
 
     :param send: carries one command, JSON, and returns the answer, JSON; what it raises passes
         through
@@ -92,10 +93,7 @@ class Monitor:
 
     def children(self, path: str) -> dict[str, str]:
         """The child objects at a QOM path (``qom-list``): their types by name, which is the last
-        part of their path.
-
-        :raise MonitorError: when there is no such path
-        """
+        part of their path."""
         command, answer, value = self._execute("qom-list", {"path": path})
         found = {}
         for entry in value if isinstance(value, list) else [value]:
@@ -108,10 +106,7 @@ class Monitor:
         return found
 
     def guest_stats(self, path: str) -> Figures:
-        """The guest's figures and their last update (``qom-get guest-stats``).
-
-        :raise MonitorError: when QEMU refuses or the answer has another shape
-        """
+        """The guest's figures and their last update (``qom-get guest-stats``)."""
         return self._figures(*self._execute("qom-get", {"path": path, "property": STATS}))
 
     def _figures(self, command: str, answer: str, value: object) -> Figures:
@@ -121,10 +116,7 @@ class Monitor:
         raise self._error("guest-stats has no stats or no last-update", command, answer)
 
     def polling_interval(self, path: str) -> int:
-        """The polling interval that QEMU has, in seconds; 0 for off.
-
-        :raise MonitorError: when QEMU refuses or the answer has another shape
-        """
+        """The polling interval that QEMU has, in seconds; 0 for off."""
         return self._interval(*self._execute("qom-get", {"path": path, "property": INTERVAL}))
 
     def _interval(self, command: str, answer: str, value: object) -> int:
@@ -135,10 +127,7 @@ class Monitor:
 
     def interval_and_stats(self, path: str) -> tuple[int, Figures]:
         """What :meth:`polling_interval` and :meth:`guest_stats` give, in one call where QEMU has
-        ``qom-list-get`` (from 10.1 on).
-
-        :raise MonitorError: when QEMU refuses or the answer has another shape
-        """
+        ``qom-list-get`` (from 10.1 on)."""
         if self._has_list_get:
             try:
                 command, answer, value = self._execute("qom-list-get", {"paths": [path]})
@@ -156,7 +145,6 @@ class Monitor:
         return self.polling_interval(path), self.guest_stats(path)
 
     def _property_values(self, command: str, answer: str, value: object) -> dict[str, object]:
-        """The values of the properties of one object, by name."""
         match value:
             case [{"properties": [*entries]}]:
                 return {
@@ -167,18 +155,13 @@ class Monitor:
         raise self._error("qom-list-get gave no list of properties", command, answer)
 
     def set_polling_interval(self, path: str, seconds: int) -> None:
-        """Set the polling interval, in seconds; 0 turns polling off. libvirt does not learn of it.
-
-        :raise MonitorError: when QEMU refuses, or no QEMU takes such an interval
-        """
+        """Set the polling interval, in seconds; 0 turns polling off. libvirt does not learn of
+        it."""
         self._execute("qom-set", {"path": path, "property": INTERVAL, "value": seconds})
 
     def version(self) -> tuple[int, int]:
         """QEMU's version (``query-version``): that of this guest's process, which may be older
-        than what is installed.
-
-        :raise MonitorError: when QEMU refuses or the answer has another shape
-        """
+        than what is installed."""
         command, answer, value = self._execute("query-version")
         match value:
             case {"qemu": {"major": int(major), "minor": int(minor)}}:

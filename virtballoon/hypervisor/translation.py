@@ -139,8 +139,7 @@ def _is_dead(raw: Any) -> bool:
 
 
 def keep_stderr_quiet() -> None:
-    """Stop libvirt from printing its errors to stderr, in the whole process. For programs, not for
-    libraries."""
+    """Stop libvirt from printing its errors to stderr, in the whole process."""
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
 
 

@@ -95,8 +95,7 @@ SYSTEM_DIRECTORY: Final = "/etc/libvirt"
 
 
 def configured_default() -> str | None:
-    """The URI that libvirt is configured to open if none is given: ``LIBVIRT_DEFAULT_URI``, else
-    ``uri_default`` of libvirt.conf; None if there is neither."""
+    """``LIBVIRT_DEFAULT_URI``, else ``uri_default`` of libvirt.conf, else None."""
     if uri := os.environ.get("LIBVIRT_DEFAULT_URI"):
         return uri
     found = re.search(r"""^\s*uri_default\s*=\s*(["'])(.+?)\1""", _client_conf(), re.MULTILINE)
@@ -146,12 +145,9 @@ def named_credentials(uri: str) -> str | None:
 def refused(
     message: str, uri: str, *, code: int, number: int | None = None, asked: bool = False
 ) -> AuthError:
-    """The error of a host that refused the user.
+    """The error of a host that refused the user, whom libvirt may have asked for a password.
 
-    :param message: libvirt's message
-    :param code: libvirt's error number
     :param number: the errno that libvirt keeps, if any
-    :param asked: whether libvirt asked for a user name or a password
     """
     is_network = re.search(r"\+(tcp|tls)$", _scheme(uri)) or re.match(r"\w+://[^/]", uri)
     hint = _SOCKET_HINT
@@ -196,13 +192,7 @@ def is_remote(uri: str) -> bool:
 
 
 def explain(message: str, number: int | None, uri: str, *, code: int) -> ConnectError:
-    """The error that says why no connection could be made.
-
-    :param message: libvirt's message
-    :param number: the errno that libvirt keeps, if any
-    :param uri: the host's URI, or an alias of libvirt.conf
-    :param code: libvirt's error number
-    """
+    """The error that says why no connection could be made."""
     scheme = _scheme(without_alias(uri))
     for pattern, kind, text, hint in _SIGNS if "ssh" in scheme or not scheme else ():
         if found := re.search(pattern, message):

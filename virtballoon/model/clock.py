@@ -60,10 +60,7 @@ def offset_by_lateness(looks: Collection[Look], *, is_remote: bool) -> ClockOffs
 
     The host's clock is behind where most of the polled domains, and at least two, are late by about
     the same time and none is earlier. It is ahead where most of the last updates lie in the future
-    or agree with one that does.
-
-    :param is_remote: whether the host may have a clock of its own. If not, being late has other
-        causes.
+    or agree with one that does. On this machine, being late has other causes.
     """
     return _likely(looks, fewest=_FEWEST_LATE, may_be_late=is_remote)
 
@@ -72,9 +69,6 @@ def offset_by_movement(before: Mapping[str, Look], after: Mapping[str, Look]) ->
     """The offset by two looks at a host's domains; None where no last update has moved.
 
     When a last update moved, the host's clock showed it at some time between the two looks.
-
-    :param before: the earlier look, by domain
-    :param after: the later look, by domain
     """
     moved = [
         (before[key], look)

@@ -26,7 +26,6 @@ class Waited(Value):
 class DomainWait(Value):
     """One domain that was waited for.
 
-    :ivar waited: whether it has answered, and why not
     :ivar report: what was read of it last; None if the domain no longer exists
     """
 
@@ -108,12 +107,8 @@ class HostQomPath(HostResult[QomPath]):
 
 
 class HostProbe(HostResult[Never]):
-    """Whether a host answers, and how many domains it has.
-
-    :ivar running: how many domains run; None if it was not reached
-    :ivar defined: how many have a persistent configuration, running or not; None if it was not
-        reached
-    """
+    """Whether a host answers, and how many of its domains run and have a persistent configuration;
+    None if it was not reached."""
 
     running: int | None
     defined: int | None

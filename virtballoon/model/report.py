@@ -183,10 +183,7 @@ class DomainReport(Value):
         return found
 
     def explained(self, host: str) -> Self:
-        """The same with an error if it has failed without one.
-
-        :param host: the host's URI
-        """
+        """The same with an error if it has failed without one, on the host with this URI."""
         if self.verdict is not Verdict.FAILED or self.error is not None:
             return self
         error = VirtballoonError("its polling interval is unknown", host=host, domain=self.name)
@@ -315,8 +312,6 @@ class HostReport(HostResult[DomainReport]):
     def by_clock(self, earlier: HostReport | None = None, *, is_remote: bool) -> Self:
         """The same with ages and verdicts by the host's clock, as far as its offset can be told.
 
-        Made of a reading as it came, before anything else is made of it.
-
         :param earlier: the reading before it of the same host, itself with its clock; a domain
             whose last update has moved since shows what the host's clock was in between
         :param is_remote: whether the host may have a clock of its own
@@ -348,8 +343,7 @@ class HostReport(HostResult[DomainReport]):
 
     @property
     def clock_problem(self) -> str | None:
-        """What is wrong with the host's clock, as a line for people; None where nothing is known
-        to be."""
+        """What is wrong with the host's clock, as a line for people, or None."""
         seconds = self.clock.seconds if self.clock is not None else 0.0
         if abs(seconds) <= CLOCK_SKEW_SECONDS:
             return None

@@ -29,8 +29,6 @@ class Exclude(str):
     """A name, UUID or pattern, among those of a selection, of domains that are left out. Without
     any other word, every other domain is meant."""
 
-    __slots__ = ()
-
 
 def means_all(words: Iterable[str] | None) -> bool:
     """Whether domains are meant without being named: all, or all but some."""

@@ -136,8 +136,6 @@ def judge(
 ) -> Verdict:
     """The verdict on one domain.
 
-    :param state: the domain's state
-    :param has_balloon: whether it has a balloon device
     :param interval: the polling interval in seconds that is in force, 0 for off, None if unknown
     :param last_update: when the guest last answered, epoch seconds; 0 for never; None where it
         could not be read

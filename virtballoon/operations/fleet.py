@@ -85,8 +85,7 @@ def read_hosts(
 def domain_names(
     targets: Sequence[Target], *, timeout: float = DEFAULT_TIMEOUT, jobs: int = DEFAULT_JOBS
 ) -> frozenset[str]:
-    """The names of all domains, running or not, of the hosts that answer: one read-only connection
-    each."""
+    """The names of all domains, running or not, of the hosts that answer."""
 
     def names(target: Target) -> set[str]:
         session = HostSession(target, None, timeout=timeout)
@@ -150,7 +149,6 @@ def set_intervals_on_hosts(
 
 
 def _find(target: Target, *, words: Sequence[str], timeout: float) -> HostChanges:
-    """Find out which of the domains a host has."""
     from virtballoon.model.outcome import HostChanges
 
     session = HostSession(target, words, timeout=timeout)

@@ -63,11 +63,7 @@ def read_session(
     each: Callable[[DomainReport], object] | None = None,
     earlier: HostReport | None = None,
 ) -> HostReport:
-    """Read a host's domains like :func:`read_host`, in a session.
-
-    :param each: called in this thread with each domain as soon as it is read
-    :param earlier: as in :func:`host_report`
-    """
+    """Read a host's domains like :func:`read_host`, in a session, with each row as it is read."""
     rows: list[DomainReport] = []
     with session, session.errors_kept():
         session.connect()
@@ -79,10 +75,7 @@ def read_session(
 
 
 def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]:
-    """The selected domains, by UUID.
-
-    :param inactive: whether "all" and patterns include domains that are not running
-    """
+    """The selected domains, by UUID; inactive ones only if they are named or wanted."""
     return {
         one.domain.uuid: one.domain
         for one in session.selection.domains
@@ -95,9 +88,8 @@ def read_domains(
 ) -> Iterator[DomainReport]:
     """Read these domains of a connected host once, and yield each as soon as it is read.
 
-    :param chosen: the domains by UUID. If the connection breaks and is opened again, they are
-        replaced by those of the new connection, and those that are gone are removed.
-    :raise ConnectionLost: if the connection cannot be opened again; after all have been yielded
+    :param chosen: the domains by UUID. Those of a new connection replace them after the first broke
+    :raise ConnectionLost: if there is no new connection; after all have been yielded
     """
     left = list(chosen.values())
     while left:
@@ -130,10 +122,8 @@ def read_domains(
 def host_report(
     session: HostSession, rows: Iterable[DomainReport], *, earlier: HostReport | None = None
 ) -> HostReport:
-    """The report of a host whose domains have been read, with ages by the host's clock; not logged.
-
-    :param earlier: the previous reading of the same host, to determine the clock offset
-    """
+    """The report of a host whose domains have been read, with ages by the host's clock, which an
+    earlier reading helps to know; not logged."""
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     is_complete = all(row.is_complete for row in rows)
     report = session.result(HostReport, domains=rows, complete=is_complete)

@@ -54,8 +54,8 @@ def read_fresh(
     ``refresh`` in its report has the result. A domain with interval 0 that was updated a few
     seconds ago is watched first: QEMU may poll it by an interval that libvirt does not know.
 
-    The arguments are those of :func:`read_host` and :func:`wait_for_update`. The connection is
-    read-write: on a read-only one, a domain whose interval would have to be set has an error.
+    The connection is read-write: on a read-only one, a domain whose interval would have to be set
+    has an error.
 
     :param max_age: the greatest age, in seconds; 0 for new figures of every domain
     :param timeout: seconds for reading, from connecting on, and as long once more for waiting
@@ -140,20 +140,16 @@ def _report(
 
 
 class _Temporary:
-    """The temporary intervals of one host's domains.
-
-    :ivar rows: the domains whose interval was to be set, as they were before, by UUID
-    :ivar errors: why it was not set, by UUID
-    :ivar was_set: those where it was in force
-    :ivar is_left: those where it may be in force
-    """
+    """The temporary intervals of one host's domains, which are named by their UUIDs."""
 
     def __init__(self, session: HostSession, via: Source, cancelled: threading.Event) -> None:
         self._session, self._via, self._cancelled = session, via, cancelled
         self._lock = threading.Lock()
         self._is_over = False
+        # Those whose interval was to be set, as they were before, and why it was not set.
         self.rows: dict[str, DomainReport] = {}
         self.errors: dict[str, VirtballoonError] = {}
+        # Those where it was in force, and those where it may be.
         self.was_set: set[str] = set()
         self.is_left: set[str] = set()
 

@@ -19,8 +19,7 @@ class HostReader:
     """Reads a host as :func:`read_host` does, repeatedly.
 
     The connection is kept until something goes wrong on it. While an attempt to connect hangs, no
-    other is made, so a silent host holds the threads and sockets of one. From the second reading
-    on, figures are judged by the host's clock. The arguments are those of :func:`read_host`.
+    other is made, so a silent host holds the threads and sockets of one.
     """
 
     def __init__(
@@ -48,10 +47,8 @@ class HostReader:
     ) -> HostReport:
         """Read the host once.
 
-        :param timeout: seconds for all of it
         :param wait: whether to wait for an earlier attempt to connect that hangs
-        :param on_progress: called at the beginning with a function that returns what has been read
-            so far
+        :param on_progress: called first with a function that returns what has been read so far
         """
         session = HostSession(
             self.target, self._words, via=self._via, timeout=timeout, kept=self._kept

@@ -47,7 +47,7 @@ class IntervalRequest:
     Without ``live`` and ``config``: live where a domain runs, in its configuration where it does
     not.
 
-    :ivar seconds: the polling interval, 0 for off
+    :ivar seconds: the interval, 0 for off
     :ivar live: set it until the domain stops
     :ivar config: write it to the persistent configuration
     :ivar where_off: leave every interval alone that is not 0
@@ -244,27 +244,18 @@ def _set_one(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What setting the interval will do to one domain.
-
-    :ivar device: the balloon of the running domain, if there is one
-    :ivar live: whether the live interval is set
-    :ivar config: whether the configuration's is
-    :ivar change: the change to be expected; nothing is done to skipped and failed ones
-    """
+    """What setting the interval will do to one domain."""
 
     domain: Domain
     configs: Configs
     device: BalloonDevice | None
+    # Which intervals are set.
     live: bool
     config: bool
     change: IntervalChange
 
 
 def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
-    """Plan the change of one domain.
-
-    :raise VirtballoonError: when it cannot be read
-    """
     domain = chosen.domain
     configs = read_configs(domain)
     running = configs.live is not None
@@ -316,7 +307,6 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
 
 
 def _live_obstacle(configs: Configs, device: BalloonDevice | None) -> VirtballoonError | None:
-    """Why the live interval cannot be set; None where it can."""
     if configs.live is None:
         hint = "--config sets it for the next start"
         return NotRunning("it does not run, so it has no live interval", hint=hint)
@@ -324,7 +314,6 @@ def _live_obstacle(configs: Configs, device: BalloonDevice | None) -> Virtballoo
 
 
 def _config_obstacle(configs: Configs, seconds: int) -> VirtballoonError | None:
-    """Why the configuration's interval cannot be set; None where it can."""
     if configs.config is None:
         hint = "--live sets it until it stops"
         return TransientDomain("it is transient, so it has no persistent configuration", hint=hint)
@@ -336,8 +325,7 @@ def _config_obstacle(configs: Configs, seconds: int) -> VirtballoonError | None:
 
 
 def _apply(plan: _Plan, seconds: int, *, watch: bool) -> _Done:
-    """Set what is planned, even where it is so already: that repairs a QEMU that differs, and
-    writes a configuration that could not be saved before."""
+    # Even where it is so already: that repairs a QEMU that differs.
     domain, device, before = plan.domain, plan.device, plan.change.before
     watched: Watched | None = None
     try:

@@ -46,7 +46,7 @@ class Watched:
 
     :ivar id: libvirt's ID of the running domain; None for that of the first reading
     :ivar last_update: the update that does not count; None for that of the first reading
-    :ivar since: since when it is waited for, by ``time.monotonic()``
+    :ivar since: by ``time.monotonic()``
     :ivar seconds: how long; None for twice its interval and 5 seconds
     :ivar even_unpolled: whether it is waited for although its interval is 0 by libvirt
     """
@@ -172,7 +172,6 @@ def updates(
 
     :param timeout: seconds for each reading; None for all of them by the session's deadline
     :param cancelled: ends the wait when it is set
-    :raise ConnectionLost: when the connection is lost for good, after all have been yielded
     """
     left = {one.domain.uuid: one for one in watched}
     domains = {uuid: one.domain for uuid, one in left.items()}

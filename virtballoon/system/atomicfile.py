@@ -21,9 +21,8 @@ class Output:
     """A file that is written at the end, when all data is known.
 
     :param path: a file, or a link to one, which is replaced; a device or a FIFO is written to
-    :raise VirtballoonError: if it cannot be written, as far as that is known before
-
     :ivar stream: what to print to until then
+    :raise VirtballoonError: if it cannot be written, as far as that is known before
     """
 
     def __init__(self, path: str) -> None:
@@ -34,9 +33,8 @@ class Output:
             self._direct = self._opened()
 
     def finish(self, *, replace: bool) -> None:
-        """Write what was printed.
+        """Write what was printed; replace a regular file only if wanted.
 
-        :param replace: whether to replace a regular file; others are written to anyway
         :raise VirtballoonError: if it could not be written; a regular file is unchanged then
         """
         data = self.stream.getvalue().encode("utf-8", "backslashreplace")

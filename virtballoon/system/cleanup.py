@@ -90,8 +90,7 @@ def undo_all(seconds: float) -> list[str]:
     """Undo all that is pending and may take long, at the same time, and return what remains.
 
     A signal can interrupt any code, also the start of a thread by :mod:`threading`; so nothing here
-    takes a lock. A cleanup may take one; where the interrupted code holds it, the cleanup is not
-    done in time, and its ``remaining`` says so.
+    takes a lock. A cleanup may take one, and is not done in time if the interrupted code holds it.
     """
     cleanups = [cleanup for cleanup in tuple(pending) if cleanup.remaining is not None]
     deadline = time.monotonic() + seconds
