@@ -47,17 +47,6 @@ class VirtballoonError(Exception):
         text = f"{' '.join(where)}: {self.message}" if where else self.message
         return f"{text} ({self.hint})" if self.hint else text
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The default would pickle the message without the keyword arguments.
-        return _rebuild, (type(self), self.message, dict(self.__dict__))
-
-
-def _rebuild(kind: type[VirtballoonError], message: str, state: dict[str, Any]) -> VirtballoonError:
-    error = kind.__new__(kind)
-    Exception.__init__(error, message)
-    error.__dict__.update(state)
-    return error
-
 
 class InvalidInterval(VirtballoonError, ValueError):
     """Not a valid polling interval."""
@@ -172,8 +161,9 @@ class MonitorError(DomainError):
         self,
         message: str,
         *,
-        sent: str,
-        received: str | None,
+        # Without them, an error could not be copied.
+        sent: str = "",
+        received: str | None = None,
         error_class: str | None = None,
         **where: Any,
     ) -> None:

@@ -58,7 +58,7 @@ class FakeDomain(Domain):
         if inactive or period is None:
             period, balloon = self.config, self.config_balloon
         number = self.id if self.live is not None else None
-        return DomainXML(name=self.name, id=number, balloon=balloon, period=period or 0)
+        return DomainXML(id=number, balloon=balloon, period=period or 0)
 
     def saved_xml(self) -> DomainXML | None:
         return None

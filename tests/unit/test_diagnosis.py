@@ -212,17 +212,8 @@ SPINNING = {Sign.SPINNING: True}
                 ((False, False, True), "not-read"),
             )
         ),
-        # A libvirt before 2.1, virtio-mmio, and clocks.
-        (
-            Verdict.FAILED,
-            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: True},
-            "too-old",
-        ),
-        (
-            Verdict.FAILED,
-            {Sign.NOT_GIVEN: True, Sign.OLD_LIBVIRT: False},
-            "not-passed-on",
-        ),
+        # virtio-mmio.
+        (Verdict.FAILED, {Sign.NOT_GIVEN: True}, "not-passed-on"),
         (Verdict.FAILED, {Sign.NOT_GIVEN: False}, "unreadable"),
     ],
 )

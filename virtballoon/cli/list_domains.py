@@ -150,16 +150,12 @@ def _advise(host: HostReport, settings: Settings) -> None:
         return
     import shlex
 
+    from virtballoon.model.report import via_to_advise
     from virtballoon.model.selection import words_for
     from virtballoon.model.source import Source
 
     words = [*finish.command_prefix(settings, host.uri), "set-interval", "10"]
-    if any(row.balloon is not None and row.balloon.model is None for row in unpolled):
-        # libvirt does not know this balloon.
-        words += ["--via", "qom"]
-    elif settings.configuration.via is Source.QOM:
-        # Through libvirt, the XML stays right.
-        words += ["--via", "libvirt"]
+    words += via_to_advise(unpolled, is_qom=settings.configuration.via is Source.QOM)
     many = len(unpolled) > _MOST_NAMES
     words += ["--all", "--where-off"] if many else words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"

@@ -42,7 +42,6 @@ class Sign(StrEnum):
     LIMIT = "limit"  # a limit of virtballoon was reached: on time, or on calls that may block
     FUTURE = "future"  # the last update is in the future
     NOT_GIVEN = "not-given"  # libvirt gives no time of a last update
-    OLD_LIBVIRT = "old-libvirt"  # the host's libvirt is too old to give one
     QEMU_INTERVAL = "qemu-interval"  # QEMU's own interval is known
     RESET_CLEARS = "reset-clears"  # this QEMU clears the figures at a reset
     DRIFT = "drift"  # QEMU's interval differs from the live XML's
@@ -335,14 +334,13 @@ class Cause(StrEnum):
         "not-passed-on",
         "libvirt gives no statistics of this balloon, as of one on virtio-mmio",
         "ask QEMU, which taints the guest: {virtballoon} stats --via qom {name}",
-        rows=(Row(_V.FAILED, has=(_S.NOT_GIVEN,), lacks=(_S.OLD_LIBVIRT,)),),
+        rows=(Row(_V.FAILED, has=(_S.NOT_GIVEN,)),),
     )
     TOO_OLD = CauseInfo(
         "too-old",
-        "software is too old: {lacks}",
+        "its QEMU is too old: {lacks}",
         "update it; a new QEMU is in use after the domain was shut down and started",
         is_well=True,
-        rows=(Row(_V.FAILED, has=(_S.NOT_GIVEN, _S.OLD_LIBVIRT)),),
         also=(Row(None, seen=(_S.OLD_QEMU,)),),
     )
     UNREADABLE = CauseInfo(
@@ -363,9 +361,6 @@ class Cause(StrEnum):
 #: (hw/virtio/virtio-balloon.c).
 CLEARS_FROM: Final = (10, 0)
 KEEPS_UP_TO: Final = (9, 0)
-
-#: libvirt gives a last update from 2.1 on (libvirt-domain.h).
-LIBVIRT_GIVES_LAST_UPDATE: Final = (2, 1)
 
 
 def possible_causes(verdict: Verdict, signs: Mapping[Sign, bool]) -> tuple[Cause, ...]:

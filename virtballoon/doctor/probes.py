@@ -7,13 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from virtballoon.doctor.causes import (
-    CLEARS_FROM,
-    KEEPS_UP_TO,
-    LIBVIRT_GIVES_LAST_UPDATE,
-    Sign,
-    lacking,
-)
+from virtballoon.doctor.causes import CLEARS_FROM, KEEPS_UP_TO, Sign, lacking
 from virtballoon.doctor.results import Evidence, dotted
 from virtballoon.engine.tasks import hold_of
 from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
@@ -113,11 +107,6 @@ def _holder(domain: Domain) -> Answer:
     return Answer(text + since.strftime("%Y-%m-%dT%H:%M:%SZ"), signs)
 
 
-def _libvirt_version(domain: Domain) -> Answer:
-    version = domain.connection.version()
-    return Answer(dotted(version), {Sign.OLD_LIBVIRT: version < LIBVIRT_GIVES_LAST_UPDATE})
-
-
 def _processor(domain: Domain) -> Answer:
     seconds, cpus = domain.processor_time()
     signs = {Sign.LONG_RUN: seconds >= _LONG_RUN_SECONDS}
@@ -179,9 +168,6 @@ PROBES: Final = (
         waits=False,
     ),
     Probe("holder of its monitor", Source.LIBVIRT, _has(Verdict.BUSY), _holder, waits=False),
-    Probe(
-        "version of libvirt", Source.LIBVIRT, _has(Verdict.FAILED), _libvirt_version, waits=False
-    ),
     PROCESSOR_TIME,
     Probe("guest agent", Source.LIBVIRT, _lacks_update, _agent),
     Probe("iommu of the balloon's driver", Source.LIBVIRT, _has(Verdict.UNANSWERED), _iommu),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeAlias
 
 from virtballoon.doctor.causes import Cause, Sign, lacking
-from virtballoon.model.report import DomainReport, HostReport
+from virtballoon.model.report import DomainReport, HostReport, via_to_advise
 from virtballoon.model.selection import words_for
 from virtballoon.model.source import Source
 
@@ -128,27 +128,18 @@ def texts(
 ) -> dict[str, str]:
     """What replaces the braces in the texts of causes."""
     interval = report.interval
-    lacks = lacking(version) if version is not None else ()
-    virtballoon = shlex.join(prefixes.virtballoon)
-    set_interval = f"{virtballoon} set-interval"
-    if report.balloon is not None and report.balloon.model is None:
-        # libvirt cannot set it.
-        set_interval += " --via qom"
-    elif prefixes.is_qom or report.source is Source.QOM:
-        # Through libvirt, the XML stays right.
-        set_interval += " --via libvirt"
+    old = f"QEMU {dotted(version)} has no {', '.join(lacking(version))}" if version else ""
+    via = via_to_advise([report], is_qom=prefixes.is_qom or report.source is Source.QOM)
     return {
-        "virtballoon": virtballoon,
-        "set_interval": set_interval,
+        "virtballoon": shlex.join(prefixes.virtballoon),
+        "set_interval": shlex.join((*prefixes.virtballoon, "set-interval", *via)),
         "virsh": shlex.join(prefixes.virsh),
         "name": shlex.join(words_for([report])),
         "domain": shlex.quote(report.name if _is_plain(report.name) else report.uuid),
         "interval": str(interval.in_force or 0),
         "wanted": str(interval.live or interval.config or _WANTED_INTERVAL),
         "watch": str((interval.in_force or 0) + _WATCH_MARGIN_SECONDS),
-        "lacks": f"QEMU {dotted(version)} has no {', '.join(lacks)}"
-        if version is not None and lacks
-        else "libvirt gives no last update before 2.1",
+        "lacks": old,
     }
 
 

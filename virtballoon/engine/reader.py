@@ -246,7 +246,7 @@ class ReadPlan(Plan[_Row]):
 
     def report(self, row: _Row) -> DomainReport:
         """What was read of a domain that is done or given up."""
-        configs = row.configs or Configs(row.domain.name)
+        configs = row.configs or Configs()
         xml = configs.in_force
         statistics = row.statistics or row.unasked
         if statistics is not None:
@@ -270,7 +270,7 @@ class ReadPlan(Plan[_Row]):
             guest = row.qom.figures
             figures = replace(figures, stats=guest.stats, last_update=guest.last_update)
         report = DomainReport(
-            name=configs.name,
+            name=row.domain.name,
             uuid=row.domain.uuid,
             id=configs.live.id if configs.live is not None else None,
             state=state,

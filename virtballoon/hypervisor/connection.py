@@ -63,10 +63,9 @@ class Connection:
     def open(cls, uri: str | None = None, *, readonly: bool = True) -> Self:
         """Open a connection.
 
-        There is no time limit, since libvirt has none for connecting; :func:`end_children` ends an
-        ssh that hangs. Nothing is asked on the terminal: names and passwords come from
-        libvirt's auth.conf (or ``?authfile=``, or ``LIBVIRT_AUTH_FILE``), and ssh asks nothing
-        unless the URI has ``no_tty=0``.
+        There is no time limit, since libvirt has none for connecting. Nothing is asked on the
+        terminal: names and passwords come from libvirt's auth.conf (or ``?authfile=``, or
+        ``LIBVIRT_AUTH_FILE``), and ssh asks nothing unless the URI has ``no_tty=0``.
 
         ``qemu:///embed`` runs the hypervisor driver inside this process and needs libvirt's event
         loop, which is started in a thread for the lifetime of the process. A program with an event
@@ -121,10 +120,7 @@ class Connection:
 
     @property
     def raw(self) -> Any:
-        """The ``libvirt.virConnect``.
-
-        :raise ConnectionLost: if it was closed
-        """
+        """The ``libvirt.virConnect``."""
         if self._raw is None:
             raise ConnectionLost("the connection was closed", host=self.uri)
         return self._raw
@@ -174,10 +170,7 @@ class Connection:
         return False
 
     def require_monitor(self) -> None:
-        """Check that the hypervisor has a QEMU monitor.
-
-        :raise NotSupported: if the driver is not QEMU's
-        """
+        """Raise :class:`NotSupported` if the hypervisor has no QEMU monitor."""
         with call("getType", connection=self):
             driver = str(self.raw.getType())
         if driver != "QEMU":
@@ -220,14 +213,11 @@ class Connection:
 
 
 class Link(Value):
-    """Properties of the connection to a host's daemon.
-
-    :ivar round_trip_seconds: the time from a request to its answer
-    :ivar xml_waits: whether reading the XML of a domain whose monitor is held waits until it is
-        released. libvirt 9.0 does not wait and 11.3 does; versions in between are assumed to.
-    """
+    """Properties of the connection to a host's daemon."""
 
     round_trip_seconds: float
+    #: Whether reading the XML of a domain whose monitor is held waits until it is released.
+    #: libvirt 9.0 does not wait and 11.3 does; versions in between are assumed to.
     xml_waits: bool
 
 
@@ -239,9 +229,7 @@ def end_children(thread: int, *, process: str = "self") -> None:
     """End the child processes of a thread, and theirs. Otherwise the ssh that libvirt starts to
     connect would outlive this process if the host never answers.
 
-    :param thread: the native ID (``threading.get_native_id()``) of a thread that only opens one
-        connection
-    :param process: the process that the thread belongs to
+    :param thread: the native ID of a thread that only opens one connection
     """
     from pathlib import Path
 

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
 
 class Configs(NamedTuple):
-    """The domain's name now, and its XML documents: live, inactive, and of the saved image from
-    which it would start; None where it has none."""
+    """The XML documents of a domain: live, inactive, and of the saved image from which it would
+    start; None where it has none."""
 
-    name: str
     live: DomainXML | None = None
     config: DomainXML | None = None
     saved: DomainXML | None = None
@@ -36,7 +35,7 @@ class Configs(NamedTuple):
     def in_force(self) -> DomainXML:
         """That of the domain as it runs, or would run; one without a balloon if none was read."""
         found = self.live or self.saved or self.config
-        return found or DomainXML(name=self.name, id=None, balloon=None, period=0)
+        return found or DomainXML(id=None, balloon=None, period=0)
 
     @property
     def interval(self) -> Interval:
@@ -51,11 +50,9 @@ class Configs(NamedTuple):
 def read_configs(domain: Domain) -> Configs:
     """Read a domain's XML documents. Only newer libvirt waits here, for what holds the domain."""
     now = domain.xml()
-    # It may have been renamed since it was listed.
-    name = domain.name if now.is_of(domain.name) else now.name or domain.name
     if now.id is None:
-        return Configs(name, config=now, saved=domain.saved_xml())
-    return Configs(name, live=now, config=domain.xml(inactive=True) if domain.persistent else None)
+        return Configs(config=now, saved=domain.saved_xml())
+    return Configs(live=now, config=domain.xml(inactive=True) if domain.persistent else None)
 
 
 class BalloonDevice(Protocol):

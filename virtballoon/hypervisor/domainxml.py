@@ -36,7 +36,6 @@ _use_expat: Final = threading.Event()
 class DomainXML(NamedTuple):
     """What is read from one XML document of a domain.
 
-    :ivar name: the domain's name in it
     :ivar id: libvirt's number of the running domain; None in the XML of one that does not run
     :ivar balloon: the balloon device; None for model ``none`` and for no device at all
     :ivar period: the polling interval in seconds; 0 where the XML has none. libvirt keeps a period
@@ -46,7 +45,6 @@ class DomainXML(NamedTuple):
     :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
     """
 
-    name: str
     id: int | None
     balloon: Balloon | None
     period: int
@@ -54,31 +52,20 @@ class DomainXML(NamedTuple):
     has_hugepages: bool = False
     unplugged_bytes: int = 0
 
-    def is_of(self, name: str) -> bool:
-        """Whether it can be the XML of a domain with this name. libvirt writes a carriage return
-        in a name as it is, and XML has it read as the end of a line."""
-        return self.name == name.replace("\r\n", "\n").replace("\r", "\n")
-
 
 class DomainHints(Value):
-    """What the live XML says about reasons for a missing or silent balloon.
+    """What the live XML says about reasons for a missing or silent balloon."""
 
-    :ivar balloon_in_commandline: whether ``<qemu:commandline>`` adds a balloon device; None where
-        it reads a file that may
-    :ivar balloon_iommu: whether the balloon has ``<driver iommu='on'/>``
-    :ivar agent_connected: whether a guest agent has opened its channel; None without a channel
-    """
-
+    #: Whether ``<qemu:commandline>`` adds a balloon; None where it reads a file that may.
     balloon_in_commandline: bool | None
+    #: Whether the balloon has ``<driver iommu='on'/>``.
     balloon_iommu: bool
+    #: Whether a guest agent has opened its channel; None without a channel.
     agent_connected: bool | None
 
 
 def hints(xml: str) -> DomainHints:
-    """Read what may explain a missing or silent balloon.
-
-    :raise DomainXMLError: when it is not a domain's XML
-    """
+    """Read what may explain a missing or silent balloon."""
     root = _root(xml)
     arguments = [arg.get("value", "") for arg in root.iterfind(f"{_QEMU}commandline/{_QEMU}arg")]
     options = [argument.lstrip("-") for argument in arguments]
@@ -116,10 +103,8 @@ def parse(xml: str) -> DomainXML:
 
     The balloon is ``/domain/devices/memballoon``; model ``none`` means that there is none.
     ``<stats period='N'/>`` below it is the polling interval in seconds, absent for 0 (libvirt:
-    docs/formatdomain, "Memory balloon device").
-
-    What was read is kept by the text's hash: a process that reads a host again and again gets the
-    same texts.
+    docs/formatdomain, "Memory balloon device"). What was read is kept by the text's hash: a process
+    that reads a host again and again gets the same texts.
 
     :raise DomainXMLError: when it is not a domain's XML
     """
@@ -138,7 +123,6 @@ def _read(root: etree._Element) -> DomainXML:
     stats = root.find("./devices/memballoon/stats")
     kind = root.find("./os/type")
     return DomainXML(
-        name=root.findtext("./name") or "",
         id=domain_id,
         balloon=_balloon(root.find("./devices/memballoon"), running=domain_id is not None),
         period=_period(stats.get("period") if stats is not None else None),

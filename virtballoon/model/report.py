@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import cached_property
@@ -256,6 +256,18 @@ class DomainReport(Value):
         soon."""
         is_off = self.verdict is Verdict.POLLING_OFF and self.interval.qemu is None
         return is_off and self.is_recent(UNPOLLED_SECONDS)
+
+
+def via_to_advise(reports: Iterable[DomainReport], *, is_qom: bool) -> list[str]:
+    """The ``--via`` of an advised ``set-interval`` for these domains, as words of a command.
+
+    :param is_qom: whether the source is QOM if the command names none
+    """
+    if any(row.balloon is not None and row.balloon.model is None for row in reports):
+        # libvirt does not know this balloon.
+        return ["--via", "qom"]
+    # Through libvirt, the XML stays right.
+    return ["--via", "libvirt"] if is_qom else []
 
 
 class HostStatus(StrEnum):

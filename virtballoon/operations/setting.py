@@ -276,7 +276,7 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
     config = config and obstacle is None
     error = error or obstacle
     if error is not None:
-        error.host, error.domain = domain.connection.uri, configs.name
+        error.host, error.domain = domain.connection.uri, domain.name
     outcome = Outcome.UNCHANGED
     if error is not None and chosen.exact:
         outcome = Outcome.FAILED
@@ -293,7 +293,7 @@ def _plan(request: IntervalRequest, chosen: Selected[Domain]) -> _Plan:
             after = replace(after, config=request.seconds)
         outcome = Outcome.UNCHANGED if after == before else Outcome.CHANGED
     change = IntervalChange(
-        name=configs.name,
+        name=domain.name,
         uuid=domain.uuid,
         outcome=outcome,
         changed=after != before,
