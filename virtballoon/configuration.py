@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -160,14 +159,7 @@ def _checked(path: str, keys: tuple[str, ...], value: object, check: _Check) -> 
 
 
 def _wrong(path: str, keys: Iterable[str], message: str) -> ConfigurationError:
-    import json
-
-    # Keys are quoted as in TOML.
-    dotted = ".".join(
-        key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-        for key in keys
-    )
-    return ConfigurationError(f"{path}: {dotted}: {message}")
+    return ConfigurationError(f"{path}: {'.'.join(keys)}: {message}")
 
 
 def _table(value: object) -> dict[str, Any]:

@@ -109,23 +109,18 @@ class TransientDomain(DomainError):
 
 
 class BusyReason(StrEnum):
-    """Why a domain is busy.
+    """Why a domain is busy."""
 
-    :cvar MONITOR: QEMU has not answered a command on its monitor
-    :cvar JOB: a libvirt job holds the domain
-    :cvar LIMIT: a limit of this package on time, or on the number of blocked calls
-    """
-
+    #: QEMU has not answered a command on its monitor.
     MONITOR = "monitor"
+    #: A libvirt job holds the domain.
     JOB = "job"
+    #: A limit of this package on time, or on the number of blocked calls.
     LIMIT = "limit"
 
 
 class Busy(DomainError):
-    """QEMU's monitor or a job holds the domain.
-
-    :ivar reason: which of them holds it, or a limit of this package
-    """
+    """QEMU's monitor or a job holds the domain, or a limit of this package was reached."""
 
     reason: BusyReason
 

@@ -167,7 +167,6 @@ METHODS: dict[str, Callable[[Monitor], object]] = {
     "interval_and_stats": lambda monitor: monitor.interval_and_stats(BALLOON0),
     "interval_and_stats, qom-list-get": with_list_get,
     "find_balloon": lambda monitor: monitor.find_balloon("balloon0"),
-    "balloons_below": lambda monitor: list(monitor.balloons_below("/machine")),
 }
 
 ALLOWED = {"qom-list", "qom-get", "qom-list-get", "qom-set", "query-version"}

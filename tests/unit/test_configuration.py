@@ -85,7 +85,7 @@ WRONG: list[tuple[str | bytes, str]] = [
     ("defaults = 1", "defaults: must be a table"),
     ("[[hosts]]", "hosts: must be a table"),
     ("[defaults]\njob = 1", "defaults.job: unknown key; known keys: timeout, via, jobs"),
-    ("[defaults]\n'a b' = 1", 'defaults."a b": unknown key; known keys: timeout, via, jobs'),
+    ("[defaults]\n'a b' = 1", "defaults.a b: unknown key; known keys: timeout, via, jobs"),
     ("[defaults]\ntimeout = true", "defaults.timeout: must be a time such as 10, '10s' or '5m'"),
     ("[defaults]\ntimeout = ['5s']", "defaults.timeout: must be a time such as 10, '10s' or '5m'"),
     ("[defaults]\ntimeout = 0", "defaults.timeout: must be more than 0 seconds"),
@@ -121,7 +121,7 @@ WRONG: list[tuple[str | bytes, str]] = [
         f"{HOST}groups = ['@x']",
         "hosts.a.groups: a name must not start with '@', which marks a group",
     ),
-    ("[hosts.'']\nuri = 'x'", 'hosts."": a name must not be empty'),
+    ("[hosts.'']\nuri = 'x'", "hosts.: a name must not be empty"),
     (
         "[hosts.'@a']\nuri = 'x'",
         "hosts.\"@a\": a name must not start with '@', which marks a group",

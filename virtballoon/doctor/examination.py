@@ -77,8 +77,6 @@ def diagnose_host(
     with polling off that was updated in the last seconds is watched, too, since its QEMU may poll
     it.
 
-    The arguments are those of :func:`virtballoon.read_host`. QOM taints each running guest.
-
     :param prefixes: how the commands of the remedies begin
     """
     session = HostSession(target, domains, via=via, timeout=timeout)

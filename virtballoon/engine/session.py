@@ -155,7 +155,6 @@ class HostSession:
         self._is_kept = kept is not None
         self._kept = kept or KeptConnection()
         self._connects = 0
-        self._arriving: BackgroundCall[_Arrival] | None = None
         self._scheduler: Scheduler | None = None
         self.deadline = Deadline(self._started + timeout)
         self.uri = target if isinstance(target, str) else transport.default_uri()
@@ -190,18 +189,8 @@ class HostSession:
             **fields,
         )
 
-    def start(self) -> Self:
-        """Begin to connect, so that the caller can do something else before :meth:`connect`."""
-        if self._arriving is None:
-            self._kept.take_over()
-            self._arriving = self._kept.arriving or BackgroundCall(
-                self._arrive, alone=self._may_start_ssh
-            )
-            self._kept.arriving = self._arriving
-        return self
-
     def __enter__(self) -> Self:
-        return self.start()
+        return self
 
     def __exit__(
         self,
@@ -280,12 +269,12 @@ class HostSession:
         return call.result()
 
     def _arrive_in_time(self) -> None:
-        arriving = self.start()._arriving
-        assert arriving is not None
+        self._kept.take_over()
+        arriving = self._kept.arriving or BackgroundCall(self._arrive, alone=self._may_start_ssh)
+        self._kept.arriving = arriving
         try:
             arrival = self._await(arriving)
         finally:
-            self._arriving = None
             if arriving.has_ended:
                 self._kept.arriving = None
         self._scheduler = Scheduler(arrival.connection, arrival.link, self._kept.limits)

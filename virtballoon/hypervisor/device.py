@@ -118,14 +118,11 @@ def balloon_device(domain: Domain, balloon: Balloon | None, via: Source) -> Ball
     return QomBalloon(domain.monitor(), balloon.qom_path)
 
 
-def locate(monitor: Monitor, known: Balloon | None, *, everywhere: bool = False) -> Balloon | None:
-    """The balloon with its QOM path: by the XML where that is enough, else by QEMU, by its whole
-    tree if wanted."""
+def locate(monitor: Monitor, known: Balloon | None) -> Balloon | None:
+    """The balloon with its QOM path: by the XML where that is enough, else by QEMU."""
     if known is not None and known.qom_path is not None:
         return known
-    path = monitor.find_balloon(
-        known.alias if known is not None else None, everywhere=everywhere or known is not None
-    )
+    path = monitor.find_balloon(known.alias if known is not None else None)
     if path is None:
         return None
     return replace(known or Balloon(model=None), qom_path=path)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from virtballoon.errors import MonitorError
@@ -27,9 +26,6 @@ INTERVAL: Final = "guest-stats-polling-interval"
 
 # The guest's statistics are well below 1 KiB, a qom-list a few tens of KiB.
 _MAX_ANSWER: Final = 4 * 1024 * 1024
-# A full tree of a PC has about a thousand nodes.
-_MAX_NODES: Final = 10_000
-
 
 # Any object of the machine, and what may be a device: an object in one of its containers. A name
 # can contain anything but a slash.
@@ -168,46 +164,21 @@ class Monitor:
                 return major, minor
         raise self._error("query-version gave no version", command, answer)
 
-    def find_balloon(self, alias: str | None = None, *, everywhere: bool = True) -> str | None:
-        """The QOM path of the guest's balloon, or None if it has none.
+    def find_balloon(self, alias: str | None = None) -> str | None:
+        """The QOM path of the guest's balloon, or None if it has none: the device with this alias,
+        else one that has an id, else one without.
 
-        In this order, the cheapest first: the device with this alias, any balloon that has an id,
-        any without one, and the whole tree.
-
-        :param everywhere: whether to walk the tree, too. That takes hundreds of commands, and
-            finds only a balloon that neither libvirt nor ``-device`` added.
+        libvirt walks the whole tree after that, but QEMU has a device of ``-device`` in no other
+        place (softmmu/qdev-monitor.c, ``qdev_set_id``).
         """
         named = self._balloons_at(PERIPHERAL)
         if alias is not None and f"{PERIPHERAL}/{alias}" in named:
             return f"{PERIPHERAL}/{alias}"
-        for path in (*named, *self._balloons_at(PERIPHERAL_ANON)):
-            return path
-        return next(self.balloons_below("/machine"), None) if everywhere else None
+        return next(iter(named or self._balloons_at(PERIPHERAL_ANON)), None)
 
     def _balloons_at(self, parent: str) -> list[str]:
         children = self.children(parent).items()
         return [f"{parent}/{name}" for name, kind in children if kind in QOM_TYPES]
-
-    def balloons_below(self, root: str) -> Iterator[str]:
-        """Walk the tree and yield the path of each balloon device, each device once: the
-        ``virtio-backend`` inside a PCI or CCW one is the same device."""
-        # Breadth first: the tree is deep below devices that are never a balloon's parent.
-        waiting = deque([root])
-        for _ in range(_MAX_NODES):
-            if not waiting:
-                return
-            path = waiting.popleft()
-            try:
-                children = self.children(path)
-            except MonitorError:
-                # An object that was unplugged after its parent was listed.
-                continue
-            for name, kind in children.items():
-                below = f"{path.rstrip('/')}/{name}"
-                if kind in QOM_TYPES:
-                    yield below
-                else:
-                    waiting.append(below)
 
     def _execute(self, name: str, arguments: dict[str, Any] | None = None) -> tuple[str, str, Any]:
         request = {"execute": name} | ({"arguments": arguments} if arguments is not None else {})

@@ -42,18 +42,13 @@ def read_hosts(
     on_result: Callable[[HostReport], object] | None = None,
     on_waiting: WaitCallback | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read several hosts as :func:`read_host` does, many at a time.
+    """Read several hosts as :func:`read_host` does, many at a time, as :func:`on_hosts` does.
 
-    :param jobs: the number of hosts at a time
     :param max_age: the greatest age of figures, in seconds; older ones are refreshed as
         :func:`read_fresh` does. None for not refreshing.
     :param rates_over: read twice, and return the second readings with the rates in between: seconds
         from the start of the first reading to that of the second, which waits for the end of the
         first. Domains that are polled less often have no rates. None for reading once.
-    :param on_result: called in this thread with each report as soon as it is there
-    :param on_waiting: called in other threads with a host's URI and the names of its domains that
-        are waited for
-    :return: a report for each target, in their order
     """
     words = None if domains is None else tuple(domains)
     cancelled = threading.Event()
@@ -107,16 +102,11 @@ def set_intervals_on_hosts(
     on_result: Callable[[HostChanges], object] | None = None,
     on_waiting: WaitCallback | None = None,
 ) -> tuple[HostChanges, ...]:
-    """Set the interval on several hosts as :func:`set_intervals` does, many at a time.
+    """Set the interval on several hosts as :func:`set_intervals` does, as :func:`on_hosts` does.
 
     A name, UUID or pattern may match on some hosts only. If it matches on none of those that
     answered, nothing is changed. So where domains are named, each of several hosts is visited twice
     within its time: first to find them, in half of it at most.
-
-    :param on_result: called in this thread with each host's changes as soon as they are made
-    :param on_waiting: called in other threads with a host's URI and the names of its domains that
-        are still waited for
-    :return: the changes of each target, in their order
     """
     from virtballoon.operations.setting import IntervalRequest, set_intervals
 

@@ -204,7 +204,7 @@ def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
         raise NotRunning("it does not run, so it has no QOM path", host=host, domain=domain.name)
     balloon = configs.live.balloon
     if via is Source.QOM:
-        balloon = locate(domain.monitor(), balloon, everywhere=True)
+        balloon = locate(domain.monitor(), balloon)
     if balloon is None:
         raise NoBalloon("it has no balloon device", host=host, domain=domain.name)
     if balloon.qom_path is None:

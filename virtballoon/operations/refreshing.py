@@ -59,7 +59,7 @@ def read_fresh(
 
     :param max_age: the greatest age, in seconds; 0 for new figures of every domain
     :param timeout: seconds for reading, from connecting on, and as long once more for waiting
-    :param cancelled: ends the wait, and restores the intervals, when another thread sets it
+    :param cancelled: ends the wait, and restores the intervals, when it is set
     """
     cancelled = cancelled or threading.Event()
     session = HostSession(target, domains, via=via, writes=True, timeout=timeout)

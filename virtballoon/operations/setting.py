@@ -115,8 +115,6 @@ def set_intervals(
     :param wait: seconds to wait, beyond ``timeout``, until each domain whose live interval was set
         has been updated since; None for not waiting
     :param timeout: seconds for everything but waiting, from connecting on
-    :param on_waiting: called, in this thread, with the host's URI and the names of the domains that
-        are still waited for
     """
     request = IntervalRequest.of(request)
     done: list[_Done] = []

@@ -122,15 +122,11 @@ def wait_for_update(
     Domains that cannot be updated are not waited for: those that are not polled, are suspended, do
     not run or have no balloon, and those whose QEMU hangs.
 
-    The arguments are those of :func:`read_host`.
-
     :param since: by UUID, the last update, in epoch seconds, that does not count, where it was read
         before
     :param seconds: how long to wait; None for twice the interval and 5 seconds for each domain
     :param timeout: seconds for connecting and finding the domains; and for each reading, after
         which a domain that does not answer counts as busy
-    :param on_waiting: called, in this thread, with the host's URI and the names of the domains that
-        are still waited for
     """
     found: dict[str, DomainWait] = {}
     session = HostSession(target, domains, via=via, timeout=timeout)
