@@ -124,7 +124,7 @@ WRONG: list[tuple[str | bytes, str]] = [
     ("[hosts.'']\nuri = 'x'", "hosts.: a name must not be empty"),
     (
         "[hosts.'@a']\nuri = 'x'",
-        "hosts.\"@a\": a name must not start with '@', which marks a group",
+        "hosts.@a: a name must not start with '@', which marks a group",
     ),
 ]
 
