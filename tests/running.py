@@ -190,6 +190,13 @@ def in_qemu(guest: Guest) -> int:
     return int(guest.balloon_property("guest-stats-polling-interval"))
 
 
+def set_in_qemu(guest: Guest, seconds: int) -> None:
+    """Set the interval of QEMU itself, of which libvirt does not learn."""
+    path = "/machine/peripheral/balloon0"
+    interval = {"path": path, "property": "guest-stats-polling-interval", "value": seconds}
+    assert "error" not in guest.qmp({"execute": "qom-set", "arguments": interval})
+
+
 #: A figure of the guidelines: 'label'=value[UOM];[warn];[crit];[min];[max]
 NUMBER = r"-?\d+(?:\.\d+)?"
 RANGE = rf"@?(?:(?:~|{NUMBER})?:)?(?:{NUMBER})?"

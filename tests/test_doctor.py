@@ -24,7 +24,7 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory, cannot_run, started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.running import COMMAND, run
+from tests.running import COMMAND, in_qemu, run, set_in_qemu
 from tests.unit.builders import SCHEMA
 from virtballoon import (
     Cause,
@@ -131,10 +131,7 @@ def by_qemu(
     by_libvirt: dict[str, Diagnosis], ward: dict[str, Guest], alone: Hypervisor
 ) -> dict[str, Diagnosis]:
     """The diagnoses by QOM."""
-    # libvirt does not learn of it.
-    path = "/machine/peripheral/balloon0"
-    interval = {"path": path, "property": "guest-stats-polling-interval", "value": 3}
-    ward["well"].qmp({"execute": "qom-set", "arguments": interval})
+    set_in_qemu(ward["well"], 3)
     host = diagnose_host(alone.uri, via=Source.QOM, timeout=20)
     assert host.error is None
     return {row.name: row for row in host.domains}
@@ -368,28 +365,26 @@ def test_polling_turned_off_in_qemu_only(
     by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
 ) -> None:
     guest = ward["well"]
-    arguments = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
-    guest.qmp({"execute": "qom-set", "arguments": arguments | {"value": 0}})
+    set_in_qemu(guest, 0)
     found = diagnosed(guest, Source.QOM)
     assert (found.verdict, found.cause) == (Verdict.POLLING_OFF, Cause.INTERVAL_DIFFERS)
     assert found.remedy is not None
     shell(found.remedy)
-    assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 2
+    assert in_qemu(guest) == 2
 
 
 def test_polling_turned_on_in_qemu_only(
     by_qemu: dict[str, Diagnosis], ward: dict[str, Guest]
 ) -> None:
     guest = ward["unpolled"]
-    arguments = {"path": "/machine/peripheral/balloon0", "property": "guest-stats-polling-interval"}
-    guest.qmp({"execute": "qom-set", "arguments": arguments | {"value": 2}})
+    set_in_qemu(guest, 2)
     try:
         before = int(guest.domain.memoryStats()["last_update"])
         wait_until(lambda: int(guest.domain.memoryStats()["last_update"]) > before, 60, "an answer")
         found = diagnosed(guest)
         assert (found.verdict, found.cause) == (Verdict.POLLING_OFF, Cause.INTERVAL_DIFFERS)
         shell(found.remedy or "")
-        assert guest.qmp({"execute": "qom-get", "arguments": arguments})["return"] == 10
+        assert in_qemu(guest) == 10
     finally:
         virtballoon.set_interval(guest.domain, 0)
 

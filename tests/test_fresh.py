@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import started
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.running import COMMAND, in_qemu, in_xml, run
+from tests.running import COMMAND, in_qemu, in_xml, run, set_in_qemu
 from virtballoon import (
     DomainReport,
     ReadOnly,
@@ -91,10 +91,8 @@ def test_a_guest_that_would_not_answer_is_asked(
 
 def test_guest_polled_without_libvirts_knowledge_is_not_changed(kinds: dict[str, Guest]) -> None:
     guest = kinds["old-off"]
-    path = "/machine/peripheral/balloon0"
-    interval = {"path": path, "property": "guest-stats-polling-interval"}
     before = last_update(guest)
-    guest.qmp({"execute": "qom-set", "arguments": interval | {"value": 2}})
+    set_in_qemu(guest, 2)
     try:
         wait_until(lambda: last_update(guest) > before, 60, "an answer")
         before = last_update(guest)
@@ -107,7 +105,7 @@ def test_guest_polled_without_libvirts_knowledge_is_not_changed(kinds: dict[str,
         assert (row.last_update or 0) > before
         assert (in_xml(guest), in_qemu(guest)) == (0, 2)
     finally:
-        guest.qmp({"execute": "qom-set", "arguments": interval | {"value": 0}})
+        set_in_qemu(guest, 0)
     assert is_as_it_was(guest)
 
 

@@ -11,7 +11,7 @@ import pytest
 import virtballoon
 from tests.conftest import GuestFactory
 from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
-from tests.running import in_qemu, in_xml
+from tests.running import in_qemu, in_xml, set_in_qemu
 from virtballoon import (
     Connection,
     Interval,
@@ -127,9 +127,7 @@ def test_a_configured_interval_rules_at_the_next_start(guest_factory: GuestFacto
 def test_drift_is_visible_and_repaired(polled: Guest) -> None:
     reset(polled)
     set_interval(polled.domain, 5)
-    path = "/machine/peripheral/balloon0"
-    arguments = {"path": path, "property": "guest-stats-polling-interval", "value": 77}
-    assert "error" not in polled.qmp({"execute": "qom-set", "arguments": arguments})
+    set_in_qemu(polled, 77)
     assert read_domain(polled.domain).interval == Interval(live=5, config=0)
     seen = read_domain(polled.domain, via=Source.QOM).interval
     assert seen == Interval(live=5, config=0, qemu=77)

@@ -14,9 +14,6 @@ from virtballoon.model.value import Value
 #: The system-wide file.
 SYSTEM_FILE: Final = "/etc/virtballoon/config.toml"
 
-#: The environment variable with the path of the file to read instead of the standard ones.
-VARIABLE: Final = "VIRTBALLOON_CONFIG_FILE"
-
 _Check = Callable[[Any], Any]
 
 
@@ -75,7 +72,7 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
         ``VIRTBALLOON_CONFIG_FILE``
     :raise ConfigurationError: if a file cannot be read or is invalid
     """
-    file = file or os.environ.get(VARIABLE) or None
+    file = file or os.environ.get("VIRTBALLOON_CONFIG_FILE") or None
     files: list[str] = []
     defaults: dict[str, Any] = {}
     hosts: dict[str, dict[str, Any]] = {}

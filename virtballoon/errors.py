@@ -7,10 +7,7 @@ message. The base classes say what failed: a host, a domain, or one call.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final
-
-#: Why a domain is busy, in a message.
-MONITOR_HELD: Final = "its QEMU hangs, or a job holds the domain"
+from typing import Any
 
 
 class VirtballoonError(Exception):

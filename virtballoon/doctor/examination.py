@@ -134,22 +134,18 @@ class DomainExamination:
         self._processor: ProcessorTime | None = None
         self._clock: ClockOffset | None = None
 
-    @property
-    def watch_seconds(self) -> tuple[float, ...]:
-        """How long watching it shows something, the longest time first; empty for never."""
-        if self.report.may_be_polled:
-            return (UNPOLLED_SECONDS + _LATE_SECONDS, _LOOK_SECONDS)
-        if not self.report.verdict.lacks_update:
-            return ()
-        if Cause.NOT_DUE in possible_causes(self.report.verdict, self.signs):
-            return ((self.report.interval.in_force or 0) + _LATE_SECONDS, _LOOK_SECONDS)
-        return (_LOOK_SECONDS,)
-
     def watched(self, domain: Domain, until: float) -> Watched | None:
         """How it is watched, at most until then, by ``time.monotonic()``; None for not."""
-        for seconds in self.watch_seconds:
+        report, longest = self.report, 0.0
+        if report.may_be_polled:
+            longest = UNPOLLED_SECONDS
+        elif not report.verdict.lacks_update:
+            return None
+        elif Cause.NOT_DUE in possible_causes(report.verdict, self.signs):
+            longest = report.interval.in_force or 0
+        for seconds in (longest + _LATE_SECONDS, _LOOK_SECONDS):
             if self.begun + seconds <= until:
-                return Watched.of(domain, self.report, since=self.begun, seconds=seconds)
+                return Watched.of(domain, report, since=self.begun, seconds=seconds)
         return None
 
     def add_evidence(self, asked: str, answer: str, *, by: Source | None = None) -> None:

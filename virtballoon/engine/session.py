@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from virtballoon.engine.calls import BackgroundCall, gather
 from virtballoon.engine.limits import Deadline, Limits
@@ -22,11 +22,10 @@ from virtballoon.errors import (
     VirtballoonError,
 )
 from virtballoon.hypervisor import uri as transport
-from virtballoon.hypervisor.connection import Connection, Link, Target, end_children
+from virtballoon.hypervisor.connection import Connection, Target, end_children
 from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.selection import Selection, select
 from virtballoon.model.source import Source
-from virtballoon.model.value import Value
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,13 +61,8 @@ def _close_in_background(connection: Connection) -> None:
     threading.Thread(target=connection.close, name=_CLOSING, daemon=True).start()
 
 
-class _Arrival(Value):
-    """What a session begins with."""
-
-    connection: Connection
-    domains: list[Domain]
-    hostname: str
-    link: Link
+#: What a session begins with: with the host's own name and all its domains.
+_Arrival: TypeAlias = tuple[Scheduler, str, list[Domain]]
 
 
 class KeptConnection:
@@ -98,7 +92,7 @@ class KeptConnection:
         """Have what connecting gave after its session had ended."""
         if self.arriving is not None and self.arriving.has_ended:
             with suppress(Exception):
-                self.connection = self.arriving.result().connection
+                self.connection = self.arriving.result()[0].connection
             self.arriving = None
 
     def keep(self, connection: Connection, *, usable: bool) -> None:
@@ -273,13 +267,12 @@ class HostSession:
         arriving = self._kept.arriving or BackgroundCall(self._arrive, alone=self._may_start_ssh)
         self._kept.arriving = arriving
         try:
-            arrival = self._await(arriving)
+            self._scheduler, self.hostname, domains = self._await(arriving)
         finally:
             if arriving.has_ended:
                 self._kept.arriving = None
-        self._scheduler = Scheduler(arrival.connection, arrival.link, self._kept.limits)
-        self.uri, self.hostname = arrival.connection.uri, arrival.hostname
-        self.domains = {domain.uuid: domain for domain in arrival.domains}
+        self.uri = self._scheduler.connection.uri
+        self.domains = {domain.uuid: domain for domain in domains}
 
     @property
     def _may_start_ssh(self) -> bool:
@@ -307,7 +300,7 @@ class HostSession:
         if self._kept.is_closed:
             # The session is over.
             connection.close()
-        return _Arrival(connection=connection, domains=domains, hostname=hostname, link=link)
+        return Scheduler(connection, link, self._kept.limits), hostname, domains
 
     def _open(self) -> Connection:
         if not isinstance(self._target, str | None):

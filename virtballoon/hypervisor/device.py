@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from virtballoon.errors import NotRunning
 from virtballoon.hypervisor.domain import Control, Domain, DomainStatistics
@@ -55,21 +55,8 @@ def read_configs(domain: Domain) -> Configs:
     return Configs(live=now, config=domain.xml(inactive=True) if domain.persistent else None)
 
 
-class BalloonDevice(Protocol):
-    """The balloon of a running domain."""
-
-    def interval(self) -> int:
-        """The polling interval in force, in seconds; 0 for off."""
-
-    def set_interval(self, seconds: int) -> None:
-        """Set the polling interval until the domain stops."""
-
-    def figures(self) -> Figures:
-        """The guest's figures, and the host's where they come along."""
-
-
 class LibvirtBalloon:
-    """The balloon by libvirt's calls. Its interval is that of the live XML."""
+    """The balloon of a running domain by libvirt's calls. Its interval is that of the live XML."""
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
@@ -109,6 +96,9 @@ class QomBalloon:
 
     def figures(self) -> Figures:
         return self._monitor.guest_stats(self._path)
+
+
+BalloonDevice: TypeAlias = LibvirtBalloon | QomBalloon
 
 
 def balloon_device(domain: Domain, balloon: Balloon | None, via: Source) -> BalloonDevice:

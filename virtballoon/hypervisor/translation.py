@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import libvirt
 
 from virtballoon.errors import (
-    MONITOR_HELD,
     AccessDenied,
     Busy,
     ConnectError,
@@ -58,7 +57,7 @@ _IN_USE: Final[Mapping[int, type[VirtballoonError]]] = {
 }
 _HINTS: Final[Mapping[type[VirtballoonError], str]] = {
     ReadOnly: "a read-write connection is needed",
-    Busy: MONITOR_HELD,
+    Busy: "its QEMU hangs, or a job holds the domain",
     AccessDenied: "the host's polkit rules must allow it",
 }
 

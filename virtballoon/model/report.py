@@ -48,10 +48,8 @@ class Interval(Value):
     def in_force(self) -> int | None:
         """The interval in force: QEMU's where it is known, else the live XML's; for a domain that
         does not run, the one that it would start with."""
-        for value in (self.qemu, self.live, self.saved, self.config):
-            if value is not None:
-                return value
-        return None
+        known = (self.qemu, self.live, self.saved, self.config)
+        return next((seconds for seconds in known if seconds is not None), None)
 
 
 class Unheard(StrEnum):

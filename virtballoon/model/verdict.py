@@ -163,10 +163,6 @@ def judge(
         return Verdict.FAILED
     if last_update <= 0:
         return Verdict.UNANSWERED
-    return _by_age(interval, age_seconds, is_empty=is_empty)
-
-
-def _by_age(interval: int, age_seconds: float | None, *, is_empty: bool) -> Verdict:
     if is_empty:
         return Verdict.EMPTY
     # The age of an update that lies in the future is unknown, so it does not count as fresh.
