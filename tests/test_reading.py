@@ -384,16 +384,6 @@ def test_a_domain_that_starts(connection: Connection, guest_factory: GuestFactor
     assert row.interval == virtballoon.Interval(live=3, config=3)
 
 
-def test_a_domain_that_changes_its_name(
-    connection: Connection, guest_factory: GuestFactory
-) -> None:
-    guest = guest_factory(GuestSpec("before", start=False))
-    rows = listed(connection, "before")
-    guest.hypervisor.virsh("domrename", "before", "after")
-    (row,) = rows
-    assert (row.name, row.uuid) == ("after", guest.uuid)
-
-
 def test_a_transient_domain_has_no_configuration(
     connection: Connection, guest_factory: GuestFactory
 ) -> None:

@@ -17,13 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from enum import Enum, auto
 from typing import Final, Generic, TypeVar
 
-from virtballoon.engine.limits import (
-    IN_FLIGHT,
-    LATE_SECONDS,
-    MAY_BLOCK,
-    Limits,
-    busy,
-)
+from virtballoon.engine.limits import IN_FLIGHT, LATE_SECONDS, MAY_BLOCK, Limits, busy
 from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
 from virtballoon.hypervisor.domain import Control, Domain
 
@@ -217,10 +211,6 @@ class Plan(Generic[R]):
     def is_under_way(self, row: R) -> bool:
         """Whether a call for a domain is under way that may be blocked."""
         return any(call.may_block and row.domain in call.domains for call in self._in_flight)
-
-    def is_stuck(self, row: R) -> bool:
-        """Whether a call is stuck on a domain."""
-        return row.domain.uuid in self._stuck
 
     def stuck_calls(self, domains: Set[Domain]) -> list[Call]:
         """The calls that are stuck and concern one of these domains."""

@@ -195,9 +195,8 @@ class ReadPlan(Plan[_Row]):
             if call.step is Step.BULK and call not in self._routed_around:
                 self._routed_around.add(call)
                 rows = [self.rows.get(domain.uuid) for domain in call.domains]
-                rest = [
-                    r.domain for r in rows if r and r.statistics is None and not self.is_stuck(r)
-                ]
+                unread = [row.domain for row in rows if row and row.statistics is None]
+                rest = [domain for domain in unread if domain.uuid not in self._stuck]
                 if rest:
                     self.add(Call(Step.BULK, tuple(rest)))
 

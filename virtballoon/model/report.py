@@ -145,15 +145,16 @@ class DomainReport(Value):
 
     @property
     def _age(self) -> float | None:
-        update = self.last_update
-        return None if update is None else self.read_at + self.clock_offset - update
+        update = self.figures.last_update
+        return self.read_at + self.clock_offset - update if update else None
 
     @property
     def age_seconds(self) -> float | None:
         """The time of reading minus the last update; by the host's clock where its offset is known
         (:attr:`HostReport.clock`), else by this machine's. None for never, and where the last
         update would lie in the future."""
-        return None if self._age is None or is_in_future(self._age) else self._age
+        age = self._age
+        return None if age is None or is_in_future(age) else age
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -176,7 +177,8 @@ class DomainReport(Value):
         found = anomalies(self.figures)
         if self.has_hugepages and self.figures.rss_bytes is not None:
             found = (*found, Anomaly.RSS_WITHOUT_HUGEPAGES)
-        if self._age is not None and is_in_future(self._age):
+        age = self._age
+        if age is not None and is_in_future(age):
             found = (*found, Anomaly.UPDATE_IN_FUTURE)
         return found
 

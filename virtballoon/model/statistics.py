@@ -64,11 +64,6 @@ class Statistic(Value):
         # A figure that the guest did not give.
         return self if stats is None else None
 
-    @property
-    def has_rate(self) -> bool:
-        """Whether it only grows while a guest runs, and often enough to have a rate."""
-        return self.kind is Kind.COUNTER and self.name != "oom_kills"
-
 
 def _gauge(about: str, libvirt: str, qemu_since: str = "1.5") -> Any:
     return Statistic(
@@ -209,8 +204,12 @@ STATISTIC_BY_NAME: Final[Mapping[str, Statistic]] = MappingProxyType(
 #: The names of the statistics that this version knows, in QEMU's order.
 STATISTICS: Final = tuple(STATISTIC_BY_NAME)
 
-#: The names of those that have a rate.
-COUNTERS: Final = tuple(name for name, known in STATISTIC_BY_NAME.items() if known.has_rate)
+#: The names of those that grow often enough while a guest runs to have a rate.
+COUNTERS: Final = tuple(
+    name
+    for name, known in STATISTIC_BY_NAME.items()
+    if known.kind is Kind.COUNTER and name != "oom_kills"
+)
 
 _NOTHING: Final[dict[str, int | None]] = dict.fromkeys(STATISTICS)
 

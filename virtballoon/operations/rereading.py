@@ -58,29 +58,22 @@ class HostReader:
             error = ConnectError("an earlier reading has not ended", host=session.uri)
         if error is not None:
             return log_host(unread(error, session.uri, elapsed_seconds=session.elapsed_seconds))
+        domains: list[DomainReport] = []
         try:
-            return self._read(session, on_progress)
+            if on_progress is not None:
+                on_progress(lambda: self._so_far(session, domains))
+            report = read_session(
+                session,
+                inactive=self._inactive,
+                via=self._via,
+                each=domains.append,
+                earlier=self._earlier,
+            )
+            if report.hostname is not None:
+                self._earlier = report
+            return report
         finally:
             self._reading.release()
-
-    def _read(
-        self,
-        session: HostSession,
-        on_progress: Callable[[Callable[[], HostReport]], object] | None,
-    ) -> HostReport:
-        domains: list[DomainReport] = []
-        if on_progress is not None:
-            on_progress(lambda: self._so_far(session, domains))
-        report = read_session(
-            session,
-            inactive=self._inactive,
-            via=self._via,
-            each=domains.append,
-            earlier=self._earlier,
-        )
-        if report.hostname is not None:
-            self._earlier = report
-        return report
 
     def close(self) -> None:
         """Close the connection, in the background."""
