@@ -99,6 +99,9 @@ class BackgroundCall(Generic[T]):
         self._ended.set()
         if self._on_end is not None:
             self._on_end()
+        # The error's traceback has this frame: they would keep each other, and the connection,
+        # until the next garbage collection.
+        del self
 
     @property
     def has_ended(self) -> bool:
@@ -115,10 +118,15 @@ class BackgroundCall(Generic[T]):
         return True
 
     def result(self) -> T:
-        """What it returned or raised, when it has ended."""
+        """What it returned, or raised and raises here once, when it has ended."""
         self.wait()
         if self._error is not None:
-            raise self._error
+            # For the same reason, it is not kept.
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error
         return self._value  # type: ignore[return-value]
 
 
