@@ -26,7 +26,6 @@ from virtballoon.check.judging import (
 from virtballoon.check.plugin import failure, output
 from virtballoon.check.ranges import Range
 from virtballoon.check.records import check_data
-from virtballoon.check.state import compared, default_path
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings, message_of, warn
 from virtballoon.model.report import HostReport
@@ -167,6 +166,8 @@ def command(
     hosts = finish.read_selected(settings, domains)
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
+        from virtballoon.check.state import compared, default_path
+
         question = [settings.targets, sorted(domains), settings.via, *settings.excluded]
         path = partial(default_path, question) if state is None else partial(Path, state)
         result = compared(path, lambda former: judge(former=former))
