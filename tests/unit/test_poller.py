@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -123,12 +123,12 @@ def test_what_a_long_reading_has_so_far(monkeypatch: pytest.MonkeyPatch) -> None
     go_on = threading.Event()
     part, whole = host([FULL]), host([FULL, BIG])
 
-    def read(_: HostReader, _timeout: float, **words: Any) -> HostReport:
-        words["on_progress"](lambda: part)
+    def read(_: HostReader, _timeout: float) -> HostReport:
         go_on.wait()
         return whole
 
     monkeypatch.setattr(HostReader, "read", read)
+    monkeypatch.setattr(HostReader, "so_far", lambda _: None if go_on.is_set() else part)
     monkeypatch.setattr(poller, "_PROGRESS_SECONDS", 0.0)
     seen: list[Reading] = []
     with HostPoller([TEST], period=LONG) as hosts:

@@ -239,7 +239,6 @@ def check_hosts(
     """Judge what was read of hosts.
 
     :param domains: what was asked for; it is a problem if none of these could be judged
-    :param former: the samples that an earlier check gave
     """
     former, policy = former or {}, policy or Policy()
     if policy.needs_former:

@@ -14,12 +14,7 @@ from virtballoon.render.formats import Data, Record
 def check_data(
     result: CheckResult, *, quiet: bool, generated_at: float, table: Callable[[], object]
 ) -> Data:
-    """A check in every format.
-
-    :param quiet: without the domains that are well
-    :param table: prints the status line
-    """
-
+    """A check in every format, with ``quiet`` without the domains that are well."""
     shown = [row for row in result.domains if not quiet or row.status is not CheckStatus.OK]
 
     def document() -> Record:

@@ -61,10 +61,7 @@ def warn_of_failures(
 
 
 def default_host_hint(settings: Settings, uri: str) -> str | None:
-    """The message for a host without domains that libvirt chose; None if it was named.
-
-    :param uri: the host's URI as libvirt gives it
-    """
+    """The message for a host without domains that libvirt chose; None if it was named."""
     if not settings.is_unnamed:
         return None
     hint = f"no domain on {uri}, the default since no host is named; "
@@ -153,8 +150,6 @@ def print_hosts(
 ) -> None:
     """Print hosts and domains.
 
-    :param columns: gives the columns of CSV
-    :param table: prints them for people
     :param rows: the domains in the order of JSON lines and CSV, where that is another
     """
 
@@ -192,12 +187,7 @@ def read_selected(
     max_age: float | None = None,
     rates: float | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read the selected hosts.
-
-    :param domains: names, UUIDs and patterns; none for all domains
-    :param max_age: the age from which new figures are asked for, in seconds
-    :param rates: seconds between two readings, for rates
-    """
+    """Read the selected hosts."""
     from virtballoon.operations.fleet import read_hosts
 
     with progress(settings, domains=max_age is not None) as line:

@@ -21,10 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A time, as a number of seconds.
-
-    :param least: the shortest time
-    """
+    """A time, as a number of seconds."""
 
     name = "TIME"
 

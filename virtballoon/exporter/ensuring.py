@@ -28,10 +28,8 @@ class IntervalEnsurer:
     libvirt is being restarted, for example, no domain counts as tried, and the host is left alone
     for a minute. It needs write access.
 
-    :param seconds: the polling interval
     :param timeout: seconds for each host
     :param on_result: called in some thread with the result on one host
-    :param pause: how long to leave a host alone after an error, in seconds
     :raise InvalidInterval: if QEMU does not accept the interval
     """
 

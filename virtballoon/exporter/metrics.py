@@ -155,10 +155,7 @@ _LIBVIRT_EXPORTER: Final = (
 
 
 def families(snapshot: Snapshot, *, libvirt_exporter: bool = False) -> Iterator[Metric]:
-    """The metrics of a snapshot.
-
-    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
-    """
+    """The metrics of a snapshot, also with the names of other exporters of libvirt's figures."""
     for family in _all(snapshot, libvirt_exporter=libvirt_exporter):
         if family.samples:
             yield family
@@ -167,10 +164,7 @@ def families(snapshot: Snapshot, *, libvirt_exporter: bool = False) -> Iterator[
 def exposition(
     snapshot: Snapshot, *, openmetrics: bool = False, libvirt_exporter: bool = False
 ) -> bytes:
-    """A snapshot as Prometheus' text, or as OpenMetrics.
-
-    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
-    """
+    """A snapshot as Prometheus' text, or as OpenMetrics."""
     metrics = families(snapshot, libvirt_exporter=libvirt_exporter)
     return _encoded(metrics, _OPENMETRICS if openmetrics else "")[0]
 
@@ -200,11 +194,7 @@ def _encoded(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
 
 
 class Collector(_Collector):
-    """Reads the hosts whenever its registry is asked.
-
-    :param reader: what reads them
-    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
-    """
+    """Reads the hosts whenever its registry is asked."""
 
     def __init__(self, reader: SharedReader, *, libvirt_exporter: bool = False) -> None:
         self._reader = reader

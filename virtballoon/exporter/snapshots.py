@@ -41,10 +41,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class _Reading:
-    """A reading that has ended, or is under way.
-
-    :ivar seconds: the time that it may take
-    """
+    """A reading that has ended, or is under way, for which it has this number of seconds."""
 
     seconds: float
     begun_at: float = field(default_factory=time.time)
@@ -70,11 +67,8 @@ class SharedReader:
     or shortly after it, get the same snapshot.
 
     :param hosts: the hosts by name
-    :param domains: names, UUIDs and patterns; None for every domain
-    :param inactive: whether to include inactive domains
     :param via: the source of the figures. QOM taints each running guest.
     :param timeout: seconds for a snapshot, and so for each host, at most
-    :param jobs: the number of hosts read at a time
     :param max_age: the age up to which a snapshot is returned again, in seconds
     :param on_read: called in another thread after each reading with the hosts and their reports, by
         name
@@ -107,9 +101,8 @@ class SharedReader:
     def read(self, timeout: float | None = None) -> Snapshot:
         """A snapshot: the last one if it is young enough, the one being made, or a new one.
 
-        It contains all failures; a host that was not read in time is unreachable.
-
-        :param timeout: the caller's time, in seconds, if that is less
+        It contains all failures; a host that was not read in time, which is the caller's if that is
+        less, is unreachable.
         """
         seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         deadline = time.monotonic() + seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from virtballoon.engine.session import HostSession, KeptConnection
@@ -37,18 +37,18 @@ class HostReader:
         self._kept = KeptConnection()
         self._reading = threading.Lock()
         self._earlier: HostReport | None = None
+        # The reading that is under way, and the domains that it has read.
+        self._begun: tuple[HostSession, list[DomainReport]] | None = None
 
     def read(
         self,
         timeout: float,
         *,
         wait: bool = False,
-        on_progress: Callable[[Callable[[], HostReport]], object] | None = None,
     ) -> HostReport:
         """Read the host once.
 
         :param wait: whether to wait for an earlier attempt to connect that hangs
-        :param on_progress: called first with a function that returns what has been read so far
         """
         session = HostSession(
             self.target, self._words, via=self._via, timeout=timeout, kept=self._kept
@@ -59,9 +59,8 @@ class HostReader:
         if error is not None:
             return log_host(unread(error, session.uri, elapsed_seconds=session.elapsed_seconds))
         domains: list[DomainReport] = []
+        self._begun = session, domains
         try:
-            if on_progress is not None:
-                on_progress(lambda: self._so_far(session, domains))
             report = read_session(
                 session,
                 inactive=self._inactive,
@@ -73,13 +72,18 @@ class HostReader:
                 self._earlier = report
             return report
         finally:
+            self._begun = None
             self._reading.release()
 
     def close(self) -> None:
         """Close the connection, in the background."""
         self._kept.close()
 
-    def _so_far(self, session: HostSession, domains: list[DomainReport]) -> HostReport:
+    def so_far(self) -> HostReport | None:
+        """What the reading that is under way has read; None if there is none. In any thread."""
+        if (begun := self._begun) is None:
+            return None
+        session, domains = begun
         there = tuple(sorted(domains, key=lambda domain: (domain.name, domain.uuid)))
         report = session.result(HostReport, domains=there, complete=True)
         return report.at_clock(self._earlier.clock if self._earlier is not None else None)

@@ -12,13 +12,8 @@ _LEVELS: Final = 4
 
 
 class Data(NamedTuple):
-    """What a command prints.
-
-    :ivar document: gives the whole document
-    :ivar rows: gives a record for each line
-    :ivar columns: gives the columns that a line has at most
-    :ivar table: prints it for people
-    """
+    """What a command prints: how to get the whole document, a record for each line, and the columns
+    that a line has at most; and what prints it for people."""
 
     document: Callable[[], Record]
     rows: Callable[[], Iterable[Record]]

@@ -85,10 +85,9 @@ def painted(row: Parts) -> list[tuple[int, str]]:
     takes out the colours; bold, dim and reversed text stay."""
     pieces = []
     at = 0
+    no_colour = bool(os.environ.get("NO_COLOR"))
     for part, style in row:
-        words = style.split()
-        if os.environ.get("NO_COLOR"):
-            words = [word for word in words if word in {"bold", "dim", "reverse"}]
+        words = {"bold", "dim", "reverse"} & set(style.split()) if no_colour else {style}
         if part.strip() or "reverse" in words:
             pieces.append((at, text.styled(part, " ".join(words), coloured=True)))
         at += text.width(part)

@@ -44,12 +44,7 @@ class HostPoller:
     and not before that has ended. So a silent host or a hung guest does not delay the others, and a
     host is not asked again while it does not answer; of a reading that takes long, the domains read
     so far are available. Connections are kept; a host that is not reached is tried again after
-    growing pauses.
-
-    The parameters are those of :func:`read_hosts`, and:
-
-    :param period: seconds from the beginning of one reading of a host to that of the next
-    :param notify: called in another thread when there is a reading to take
+    growing pauses. ``notify`` is called in another thread when there is a reading to take.
     """
 
     def __init__(
@@ -72,8 +67,6 @@ class HostPoller:
         self._jobs = threading.BoundedSemaphore(jobs)
         self._changed = threading.Condition()
         self._readings: list[Reading] = []
-        # The readings that have begun, each with when, and what gives what it has so far.
-        self._begun: dict[int, tuple[float, Callable[[], HostReport]]] = {}
         self._failure: BaseException | None = None
         self._is_paused = False
         self._has_ended = False
@@ -114,9 +107,9 @@ class HostPoller:
             if self._failure is not None:
                 raise self._failure
             readings, self._readings = self._readings, []
-            begun = dict(self._begun)
-        for index, (since, so_far) in begun.items():
-            if time.monotonic() - since >= _PROGRESS_SECONDS and (report := so_far()).domains:
+        for index, host in enumerate(self._hosts):
+            report = host.so_far()
+            if report and report.domains and report.elapsed_seconds >= _PROGRESS_SECONDS:
                 readings.append(Reading(index=index, report=report, is_complete=False))
         return readings
 
@@ -148,13 +141,8 @@ class HostPoller:
         return False
 
     def _read(self, index: int, host: HostReader) -> HostReport:
-        def begin(so_far: Callable[[], HostReport]) -> None:
-            with self._changed:
-                self._begun[index] = time.monotonic(), so_far
-
-        report = host.read(self._timeout, on_progress=begin)
+        report = host.read(self._timeout)
         with self._changed:
-            self._begun.pop(index, None)
             self._readings.append(Reading(index=index, report=report, is_complete=True))
         self._call_notify()
         return report
