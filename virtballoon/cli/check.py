@@ -14,7 +14,6 @@ import click
 
 from virtballoon.check.judging import (
     DEFAULT_THRESHOLDS,
-    CheckResult,
     CheckStatus,
     Measure,
     Policy,
@@ -175,7 +174,21 @@ def command(
         result = judge()
     if settings.is_unnamed and (problem := _empty_host(settings, hosts[0])) is not None:
         result = result.with_problem(problem)
-    _print(settings, result, perfdata=perfdata)
+
+    def table() -> None:
+        text = output(
+            result,
+            names={host.uri: host.name for host in settings.hosts},
+            everything=perfdata == "all",
+            perfdata=perfdata != "none",
+            quiet=settings.is_quiet,
+        )
+        settings.stream.write(text)
+
+    finish.print_data(
+        settings,
+        check_data(result, quiet=settings.is_quiet, generated_at=settings.started, table=table),
+    )
     settings.is_complete = True
     return int(result.status)
 
@@ -208,20 +221,3 @@ def _policy(
         if warning is not None or critical is not None:
             thresholds[measure] = Thresholds(warning=warning, critical=critical)
     return Policy(thresholds=thresholds, states=states)
-
-
-def _print(settings: Settings, result: CheckResult, *, perfdata: str) -> None:
-    quiet = settings.is_quiet
-
-    def table() -> None:
-        text = output(
-            result,
-            names={host.uri: host.name for host in settings.hosts},
-            everything=perfdata == "all",
-            perfdata=perfdata != "none",
-            quiet=quiet,
-        )
-        settings.stream.write(text)
-
-    data = check_data(result, quiet=quiet, generated_at=settings.started, table=table)
-    finish.print_data(settings, data)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from virtballoon.cli.context import NOTHING, OK, PARTLY, PROGRAM, Settings, warn
 from virtballoon.errors import VirtballoonError
@@ -76,29 +76,25 @@ def warn_of_session(settings: Settings, uri: str) -> None:
         warn(hint)
 
 
-class Callbacks(NamedTuple):
-    """What a library call reports its progress to; None where nothing shows it."""
-
-    on_result: Done | None
-    on_waiting: Callable[[str, Sequence[str]], None] | None
-
-
 @contextlib.contextmanager
-def progress(settings: Settings, *, domains: bool = False) -> Iterator[Callbacks]:
-    """Show on a terminal which hosts, of several, have not answered yet.
+def progress(
+    settings: Settings, *, domains: bool = False
+) -> Iterator[tuple[Done | None, Callable[[str, Sequence[str]], None] | None]]:
+    """Show on a terminal which hosts, of several, have not answered yet: what to call with a host's
+    result, and with its domains that are waited for; None where nothing is shown.
 
     :param domains: whether domains are waited for, which is shown with a single host, too
     """
     on_a_terminal = sys.stdout.isatty() and sys.stderr.isatty()
     is_wanted = not (settings.is_verbose or settings.is_quiet or settings.is_logged)
     if not on_a_terminal or not is_wanted or (len(settings.targets) == 1 and not domains):
-        yield Callbacks(None, None)
+        yield None, None
         return
     from virtballoon.render.progress import Progress
 
     labels = {uri: settings.label(uri) for uri in settings.targets if uri is not None}
     with Progress(labels or {"": ""}, stream=sys.stderr) as line:
-        yield Callbacks(line.done, line.note)
+        yield line.done, line.note
 
 
 def command_prefix(settings: Settings, uri: str) -> list[str]:
@@ -175,8 +171,8 @@ def visit_hosts(settings: Settings, visit: Callable[[str | None], T]) -> tuple[T
     """Call a function of the library for each of the selected hosts."""
     from virtballoon.engine.fleet import on_hosts
 
-    with progress(settings) as line:
-        return on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=line.on_result)
+    with progress(settings) as (on_result, _):
+        return on_hosts(settings.targets, visit, jobs=settings.jobs, on_result=on_result)
 
 
 def read_selected(
@@ -190,7 +186,7 @@ def read_selected(
     """Read the selected hosts."""
     from virtballoon.operations.fleet import read_hosts
 
-    with progress(settings, domains=max_age is not None) as line:
+    with progress(settings, domains=max_age is not None) as (on_result, on_waiting):
         return read_hosts(
             settings.targets,
             settings.words(domains),
@@ -200,8 +196,8 @@ def read_selected(
             jobs=settings.jobs,
             max_age=max_age,
             rates_over=rates,
-            on_result=line.on_result,
-            on_waiting=line.on_waiting,
+            on_result=on_result,
+            on_waiting=on_waiting,
         )
 
 

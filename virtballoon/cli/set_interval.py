@@ -76,7 +76,7 @@ def command(
         raise click.UsageError("--wait cannot be combined with --dry-run")
     if is_waiting and wait_timeout is None:
         wait_timeout = fresh_seconds(seconds)
-    with finish.progress(settings, domains=is_waiting) as line:
+    with finish.progress(settings, domains=is_waiting) as (on_result, on_waiting):
         hosts = set_intervals_on_hosts(
             settings.targets,
             IntervalRequest(
@@ -91,8 +91,8 @@ def command(
             wait=wait_timeout,
             timeout=settings.timeout,
             jobs=settings.jobs,
-            on_result=line.on_result,
-            on_waiting=line.on_waiting,
+            on_result=on_result,
+            on_waiting=on_waiting,
         )
     selected = finish.shown(settings, hosts)
 

@@ -40,12 +40,7 @@ class HostReader:
         # The reading that is under way, and the domains that it has read.
         self._begun: tuple[HostSession, list[DomainReport]] | None = None
 
-    def read(
-        self,
-        timeout: float,
-        *,
-        wait: bool = False,
-    ) -> HostReport:
+    def read(self, timeout: float, *, wait: bool = False) -> HostReport:
         """Read the host once.
 
         :param wait: whether to wait for an earlier attempt to connect that hangs

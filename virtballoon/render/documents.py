@@ -17,7 +17,6 @@ from virtballoon.render.formats import Record
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
-    from virtballoon.doctor.results import Diagnosis
     from virtballoon.model.outcome import (
         HostChanges,
         HostProbe,
@@ -77,19 +76,13 @@ def domain_record(row: DomainReport) -> Record:
     if row.rates is not None:
         per_second = {name: _rounded(rate, 3) for name, rate in row.rates.per_second.items()}
         record["rates"] = _fields(row.rates) | {"per_second": per_second}
-    return record if type(row) is DomainReport else record | _more(row)
+    if type(row) is not DomainReport:
+        record |= {key: get(row) for key, get in DIAGNOSIS.items()}
+    return record
 
 
-def _more(row: DomainReport) -> Record:
-    """The additional keys of a diagnosis."""
-    # Not before it is needed: a list does without.
-    from virtballoon.doctor.results import Diagnosis
-
-    return {key: get(row) for key, get in DIAGNOSIS.items()} if isinstance(row, Diagnosis) else {}
-
-
-#: The additional keys of a diagnosis.
-DIAGNOSIS: Final[Mapping[str, Callable[[Diagnosis], Any]]] = {
+#: The additional keys of a diagnosis, which is the other kind of report.
+DIAGNOSIS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "cause": lambda row: row.cause,
     "possible_causes": lambda row: [asdict(each) for each in row.possible_causes],
     "evidence": lambda row: [asdict(each) for each in row.evidence],
