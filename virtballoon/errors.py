@@ -1,8 +1,5 @@
-"""The errors of this package.
-
-Errors of libvirt, of QEMU and of a domain's XML are raised as one of these, always with a
-message. The base classes say what failed: a host, a domain, or one call.
-"""
+"""The errors of this package: those of libvirt, of QEMU and of a domain's XML are raised as one of
+these. The base classes say what failed: a host, a domain, or one call."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """Explains missing or stale statistics: asks the questions that tell causes apart, and watches the
-domains that may still be updated.
-
-Every question is asked within the time of the session, and none where a domain that hangs could
-delay it.
-"""
+domains that may still be updated. A domain that hangs delays none of that."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Reads figures that are no older than wanted, and has guests give new ones where they are.
-
-A domain that is not polled, or not often enough, is polled each second until it was updated. Then
-its interval is restored, whatever happens in between; see :mod:`virtballoon.system.cleanup`.
-"""
+"""Reads figures that are no older than wanted, and has guests give new ones where they are. What is
+changed for that is restored, whatever happens; see :mod:`virtballoon.system.cleanup`."""
 
 from __future__ import annotations
 
