@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from socketserver import BaseServer, TCPServer, ThreadingMixIn
 from typing import Any, Final, TypeAlias
 
@@ -147,7 +147,11 @@ class Server:
         for listener in self._listeners:
             threading.Thread(target=listener.serve_forever, daemon=True).start()
         notify("READY=1")
-        self._stopped.get()
+        while True:
+            # A signal just before the wait does not interrupt it.
+            with suppress(Empty):
+                self._stopped.get(timeout=1)
+                break
         notify("STOPPING=1")
         for listener in self._listeners:
             listener.shutdown()
