@@ -196,7 +196,7 @@ def test_upgrade(machine: Machine) -> None:
     assert machine.do("head", "-n", "1", "/etc/virtballoon/config.toml") == "# Edited.\n"
     assert {shown(machine, unit, "ActiveState") for unit in enabled} == {"active"}
     assert shown(machine, "virtballoon-textfile.timer", "ActiveState") == "inactive"
-    assert not machine.do("systemctl", "--failed", "--no-legend", "virtballoon*")
+    assert not machine.do("systemctl", "list-units", "--failed", "--no-legend", "virtballoon*")
     machine.do("apt-get", "purge", "--yes", "virtballoon")
     wait_until(lambda: paths(machine) == before, 60, "nothing to be left")
 
@@ -308,7 +308,7 @@ def test_textfile(installed: Machine) -> None:
     unit = "virtballoon-textfile.service"
     machine.do("systemctl", "start", unit)
     assert shown(machine, unit, "ConditionResult") == "no"
-    assert not machine.do("systemctl", "--failed", "--no-legend", "virtballoon*")
+    assert not machine.do("systemctl", "list-units", "--failed", "--no-legend", "virtballoon*")
     machine.do("mkdir", "-p", COLLECTOR)
     # Its timer, in a hurry.
     hurry = "/run/systemd/system/virtballoon-textfile.timer.d"
