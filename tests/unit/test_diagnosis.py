@@ -17,7 +17,7 @@ import pytest
 
 import virtballoon
 from tests.pages import sections, tags
-from tests.unit.builders import SCHEMA, domain
+from tests.unit.builders import HOST, SCHEMA, domain, report
 from tests.unit.command import EVIL
 from virtballoon import Source
 from virtballoon.doctor import probes
@@ -219,6 +219,13 @@ SPINNING = {Sign.SPINNING: True}
 )
 def test_possible_causes(verdict: Verdict, signs: Mapping[Sign, bool], causes: str) -> None:
     assert list(possible_causes(verdict, signs)) == causes.split()
+
+
+def test_libvirt_gives_no_statistics() -> None:
+    found = report(figures=Figures(current_bytes=1))
+    diagnosis = DomainExamination(found, uri=HOST).diagnosis(PREFIXES)
+    assert (found.verdict, diagnosis.cause) == (Verdict.FAILED, Cause.NOT_PASSED_ON)
+    assert "stats --via qom" in str(diagnosis.remedy)
 
 
 def test_other_problems() -> None:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from virtballoon.doctor.causes import CLEARS_FROM, KEEPS_UP_TO, Sign, lacking
 from virtballoon.doctor.results import Evidence, dotted
 from virtballoon.engine.tasks import hold_of
-from virtballoon.errors import Busy, BusyReason, ConnectionLost, VirtballoonError
+from virtballoon.errors import Busy, BusyReason, ConnectionLost, NotSupported, VirtballoonError
 from virtballoon.hypervisor.device import read_configs
 from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.model.memory import Anomaly
@@ -227,9 +227,8 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
         # The signs have the names of the reasons.
         signs |= {Sign(reason): report.error.reason is reason for reason in BusyReason}
     if report.verdict is Verdict.FAILED:
-        # Every other failure has an error of its own class.
-        is_plain = type(report.error) is VirtballoonError
-        signs[Sign.NOT_GIVEN] = is_plain and figures.last_update is None
+        is_unsupported = isinstance(report.error, NotSupported)
+        signs[Sign.NOT_GIVEN] = is_unsupported and figures.last_update is None
     return signs
 
 
