@@ -25,6 +25,7 @@ from virtballoon.errors import (
 from virtballoon.hypervisor.domain import Control
 from virtballoon.log import log_host
 from virtballoon.model.memory import Figures
+from virtballoon.model.outcome import DomainWait, Waited
 from virtballoon.model.report import DomainReport, Interval, Refresh, Unheard
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import MemoryStats
@@ -74,6 +75,27 @@ def test_which_domains_are_polled(
     assert old.may_be_newer(5) == may_be_newer
     if may_be_newer:
         assert refreshing._needs_polling(old, 10) == needs_polling
+
+
+@pytest.mark.parametrize(
+    ("now", "reason", "interval"),
+    [
+        ({}, None, Interval(live=60, config=60)),
+        # Another QEMU never had the temporary interval.
+        ({"id": 8}, Unheard.RESTARTED, Interval(live=1, config=60)),
+        ({"id": None, "state": State.SHUTOFF}, Unheard.SHUTOFF, Interval(config=60)),
+    ],
+)
+def test_the_interval_is_that_of_the_domain_as_it_is(
+    now: dict[str, Any], reason: Unheard | None, interval: Interval
+) -> None:
+    live = None if reason is Unheard.SHUTOFF else 1
+    after = report(interval=Interval(live=live, config=60), **now)
+    waited = Waited(answered=reason is None, seconds=2.0, reason=reason)
+    wait = DomainWait(name=after.name, uuid=after.uuid, waited=waited, report=after)
+    before = report(interval=Interval(live=60, config=60))
+    domain = FakeDomain(60, 60)
+    assert refreshing._report(before, wait, temporary(domain), 5).interval == interval
 
 
 def temporary(domain: FakeDomain) -> refreshing._Temporary:

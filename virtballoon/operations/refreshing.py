@@ -124,13 +124,16 @@ def _report(
     elif wait is not None:
         got = wait.waited
         refresh = Refresh(fresh=got.answered or False, seconds=got.seconds, reason=got.reason)
-        row = replace(wait.report or row, interval=row.interval)
+        after = wait.report or row
+        # The temporary interval has gone with the QEMU that had it.
+        has_gone = got.reason in {Unheard.RESTARTED, Unheard.SHUTOFF}
+        row = after if has_gone else replace(after, interval=row.interval)
     elif row.is_recent(max_age):
         refresh = Refresh(fresh=True)
     else:
         reason = Unheard.FAILED if row.verdict.can_update else Unheard(row.verdict.value)
         refresh = Refresh(fresh=False if row.verdict.has_figures else None, reason=reason)
-    error = temporary.not_restored(row) if is_left else error
+    error = temporary.not_restored(temporary.rows[row.uuid]) if is_left else error
     restored = not is_left if was_set or is_left else None
     refresh = replace(refresh, asked=was_set, restored=restored, error=error)
     return replace(row, refresh=refresh)
