@@ -31,7 +31,7 @@ USERS = {
     "both": "libvirt,virtballoon",
     "stranger": "nogroup",
 }
-HERE = ("-c", "qemu:///system")
+HERE = ("-c", "qemu:///system", "--timeout", "60")
 COLLECTOR = "/var/lib/prometheus/node-exporter"
 REPORT = "/var/lib/virtballoon/report.json"
 #: Rounds of the test that restarts libvirtd.
@@ -265,7 +265,7 @@ def test_exporter(installed: Machine) -> None:
     daemon = shown(machine, "libvirtd.service", "MainPID")
     machine.do("systemctl", "restart", "libvirtd.service")
     assert shown(machine, "libvirtd.service", "MainPID") != daemon
-    wait_until(lambda: scrape(machine)["virtballoon_up"] == {None: 1}, 60, "libvirtd to be read")
+    wait_until(lambda: scrape(machine)["virtballoon_up"] == {None: 1}, 120, "libvirtd to be read")
     assert shown(machine, unit, "MainPID") == pid
     assert "Traceback" not in journal(machine, unit)
 
@@ -401,7 +401,7 @@ def test_restarts_of_libvirtd(installed: Machine) -> None:
     counts = dict.fromkeys(("listed", "scraped", "set"), 0)
     # The first time that it connects again starts threads that stay.
     restart(machine)
-    wait_until(lambda: scrapes(machine, figures), 60, "libvirtd to be read")
+    wait_until(lambda: scrapes(machine, figures), 120, "libvirtd to be read")
     held = holds(machine, exporter)
     with ThreadPoolExecutor() as pool:
         for number in range(ROUNDS):
@@ -419,14 +419,15 @@ def test_restarts_of_libvirtd(installed: Machine) -> None:
     # Afterwards all is as it was.
     machine.do("virtballoon", "set-interval", *HERE, "1", "polled")
     wait_until(lambda: rows(machine)["polled"]["verdict"] == "fresh", 60, "the guest to be polled")
-    wait_until(lambda: scrapes(machine, figures), 60, "libvirtd to be read")
+    wait_until(lambda: scrapes(machine, figures), 120, "libvirtd to be read")
     assert machine.do("pgrep", "qemu").split() == processes
     assert [is_tainted(machine, guest.name) for guest in GUESTS] == marks
     assert "Traceback" not in journal(machine, exporter)
     now = holds(machine, exporter)
     print(f"held afterwards: {now}")
     # A leak would be one for each round; how many calls are made at a time varies.
-    assert all(after <= before + 3 for before, after in zip(held, now, strict=True)), now
+    few = max(4, ROUNDS // 2)
+    assert all(after <= before + few for before, after in zip(held, now, strict=True)), now
     assert not re.findall("^Z.*", machine.do("ps", "-e", "-o", "state=,comm="), re.M)
 
 
