@@ -202,6 +202,15 @@ def test_details_of_a_domain_are_complete() -> None:
     assert lines(shown, 40, 10)[1:-1] != small.splitlines()[1:-1]
 
 
+def test_figures_stay_in_their_columns() -> None:
+    shown = view(LYING)
+    press(shown, "down", "enter", "u")
+    rows = [line for line in lines(shown, 80, 60) if line.startswith(("free_mem", "total_mem"))]
+    assert [line[38:40] for line in rows] == [" d", " u"]
+    # Where only blanks are cut off, nothing is missing.
+    assert "swap_in                       -" in lines(shown, 35, 60)
+
+
 def test_diagnosis_has_its_age() -> None:
     shown = view(FULL)
     results = [host_diagnosis(FULL), host_diagnosis(error=DEAD)]

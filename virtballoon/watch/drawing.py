@@ -98,7 +98,9 @@ def _fitted(parts: Parts, width: int, *, flush_right: bool = False) -> Parts:
     """The parts, cut or padded to this width."""
     fitted = []
     for part, style in parts:
-        if shown := text.cut(part, width):
+        # Of blanks, nothing is lost that an ellipsis should show.
+        shown = part[: max(0, width)] if part.isspace() else text.cut(part, width)
+        if shown:
             fitted.append((shown, style))
             width -= text.width(shown)
     blank = [(" " * width, "")] if width > 0 else []
@@ -459,7 +461,8 @@ def _figures(row: DomainReport, frame: Frame) -> list[Parts]:
         shown: list[tuple[str, str]] = []
         for key in keys[at::height]:
             value = column(key).cell(row, exact=frame.view.exact)
-            shown += [*_fitted([(figure_name(key), "dim")], 17), (f" {value:>13}{'':8}", "")]
+            shown += _fitted([(figure_name(key), "dim")], 17)
+            shown += _fitted([(f" {value:>13}", "")], 22)
         rows.append(shown)
     return rows
 
