@@ -88,7 +88,7 @@ def _document(data: bytes) -> None:
         state=given.PickValueInList(list(State)),
         interval=Interval(live=intervals[0], config=intervals[1], qemu=intervals[2]),
         figures=figures,
-        now=given.ConsumeRegularFloat(),
+        read_at=given.ConsumeRegularFloat(),
         name=name,
     )
     properties.assert_fits_every_format(read)
