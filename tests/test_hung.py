@@ -35,7 +35,7 @@ from virtballoon import (
 from virtballoon.engine.session import HostSession
 
 #: Time enough for what answers, with other guests booting on the same two cores.
-TIMEOUT = 3.0
+TIMEOUT = 5.0
 #: A time that no run takes for a hung domain, however busy the machine is.
 LONG = 60.0
 
