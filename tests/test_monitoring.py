@@ -29,7 +29,7 @@ from virtballoon import Verdict, read_domain
 pytestmark = pytest.mark.once
 
 BINARIES = Path(sys.executable).parent
-COMMAND = "/usr/local/bin/virtballoon"
+COMMAND = "/usr/bin/virtballoon"
 
 #: A name that would do harm wherever a system splits what it reads.
 HOSTILE = 'a "b",c=d|e'
