@@ -118,7 +118,7 @@ class BackgroundCall(Generic[T]):
         return True
 
     def result(self) -> T:
-        """What it returned, or raised and raises here once, when it has ended."""
+        """Wait until it has ended; return its result, or raise its error, which is done once."""
         self.wait()
         if self._error is not None:
             # For the same reason, it is not kept.

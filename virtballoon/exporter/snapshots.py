@@ -101,8 +101,8 @@ class SharedReader:
     def read(self, timeout: float | None = None) -> Snapshot:
         """A snapshot: the last one if it is young enough, the one being made, or a new one.
 
-        It contains all failures; a host that was not read in time, which is the caller's if that is
-        less, is unreachable.
+        It contains all failures. A host that was not read in time is unreachable; ``timeout`` can
+        only shorten that time.
         """
         seconds = self._timeout if timeout is None else min(timeout, self._timeout)
         deadline = time.monotonic() + seconds

@@ -42,7 +42,7 @@ def read_hosts(
     on_result: Callable[[HostReport], object] | None = None,
     on_waiting: WaitCallback | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read several hosts as :func:`read_host` does, many at a time, as :func:`on_hosts` does.
+    """Read several hosts at a time with :func:`on_hosts`, each as :func:`read_host` does.
 
     :param max_age: the greatest age of figures, in seconds; older ones are refreshed as
         :func:`read_fresh` does. None for not refreshing.
@@ -102,7 +102,8 @@ def set_intervals_on_hosts(
     on_result: Callable[[HostChanges], object] | None = None,
     on_waiting: WaitCallback | None = None,
 ) -> tuple[HostChanges, ...]:
-    """Set the interval on several hosts as :func:`set_intervals` does, as :func:`on_hosts` does.
+    """Set the interval on several hosts at a time with :func:`on_hosts`, on each as
+    :func:`set_intervals` does.
 
     A name, UUID or pattern may match on some hosts only. If it matches on none of those that
     answered, nothing is changed. So where domains are named, each of several hosts is visited twice

@@ -88,7 +88,7 @@ def read_domains(
 ) -> Iterator[DomainReport]:
     """Read these domains of a connected host once, and yield each as soon as it is read.
 
-    :param chosen: the domains by UUID. Those of a new connection replace them after the first broke
+    :param chosen: the domains by UUID. If the connection breaks, those of a new one replace them.
     :raise ConnectionLost: if there is no new connection; after all have been yielded
     """
     left = list(chosen.values())
