@@ -19,6 +19,7 @@ from tests.conftest import POLLED, available
 from tests.lab import Guest, GuestSpec, Hypervisor, Link, SharedGuests, SshServer, wait_until
 from tests.lab.keeper import lab_processes
 from tests.lab.kernel import CHECKOUT, LabUnavailable, find_kernel
+from tests.lab.machine import fields_of
 from tests.process import finished
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ MACHINES_OWN = (
     Path.home() / ".config/libvirt",
     Path.home() / ".cache/libvirt",
 )
-
-
-def fields_of(pid: int) -> dict[str, str]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def is_gone(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -65,8 +66,10 @@ class Machine:
                 raise LabUnavailable(log)
             raise AssertionError(f"the machine did not start:\n{log}")
         for pid in _descendants(self._process.pid):
-            if _status(pid, "Name") == ["systemd"] and _status(pid, "NSpid")[-1:] == ["1"]:
-                return pid
+            with suppress(FileNotFoundError, ProcessLookupError):
+                fields = fields_of(pid)
+                if fields["Name"] == "systemd" and fields["NSpid"].split()[-1] == "1":
+                    return pid
         return None
 
     def _is_up(self) -> bool:
@@ -126,9 +129,7 @@ def _descendants(pid: int) -> Iterator[int]:
         yield from _descendants(child)
 
 
-def _status(pid: int, field: str) -> list[str]:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-    return next((line.split()[1:] for line in lines if line.startswith(f"{field}:")), [])
+def fields_of(pid: int) -> dict[str, str]:
+    """What /proc says of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
