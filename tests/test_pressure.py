@@ -36,9 +36,6 @@ MIB = 1024**2
 #: Those that libvirt does not pass on.
 PRESSURE = tuple(s.name for s in STATISTIC_BY_NAME.values() if s.libvirt is None)
 
-#: What moves in a Linux guest that is short of memory; which process reclaims how much is chance.
-PRESSED = ("oom_kill", "pgscan_kswapd", "pgsteal_kswapd", "pgscan_direct", "pgsteal_direct")
-
 #: Where a Linux guest's own /proc has each statistic, by virtballoon-stats(7).
 LINUX = {row["name"]: row["Linux"] for row in stats_table("NAMES")}
 
@@ -91,10 +88,11 @@ def pressed(guest: Guest) -> Guest:
     def press() -> bool:
         # More than there is: what is written first is swapped out, then there is no more room.
         guest.run("head -c 400m /dev/zero | tail", timeout=120, check=False)
-        vmstat = guest.vmstat()
-        return all(vmstat[key] for key in PRESSED)
+        account = own_account(guest)
+        # How much of it the process itself reclaims is chance.
+        return all(account[name] for name in PRESSURE)
 
-    wait_until(press, 120, f"{', '.join(PRESSED)} to move")
+    wait_until(press, 120, f"{', '.join(PRESSURE)} to move")
     return guest
 
 
