@@ -30,6 +30,7 @@ from tests.unit.properties import assert_fits_every_format, read_csv
 from virtballoon.cli import cli
 from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import ConnectError
+from virtballoon.hypervisor import labels
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.outcome import HostProbe, HostQomPath, Outcome, QomPath
@@ -74,6 +75,7 @@ def test_a_reading() -> None:
         "interval": {"live": 10, "config": 10, "saved": None, "qemu": None, "in_force": 10},
         "verdict": "fresh",
         "source": "libvirt",
+        "labels": {},
         "last_update": "2023-11-14T22:13:20Z",
         "age_seconds": 3.1,
         "maximum_bytes": 134217728,
@@ -117,6 +119,7 @@ def test_what_is_absent_is_null() -> None:
             "interval",
             "verdict",
             "source",
+            "labels",
             "stats",
             "anomalies",
         ),
@@ -182,7 +185,8 @@ def test_a_line_of_jsonl_is_a_record() -> None:
 
 
 def test_nested_keys_are_joined_with_a_dot() -> None:
-    flat = formats.flattened(documents.domain_record(report()))
+    labelled = report(labels=dict.fromkeys(labels.names(), "x"))
+    flat = formats.flattened(documents.domain_record(labelled))
 
     assert flat["balloon.qom_path"] == "/machine/peripheral/balloon0"
     assert flat["interval.live"] == 10
@@ -196,7 +200,8 @@ def test_nested_keys_are_joined_with_a_dot() -> None:
 
 
 def test_every_column_of_a_list_is_a_key_of_the_record() -> None:
-    held = formats.flattened(documents.domain_record(HELD))
+    labelled = replace(HELD, labels=dict.fromkeys(labels.names(), "x"))
+    held = formats.flattened(documents.domain_record(labelled))
 
     assert set(documents.domain_columns()) == held.keys() - {"stats.new_figure"}
 

@@ -312,3 +312,15 @@ def test_changes_on_several_hosts() -> None:
 
     assert lines[0].split() == ["DOMAIN", "OUTCOME", "LIVE", "CONFIG", "QEMU", "HOST"]
     assert [line.endswith(HOST) for line in lines[1:]] == [True] * 4
+
+
+def test_columns_of_labels() -> None:
+    title = columns.find("title")
+    assert title is not None
+    assert (title.key, title.title, title.is_number) == ("labels.title", "TITLE", False)
+    name = columns.find("name")
+    assert name is not None
+    assert name.key == "name"
+    shop = report(labels={"title": "shop\u202e"})
+    assert title.cell(shop, exact=False) == "shop\\u202e"
+    assert title.cell(report(), exact=False) == "-"

@@ -281,6 +281,7 @@ class ReadPlan(Plan[_Row]):
             read_at=read_at or time.time(),
             is_incoming=row.is_incoming,
             has_hugepages=xml.has_hugepages,
+            labels=xml.labels,
             error=row.error,
         )
         return report.explained(row.domain.connection.uri)

@@ -1,13 +1,16 @@
-"""Reads a domain's XML. The only module that imports lxml."""
+"""Reads a domain's XML."""
 
 from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard, cast
 
 from virtballoon.errors import DomainXMLError
+from virtballoon.hypervisor import labels
 from virtballoon.model.balloon import DEVICE_NAMES, Balloon, qom_path_of
 from virtballoon.model.value import Value
 
@@ -43,6 +46,7 @@ class DomainXML(NamedTuple):
     :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
     :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
+    :ivar labels: its labels by their names
     """
 
     id: int | None
@@ -51,6 +55,7 @@ class DomainXML(NamedTuple):
     machine: str | None = None
     has_hugepages: bool = False
     unplugged_bytes: int = 0
+    labels: Mapping[str, str] = MappingProxyType({})
 
 
 class DomainHints(Value):
@@ -129,6 +134,7 @@ def _read(root: etree._Element) -> DomainXML:
         machine=(kind.get("machine") or None) if kind is not None else None,
         has_hugepages=root.find("./memoryBacking/hugepages") is not None,
         unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
+        labels=labels.read(root),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from virtballoon.errors import Busy, NotSupported, VirtballoonError
@@ -106,6 +107,8 @@ class DomainReport(Value):
     :ivar clock_offset: the host's clock minus this machine's in seconds, as far as it is known
     :ivar is_incoming: whether the domain is being migrated to this host
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
+    :ivar labels: what its XML says about it for people, such as its title: by name, at most 200
+        characters of foreign text each
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
     :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
@@ -125,8 +128,12 @@ class DomainReport(Value):
     clock_offset: float = 0.0
     is_incoming: bool = False
     has_hugepages: bool = False
+    labels: Mapping[str, str] = MappingProxyType({})
     rates: Rates | None = None
     refresh: Refresh | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.uuid, self.read_at))
 
     @property
     def stats(self) -> MemoryStats:

@@ -2,7 +2,8 @@
 
 A column is named by its key in the flattened record, such as ``used_bytes``,
 ``interval.live`` or ``stats.swap_in``; the unit or the part before the dot may be left out where
-that is clear: ``used``, ``swap_in``. ``interval`` alone is ``interval.in_force``.
+that is clear: ``used``, ``swap_in``. ``interval`` alone is ``interval.in_force``. A label has a
+short name only where no other column has it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _TITLES: Final = {
     "current_bytes": "BALLOON",
 }
 
-#: The columns that are text, flush left, besides those of the balloon and the error.
+#: The columns that are text, flush left, besides those of the balloon, the error and the labels.
 _TEXT: Final = frozenset(
     {
         *("name", "uuid", "state", "machine", "verdict", "source"),
@@ -93,7 +94,7 @@ def column(key: str) -> Column:
     """The column with this key."""
     name = key.rpartition(".")[2]
     title = name.removesuffix("_bytes").removesuffix("_seconds").upper().replace("_", " ")
-    is_text = key in _TEXT or key.startswith(("balloon.", "error."))
+    is_text = key in _TEXT or key.startswith(("balloon.", "error.", "labels."))
     return Column(key, _TITLES.get(key, title), not is_text, _getter(key), _shower(key))
 
 
@@ -135,9 +136,10 @@ def find(word: str) -> Column | None:
     known = domain_columns()
     if wanted in known:
         return column(wanted)
+    labels_last = sorted(known, key=lambda key: key.startswith("labels."))
     short = {
         name: key
-        for key in reversed(known)
+        for key in reversed(labels_last)
         for name in (key.rpartition(".")[2], key.removesuffix("_bytes").removesuffix("_seconds"))
     }
     key = short.get(wanted)

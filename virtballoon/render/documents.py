@@ -53,6 +53,7 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "interval": _in_force,
     "verdict": lambda row: row.verdict,
     "source": lambda row: row.source,
+    "labels": lambda row: dict(row.labels),
     "last_update": lambda row: timestamp(row.last_update),
     "age_seconds": lambda row: _rounded(row.age_seconds, 1),
     "maximum_bytes": lambda row: row.figures.maximum_bytes,
@@ -199,6 +200,7 @@ def probe_columns() -> tuple[str, ...]:
 
 
 def _columns(keys: Iterable[str]) -> tuple[str, ...]:
+    from virtballoon.hypervisor import labels
     from virtballoon.model.outcome import Waited
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
@@ -206,6 +208,7 @@ def _columns(keys: Iterable[str]) -> tuple[str, ...]:
     nested: dict[str, Sequence[str]] = {
         "balloon": Balloon.field_names,
         "interval": (*Interval.field_names, "in_force"),
+        "labels": labels.names(),
         "before": Interval.field_names,
         "after": Interval.field_names,
         "stats": STATISTICS,
