@@ -31,6 +31,7 @@ from tests.pages import (
 from tests.process import finished
 from virtballoon import configuration
 from virtballoon.cli import cli
+from virtballoon.hypervisor import labels
 from virtballoon.model.memory import Anomaly, UsedFormula
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import HostStatus
@@ -238,9 +239,14 @@ def test_main_page_has_every_field() -> None:
         *("uri", "hostname", "status", "error", "elapsed_seconds", "domains"),
         "clock_offset_seconds",
     }
-    nested = {key.rpartition(".")[2] for key in domain_columns() if not key.startswith("stats.")}
+    elsewhere = ("stats.", "labels.")
+    nested = {key.rpartition(".")[2] for key in domain_columns() if not key.startswith(elsewhere)}
     enums = {m.value for enum in (State, HostStatus, Source) for m in enum}
     assert nested | enums <= words(page["OUTPUT"].astext())
+
+
+def test_main_page_has_every_label() -> None:
+    assert set(words(" ".join(tags(sections("virtballoon")["LABELS"])))) == set(labels.names())
 
 
 def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
@@ -250,6 +256,7 @@ def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
     path.write_text(block, encoding="ascii")
     read = virtballoon.load_configuration(path)
     assert [host.name for host in read.hosts] == ["hv1", "hv2"]
+    assert (list(read.labels), list(read.namespaces)) == (["team"], ["acme"])
     assert tags(section) == [*configuration._DEFAULTS, *configuration._HOST]
 
 

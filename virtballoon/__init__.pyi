@@ -67,7 +67,7 @@ from virtballoon.hypervisor.domain import (
     Domain as Domain,
     DomainStatistics as DomainStatistics,
 )
-from virtballoon.hypervisor.domainxml import DomainXML as DomainXML
+from virtballoon.hypervisor.domainxml import DomainXML as DomainXML, use_labels as use_labels
 from virtballoon.hypervisor.qmp import Monitor as Monitor
 from virtballoon.model.balloon import Balloon as Balloon
 from virtballoon.model.memory import (

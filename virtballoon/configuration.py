@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from virtballoon.errors import ConfigurationError
@@ -32,6 +34,8 @@ class Configuration(Value):
     :ivar timeout: time limit per host, in seconds
     :ivar jobs: number of hosts read at the same time
     :ivar hosts: the hosts, in the order of the files
+    :ivar labels: the XPath expression of each label, from the root of a domain's XML
+    :ivar namespaces: the namespaces in them, by their prefixes
     """
 
     files: tuple[str, ...] = ()
@@ -39,6 +43,8 @@ class Configuration(Value):
     via: Source | None = None
     jobs: int | None = None
     hosts: tuple[ConfiguredHost, ...] = ()
+    labels: Mapping[str, str] = MappingProxyType({})
+    namespaces: Mapping[str, str] = MappingProxyType({})
 
     def select(self, words: Iterable[str]) -> tuple[ConfiguredHost, ...]:
         """The selected hosts, each once.
@@ -76,6 +82,8 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
     files: list[str] = []
     defaults: dict[str, Any] = {}
     hosts: dict[str, dict[str, Any]] = {}
+    labels: dict[str, str] = {}
+    namespaces: dict[str, str] = {}
     last_file: dict[str, str] = {}
     for path in _standard_files() if file is None else [os.fspath(file)]:
         content = _content(path, required=file is not None)
@@ -89,12 +97,18 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
             host = _table_of(path, ("hosts", name), entry, _HOST)
             hosts.setdefault(name, {}).update(host)
             last_file[name] = path
+        own = dict(top.get("labels", {}))
+        prefixes = _checked(path, ("labels", "namespaces"), own.pop("namespaces", {}), _table)
+        labels |= _named(path, ("labels",), own, _label)
+        namespaces |= _named(path, ("labels", "namespaces"), prefixes, _prefix)
     for name, host in hosts.items():
         if "uri" not in host:
             raise _wrong(last_file[name], ("hosts", name, "uri"), "missing")
     return Configuration(
         files=tuple(files),
         hosts=tuple(ConfiguredHost(name=name, **host) for name, host in hosts.items()),
+        labels=labels,
+        namespaces=namespaces,
         **defaults,
     )
 
@@ -148,6 +162,16 @@ def _table_of(
     return values
 
 
+def _named(
+    path: str, keys: tuple[str, ...], table: Mapping[str, object], check: _Check
+) -> dict[str, str]:
+    """Check the keys of a table of strings."""
+    for key, value in table.items():
+        _checked(path, (*keys, key), key, check)
+        _checked(path, (*keys, key), value, _string)
+    return {key: str(value) for key, value in table.items()}
+
+
 def _checked(path: str, keys: tuple[str, ...], value: object, check: _Check) -> Any:
     try:
         return check(value)
@@ -189,8 +213,8 @@ def _jobs(value: object) -> int:
     return value
 
 
-def _uri(value: object) -> str:
-    # libvirt would take an empty one for its default.
+def _string(value: object) -> str:
+    # libvirt would take an empty URI for its default.
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a string that is not empty")
     return value
@@ -211,6 +235,16 @@ def _name(name: str) -> None:
         raise ValueError("a name must not start with '@', which marks a group")
 
 
-_TOP: Final[Mapping[str, _Check]] = {"defaults": _table, "hosts": _table}
+def _label(name: str) -> None:
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError("a label's name has lower-case letters, digits and underscores")
+
+
+def _prefix(name: str) -> None:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_.-]*", name):
+        raise ValueError("not a valid prefix of a namespace")
+
+
+_TOP: Final[Mapping[str, _Check]] = {"defaults": _table, "hosts": _table, "labels": _table}
 _DEFAULTS: Final[Mapping[str, _Check]] = {"timeout": _timeout, "via": _via, "jobs": _jobs}
-_HOST: Final[Mapping[str, _Check]] = {"uri": _uri, "groups": _groups}
+_HOST: Final[Mapping[str, _Check]] = {"uri": _string, "groups": _groups}

@@ -139,7 +139,92 @@ groups = ["prod"]
 
 [hosts.lab]
 uri = "qemu:///session"
+
+[labels]
+team = "/domain/metadata/acme:app/@team"
+
+[labels.namespaces]
+acme = "urn:acme"
 """
+
+#: By the platform: what is in ``<metadata>`` of its domains, and the labels.
+METADATA = {
+    "libosinfo": (
+        """<libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+  <libosinfo:os id="http://microsoft.com/win/2k22"/>
+</libosinfo:libosinfo>""",
+        {"os_id": "http://microsoft.com/win/2k22", "os": "windows"},
+    ),
+    "nova": (
+        """<nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
+  <nova:package version="25.1.0"/>
+  <nova:name>shop-web-1</nova:name>
+  <nova:creationTime>2023-03-14 10:09:13</nova:creationTime>
+  <nova:flavor name="m1.large">
+    <nova:memory>8192</nova:memory>
+    <nova:disk>80</nova:disk>
+    <nova:swap>0</nova:swap>
+    <nova:ephemeral>0</nova:ephemeral>
+    <nova:vcpus>4</nova:vcpus>
+  </nova:flavor>
+  <nova:owner>
+    <nova:user uuid="96e9d2b749ea48fcb5a911e6f0e144f2">alice</nova:user>
+    <nova:project uuid="5a50e9d0d19746158958be0c759793fb">acme</nova:project>
+  </nova:owner>
+  <nova:root type="image" uuid="1a05a423-dfae-428a-ae54-1614d8024e76"/>
+  <nova:ports>
+    <nova:port uuid="2b0b3c2c-0b0c-4d0e-8f0a-0b0c0d0e0f10">
+      <nova:ip type="fixed" address="10.0.0.5" ipVersion="4"/>
+    </nova:port>
+  </nova:ports>
+</nova:instance>""",
+        {
+            "name": "shop-web-1",
+            "flavor": "m1.large",
+            "project": "acme",
+            "project_id": "5a50e9d0d19746158958be0c759793fb",
+            "user": "alice",
+            "user_id": "96e9d2b749ea48fcb5a911e6f0e144f2",
+        },
+    ),
+    "opennebula": (
+        """<one:vm xmlns:one="http://opennebula.org/xmlns/libvirt/1.0">
+  <one:system_datastore>/var/lib/one//datastores/0/7</one:system_datastore>
+  <one:name>shop &amp; web</one:name>
+  <one:uname>oneadmin</one:uname>
+  <one:uid>0</one:uid>
+  <one:gname>acme</one:gname>
+  <one:gid>101</one:gid>
+  <one:opennebula_version>6.8.0</one:opennebula_version>
+  <one:stime>1700000000</one:stime>
+  <one:deployment_time>1700000001</one:deployment_time>
+</one:vm>""",
+        {
+            "name": "shop & web",
+            "user": "oneadmin",
+            "user_id": "0",
+            "group": "acme",
+            "group_id": "101",
+        },
+    ),
+    "kubevirt": (
+        """<kubevirt xmlns="http://kubevirt.io">
+  <uid>f4686d2c-6e8d-4335-b8fd-81bee22f4814</uid>
+  <graceperiod>
+    <deletionGracePeriodSeconds>5</deletionGracePeriodSeconds>
+  </graceperiod>
+</kubevirt>""",
+        {"name": "testvm", "namespace": "mynamespace"},
+    ),
+}
+#: Metadata of other programs, or in another version's namespace: no labels.
+OTHER_METADATA = """<ovirt-tune:qos xmlns:ovirt-tune="http://ovirt.org/vm/tune/1.0"/>
+<ovirt-vm:vm xmlns:ovirt-vm="http://ovirt.org/vm/1.0">
+  <ovirt-vm:clusterVersion>4.2</ovirt-vm:clusterVersion>
+</ovirt-vm:vm>
+<nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/9.0"><nova:name>x</nova:name>
+</nova:instance>
+<one:app xmlns:one="http://opennebula.org/xmlns/libvirt/1.0"><one:name>x</one:name></one:app>"""
 
 
 def domain(devices: str, *, attributes: str = "type='kvm' id='7'", before: str = "") -> str:

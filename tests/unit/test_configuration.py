@@ -51,6 +51,8 @@ def test_reads_every_key(written: Written) -> None:
             ConfiguredHost(name="hv 2", uri="qemu+ssh://root@hv2/system", groups=("prod",)),
             ConfiguredHost(name="lab", uri="qemu:///session"),
         ),
+        labels={"team": "/domain/metadata/acme:app/@team"},
+        namespaces={"acme": "urn:acme"},
     )
     assert isinstance(read.timeout, float)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -81,7 +83,7 @@ WRONG: list[tuple[str | bytes, str]] = [
     (f"jobs = {'[' * 5000}", "invalid TOML: "),
     (b"\n\n# caf\xe9\n", "not UTF-8 (line 3)"),
     (b"\xff\xfea\x00", "not UTF-8 (line 1)"),
-    ("jobs = 1", "jobs: unknown key; known keys: defaults, hosts"),
+    ("jobs = 1", "jobs: unknown key; known keys: defaults, hosts, labels"),
     ("defaults = 1", "defaults: must be a table"),
     ("[[hosts]]", "hosts: must be a table"),
     ("[defaults]\njob = 1", "defaults.job: unknown key; known keys: timeout, via, jobs"),
@@ -125,6 +127,21 @@ WRONG: list[tuple[str | bytes, str]] = [
     (
         "[hosts.'@a']\nuri = 'x'",
         "hosts.@a: a name must not start with '@', which marks a group",
+    ),
+    ("labels = 1", "labels: must be a table"),
+    ("[labels]\nteam = 1", "labels.team: must be a string that is not empty"),
+    *(
+        (
+            f"[labels]\n'{name}' = 'x'",
+            f"labels.{name}: a label's name has lower-case letters, digits and underscores",
+        )
+        for name in ("Team", "my team", "a.b", "1st", "a-b", "")
+    ),
+    ("[labels]\nnamespaces = 'x'", "labels.namespaces: must be a table"),
+    ("[labels.namespaces]\n'' = 'x'", "labels.namespaces.: not a valid prefix of a namespace"),
+    (
+        "[labels.namespaces]\na = ''",
+        "labels.namespaces.a: must be a string that is not empty",
     ),
 ]
 

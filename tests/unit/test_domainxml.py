@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
@@ -396,29 +396,3 @@ def test_hugepages(backing: str, has_hugepages: bool) -> None:
 def test_memory_that_is_not_plugged(devices: str, unplugged: int) -> None:
     xml = parse(DOMAIN.format(f"<devices>{devices}</devices>"))
     assert xml.unplugged_bytes == unplugged
-
-
-OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
-
-
-def labels(inside: str) -> Mapping[str, str]:
-    return parse(f"<domain type='kvm'><name>web1</name>{inside}</domain>").labels
-
-
-@pytest.mark.parametrize(
-    ("os_id", "os"),
-    [
-        ("http://debian.org/debian/12", "debian"),
-        ("http://microsoft.com/win/2k22", "windows"),
-        ("https://fedoraproject.org/silverblue/38", "silverblue"),
-    ],
-)
-def test_os(os_id: str, os: str) -> None:
-    libosinfo = f"<i:libosinfo xmlns:i='{OSINFO}'><i:os id='{os_id}'/></i:libosinfo>"
-    read = labels(f"<title>\n shop </title><metadata>{libosinfo}</metadata>")
-    assert read == {"title": "shop", "os_id": os_id, "os": os}
-
-
-def test_no_labels() -> None:
-    assert labels("") == labels("<title> </title><metadata/>") == {}
-    assert labels("<devices><title>no</title></devices>") == {}

@@ -15,7 +15,7 @@ from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
-from virtballoon.render import columns, documents
+from virtballoon.render import columns, documents, text
 from virtballoon.render.table import changes_table, list_table, stats_blocks
 
 if TYPE_CHECKING:
@@ -324,3 +324,52 @@ def test_columns_of_labels() -> None:
     shop = report(labels={"title": "shop\u202e"})
     assert title.cell(shop, exact=False) == "shop\\u202e"
     assert title.cell(report(), exact=False) == "-"
+
+
+def titled(*rows: DomainReport, wide: bool = False) -> Callable[[TextIO], None]:
+    pairs = [(READ, row) for row in rows]
+    shown = columns.usual(rows, wide=wide)
+    return lambda stream: list_table(pairs, shown, exact=False, with_host=False, stream=stream)
+
+
+NOVA = report(name="instance-0000000e", labels={"name": "shop-web-1", "project": "acme"})
+
+
+def test_list_with_titles() -> None:
+    rows = (NOVA, report(), report(name="db", labels={"title": "Shop\n", "name": "x"}))
+    assert in_a_pipe(titled(*rows)) == [
+        "DOMAIN             TITLE       INTERVAL  AGE      USED  USED%     TOTAL    BALLOON  "
+        "VERDICT",
+        "instance-0000000e  shop-web-1      10 s  3 s  20.6 MiB    22%  92.7 MiB  128.0 MiB  fresh",
+        "web1               -               10 s  3 s  20.6 MiB    22%  92.7 MiB  128.0 MiB  fresh",
+        "db                 Shop\\n          10 s  3 s  20.6 MiB    22%  92.7 MiB  128.0 MiB  "
+        "fresh",
+    ]
+    assert bare(on_a_terminal(titled(*rows), width=90)) == [
+        "DOMAIN             TITLE       INTERVAL  AGE      USED  USED%    BALLOON  VERDICT",
+        "instance-0000000e  shop-web-1      10 s  3 s  20.6 MiB    22%  128.0 MiB  fresh",
+        "web1               -               10 s  3 s  20.6 MiB    22%  128.0 MiB  fresh",
+        "db                 Shop\\n          10 s  3 s  20.6 MiB    22%  128.0 MiB  fresh",
+    ]
+
+
+def test_list_without_titles_has_no_such_column() -> None:
+    labelled = report(labels={"project": "acme"})
+    assert "TITLE" not in in_a_pipe(titled(labelled))[0]
+    assert in_a_pipe(titled(labelled, NOVA, wide=True))[0].split()[-2:] == ["NAME", "PROJECT"]
+
+
+@pytest.mark.parametrize("title", ["x", "web shop", "a-rather-long-title " * 10, "🎈" * 200])
+def test_list_with_titles_fits_80_columns(title: str) -> None:
+    long = report(name="instance-0000000e", labels={"title": title})
+    lines = bare(on_a_terminal(titled(long, report())))
+    assert all(text.width(line) <= 80 for line in lines)
+    assert lines[0].endswith("VERDICT")
+    assert lines[1].startswith("instance-0000000e  " + title[:4].rstrip())
+    assert lines[1].endswith("fresh")
+
+
+def test_narrow_terminal_with_titles() -> None:
+    long = report(name=LONG, labels={"title": LONG})
+    lines = bare(on_a_terminal(titled(long), width=20))
+    assert all(text.width(line) <= 20 for line in lines)

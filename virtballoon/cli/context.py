@@ -67,8 +67,11 @@ class Settings:
         :raise ConfigurationError: when one is wrong
         """
         from virtballoon.configuration import load_configuration
+        from virtballoon.hypervisor.domainxml import use_labels
 
-        return load_configuration(self.config_file)
+        configuration = load_configuration(self.config_file)
+        use_labels(configuration)
+        return configuration
 
     @functools.cached_property
     def hosts(self) -> tuple[ConfiguredHost, ...]:

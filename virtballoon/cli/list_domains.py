@@ -25,7 +25,7 @@ _MOST_NAMES = 8
     "list", cls=options.Command, short_help="Show a row per domain: interval, age, use, verdict."
 )
 @click.option("--name", "names_only", is_flag=True, help="Print names only, one per line.")
-@click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS and intervals.")
+@click.option("--wide", is_flag=True, help="Add model, alias, QOM path, RSS, intervals and labels.")
 @click.option(
     "--columns",
     metavar="NAME,…",
@@ -65,16 +65,15 @@ def command(
         rows = _sorted(rows, order, reverse=reverse)
 
     def table() -> None:
-        from virtballoon.render.columns import DEFAULT, WIDE, column
+        from virtballoon.render.columns import usual
         from virtballoon.render.table import list_table
 
         if names_only:
             _print_names(settings, [row.name for _, row in rows])
         elif rows or (not domains and any(host.error is None for host in hosts)):
-            usual = [column(key) for key in (WIDE if wide else DEFAULT)]
             list_table(
                 rows,
-                [c for c in chosen if c.key != "uri"] or usual,
+                [c for c in chosen if c.key != "uri"] or usual([row for _, row in rows], wide=wide),
                 exact=units == "bytes",
                 with_host=len(read) > 1 or any(c.key == "uri" for c in chosen),
                 with_header=settings.has_header,

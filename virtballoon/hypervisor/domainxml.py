@@ -17,6 +17,8 @@ from virtballoon.model.value import Value
 if TYPE_CHECKING:
     from lxml import etree
 
+    from virtballoon.configuration import Configuration
+
 # A real domain's XML is a few tens of KiB.
 MAX_XML_BYTES: Final = 16 * 1024 * 1024
 
@@ -136,6 +138,15 @@ def _read(root: etree._Element) -> DomainXML:
         unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
         labels=labels.read(root),
     )
+
+
+def use_labels(configuration: Configuration) -> None:
+    """Read the labels of a configuration from now on, in place of those of an earlier one.
+
+    :raise ConfigurationError: for an invalid XPath expression
+    """
+    if labels.use(configuration):
+        _parsed.clear()
 
 
 def use_expat() -> None:

@@ -1,4 +1,9 @@
-"""Labels: what the XML of a domain says about it for people, such as its title."""
+"""Labels: what a domain's XML says about it for people, such as its title or project.
+
+Each is an XPath expression. Those of cloud platforms start at the platform's own element in
+``<metadata>``, and are only evaluated where a domain has one; those of the configuration start at
+the document's root.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +12,131 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from virtballoon.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from lxml import etree
+
+    from virtballoon.configuration import Configuration
 
 #: A longer text is cut.
 MOST_CHARACTERS: Final = 200
 
-#: By the namespace of an element in ``<metadata>``: the labels, and the XPath of each from there.
+# nova/virt/libvirt/config.py: LibvirtConfigGuestMetaNovaInstance; 1.1 adds the ports.
+_NOVA: Final = {
+    "name": "p:name",
+    "flavor": "p:flavor/@name",
+    "project": "p:owner/p:project",
+    "project_id": "p:owner/p:project/@uuid",
+    "user": "p:owner/p:user",
+    "user_id": "p:owner/p:user/@uuid",
+}
+#: By the element in ``<metadata>``, in which ``p`` is the prefix of its namespace.
 PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
-    "http://libosinfo.org/xmlns/libvirt/domain/1.0": {"os_id": "string(p:os/@id)"},
+    # virt-install and virt-manager (virtinst/domain/metadata.py)
+    "{http://libosinfo.org/xmlns/libvirt/domain/1.0}libosinfo": {"os_id": "p:os/@id"},
+    "{http://openstack.org/xmlns/libvirt/nova/1.0}instance": _NOVA,
+    "{http://openstack.org/xmlns/libvirt/nova/1.1}instance": _NOVA,
+    # OpenNebula: src/vmm/LibVirtDriverKVM.cc
+    "{http://opennebula.org/xmlns/libvirt/1.0}vm": {
+        "name": "p:name",
+        "user": "p:uname",
+        "user_id": "p:uid",
+        "group": "p:gname",
+        "group_id": "p:gid",
+    },
+    # KubeVirt names a domain NAMESPACE_NAME, neither of which can contain an underscore
+    # (pkg/virt-launcher/virtwrap/api/schema.go).
+    "{http://kubevirt.io}kubevirt": {
+        "name": "substring-after(/domain/name, '_')",
+        "namespace": "substring-before(/domain/name, '_')",
+    },
 }
 
+#: Begins an identifier of libosinfo: ``http://debian.org/debian/12``, ``http://microsoft.com/win/10``.
 _OS: Final = re.compile(r"https?://[^/]+/([^/]+)")
+
+_Expression = Callable[["etree._Element"], Any]
+
+#: Those of the configuration.
+_own: Final[dict[str, _Expression]] = {}
 
 
 def names() -> tuple[str, ...]:
     """The names that labels can have."""
     preset = (name for labels in PRESETS.values() for name in labels)
-    return tuple(dict.fromkeys(("title", "os", *preset)))
+    return tuple(dict.fromkeys(("title", "os", *preset, *_own)))
+
+
+def use(configuration: Configuration) -> bool:
+    """Read the labels of a configuration, too, in place of those of an earlier one.
+
+    :return: whether that makes a difference
+    :raise ConfigurationError: for an invalid XPath expression
+    """
+    own = {}
+    for name, expression in configuration.labels.items():
+        from lxml import etree
+
+        try:
+            own[name] = _compiled(expression, configuration.namespaces)
+            # A prefix or a function that does not exist is not found before.
+            own[name](etree.Element("domain"))
+        except (etree.XPathError, ValueError) as error:
+            where = "".join(f"{file}: " for file in configuration.files[-1:])
+            raise ConfigurationError(f"{where}labels.{name}: invalid XPath: {error}") from error
+    if not own and not _own:
+        return False
+    _own.clear()
+    _own.update(own)
+    return True
 
 
 def read(root: etree._Element) -> dict[str, str]:
-    """The labels of a domain, from the root of its XML."""
-    title_or_metadata, presets = _compiled()
-    labels: dict[str, str] = {}
+    """The labels of a domain, from the root of its XML. The first of two elements counts, and a
+    label of the configuration before another one of this name."""
+    found = {name: _text(expression, root) for name, expression in _own.items()}
+    title_or_metadata, presets, content = _presets()
     for element in title_or_metadata(root):
-        tag = element.tag
-        if tag == "title":
-            labels.setdefault("title", _text(element.text))
-        elif expressions := presets.get(tag[1:].partition("}")[0]):
-            for name, expression in expressions.items():
-                labels.setdefault(name, _text(expression(element)))
-    labels = {name: text for name, text in labels.items() if text}
+        if element.tag == "title":
+            found.setdefault("title", _text(content, element))
+        for name, expression in presets.get(element.tag, {}).items():
+            found.setdefault(name, _text(expression, element))
+    labels = {name: text for name, text in found.items() if text}
     if os := _OS.match(labels.get("os_id", "")):
-        labels["os"] = "windows" if os[1] == "win" else os[1]
+        labels.setdefault("os", "windows" if os[1] == "win" else os[1])
     return labels
 
 
-def _text(value: object) -> str:
-    return value.strip()[:MOST_CHARACTERS].rstrip() if isinstance(value, str) else ""
+def _text(expression: _Expression, element: etree._Element) -> str:
+    from lxml import etree
 
-
-_Expression = Callable[["etree._Element"], Any]
+    try:
+        text = expression(element)
+    except etree.XPathError:
+        return ""
+    return str(text).strip()[:MOST_CHARACTERS].rstrip()
 
 
 @cache
-def _compiled() -> tuple[_Expression, Mapping[str, Mapping[str, _Expression]]]:
-    from lxml.etree import XPath
+def _presets() -> tuple[_Expression, Mapping[str, Mapping[str, _Expression]], _Expression]:
+    from lxml import etree
 
-    def compiled(expression: str, namespace: str) -> _Expression:
-        prefixes = {"p": namespace}
-        return XPath(expression, namespaces=prefixes, regexp=False, smart_strings=False)
-
-    presets = {
-        namespace: {name: compiled(expression, namespace) for name, expression in labels.items()}
-        for namespace, labels in PRESETS.items()
+    compiled = {
+        tag: {
+            name: _compiled(expression, {"p": tag[1:].partition("}")[0]})
+            for name, expression in labels.items()
+        }
+        for tag, labels in PRESETS.items()
     }
-    return XPath("title | metadata/*"), presets
+    return etree.XPath("title | metadata/*"), compiled, _compiled(".", {})
+
+
+def _compiled(expression: str, namespaces: Mapping[str, str]) -> _Expression:
+    """What gives an expression's string value; it cannot read files or call Python."""
+    from lxml import etree
+
+    etree.XPath(expression, namespaces=namespaces, regexp=False)
+    return etree.XPath(
+        f"string({expression})", namespaces=namespaces, regexp=False, smart_strings=False
+    )

@@ -136,6 +136,11 @@ class DomainReport(Value):
         return hash((self.uuid, self.read_at))
 
     @property
+    def title(self) -> str | None:
+        """What people call it: its title, else the name that its platform shows, or None."""
+        return self.labels.get("title") or self.labels.get("name")
+
+    @property
     def stats(self) -> MemoryStats:
         """The guest's own figures."""
         return self.figures.stats

@@ -8,7 +8,7 @@ short name only where no other column has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from virtballoon.model.report import DomainReport
@@ -74,6 +74,17 @@ class Column(NamedTuple):
     def cell(self, row: DomainReport, *, exact: bool) -> str:
         """What a table shows, safe for a terminal."""
         return self.show(self.value(row), exact)
+
+
+def usual(rows: Sequence[DomainReport], *, wide: bool) -> list[Column]:
+    """The columns of a list of these domains where none are asked for."""
+    found = [column(key) for key in (WIDE if wide else DEFAULT)]
+    if wide:
+        present = {f"labels.{name}" for row in rows for name in row.labels}
+        return found + [column(key) for key in domain_columns() if key in present]
+    if any(row.labels and row.title for row in rows):
+        found.insert(1, TITLE)
+    return found
 
 
 def figures(row: DomainReport) -> tuple[str, ...]:
@@ -154,3 +165,7 @@ def is_size(key: str) -> bool:
         statistic = STATISTIC_BY_NAME.get(key.removeprefix("stats."))
         return statistic is not None and statistic.unit is Unit.BYTES
     return key.endswith("_bytes")
+
+
+#: What people call a domain, in a list of any that has a title or the like.
+TITLE: Final = column("labels.title")._replace(value=lambda row: row.title)

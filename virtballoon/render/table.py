@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Unit
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
-from virtballoon.render.columns import Column, column, figure_name, figures
+from virtballoon.render.columns import TITLE, Column, column, figure_name, figures
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
@@ -28,6 +28,8 @@ STYLES: Final = {
 _GAP: Final = "  "
 #: The first column, the name, is cut to this width before others are.
 _NARROWEST_NAME: Final = 12
+#: Of a list with titles, what is left out on a terminal that has no room for all.
+_LEFT_OUT: Final = ("TOTAL", "INTERVAL")
 
 
 def list_table(
@@ -46,7 +48,8 @@ def list_table(
         + [text.printable(host.uri)] * with_host
         for host, row in rows
     ]
-    _print(heads, lines, with_header=with_header, stream=stream)
+    titled = TITLE in columns
+    _print(heads, lines, titled=titled, with_header=with_header, stream=stream)
 
 
 def stats_blocks(
@@ -157,10 +160,12 @@ def _print(
     *,
     with_header: bool,
     stream: TextIO,
+    titled: bool = False,
 ) -> None:
     """Print a plain table: as wide as it needs in a pipe, cut to the width of a terminal.
 
     :param heads: the headings, each with whether the column is flush right
+    :param titled: whether the second column is a title, which is cut before the first
     """
     heading = [title for title, _ in heads]
     rows = [*([heading] if with_header else []), *lines]
@@ -171,7 +176,18 @@ def _print(
     widths = [max(map(text.width, cells)) for cells in zip(*rows, strict=True)]
     if limit is not None:
         excess = sum(widths) + len(_GAP) * (len(widths) - 1) - limit
-        widths[0] = min(widths[0], max(_NARROWEST_NAME, widths[0] - max(0, excess)))
+        for word in _LEFT_OUT if titled else ():
+            if excess > max(0, widths[1] - _NARROWEST_NAME):
+                index = heading.index(word)
+                excess -= widths[index] + len(_GAP)
+                heads = [head for head in heads if head[0] != word]
+                del widths[index]
+                for cells in (heading, *lines):
+                    del cells[index]
+        for index in (1, 0) if titled else (0,):
+            cut = min(max(0, excess), max(0, widths[index] - _NARROWEST_NAME))
+            widths[index] -= cut
+            excess -= cut
     for cells in rows:
         parts = []
         for cell, wide, (_, flush_right) in zip(cells, widths, heads, strict=True):
