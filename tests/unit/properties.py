@@ -137,6 +137,7 @@ def assert_xml_read_or_refused(text: str) -> None:
         assert refused.message
         return
     assert isinstance(xml, DomainXML)
+    assert all(0 < len(text) <= 200 for text in xml.labels.values())
     assert xml.id is None or xml.id >= 0
     assert xml.period >= 0
     balloon = xml.balloon

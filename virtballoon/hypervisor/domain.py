@@ -187,7 +187,8 @@ class Domain:
         """
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0
         with self._call(f"XMLDesc({'INACTIVE' if inactive else ''})"):
-            return domainxml.parse(self.raw.XMLDesc(flags))
+            # A running domain's labels are those of the live XML.
+            return domainxml.parse(self.raw.XMLDesc(flags), with_labels=not inactive)
 
     def saved_xml(self) -> domainxml.DomainXML | None:
         """The XML in the saved image from which the domain would start (``virsh managedsave``);

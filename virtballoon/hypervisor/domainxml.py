@@ -29,7 +29,7 @@ _AGENT: Final = "org.qemu.guest_agent.0"
 
 #: This many results of :func:`parse` are kept; each takes less than 1 KiB.
 _MOST_PARSED: Final = 10_000
-_parsed: Final[dict[tuple[int, int], DomainXML]] = {}
+_parsed: Final[dict[tuple[int, int, bool], DomainXML]] = {}
 
 _DOCTYPE: Final = "it declares a document type, which libvirt's does not"
 
@@ -105,7 +105,7 @@ def _is_balloon(device: str) -> bool:
     return not DEVICE_NAMES.isdisjoint({first, *drivers})
 
 
-def parse(xml: str) -> DomainXML:
+def parse(xml: str, *, with_labels: bool = True) -> DomainXML:
     """Read the balloon from a domain's XML, live or inactive.
 
     The balloon is ``/domain/devices/memballoon``; model ``none`` means that there is none.
@@ -115,12 +115,16 @@ def parse(xml: str) -> DomainXML:
 
     :raise DomainXMLError: when it is not a domain's XML
     """
-    key = hash(xml), len(xml)
+    key = hash(xml), len(xml), with_labels
     if (known := _parsed.get(key)) is not None:
         return known
     if len(_parsed) >= _MOST_PARSED:
         _parsed.clear()
-    return _parsed.setdefault(key, _read(_root(xml)))
+    root = _root(xml)
+    parsed = _read(root)
+    if with_labels:
+        parsed = parsed._replace(labels=labels.read(root))
+    return _parsed.setdefault(key, parsed)
 
 
 def _read(root: etree._Element) -> DomainXML:
@@ -136,7 +140,6 @@ def _read(root: etree._Element) -> DomainXML:
         machine=(kind.get("machine") or None) if kind is not None else None,
         has_hugepages=root.find("./memoryBacking/hugepages") is not None,
         unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
-        labels=labels.read(root),
     )
 
 

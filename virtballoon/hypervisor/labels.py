@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from virtballoon.errors import ConfigurationError
 
@@ -56,7 +56,7 @@ PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
 #: Begins an identifier of libosinfo: ``http://debian.org/debian/12``, ``http://microsoft.com/win/10``.
 _OS: Final = re.compile(r"https?://[^/]+/([^/]+)")
 
-_Expression = Callable[["etree._Element"], Any]
+_Expression = Callable[["etree._Element"], str | None]
 
 #: Those of the configuration.
 _own: Final[dict[str, _Expression]] = {}
@@ -80,8 +80,6 @@ def use(configuration: Configuration) -> bool:
 
         try:
             own[name] = _compiled(expression, configuration.namespaces)
-            # A prefix or a function that does not exist is not found before.
-            own[name](etree.Element("domain"))
         except (etree.XPathError, ValueError) as error:
             where = "".join(f"{file}: " for file in configuration.files[-1:])
             raise ConfigurationError(f"{where}labels.{name}: invalid XPath: {error}") from error
@@ -95,48 +93,67 @@ def use(configuration: Configuration) -> bool:
 def read(root: etree._Element) -> dict[str, str]:
     """The labels of a domain, from the root of its XML. The first of two elements counts, and a
     label of the configuration before another one of this name."""
-    found = {name: _text(expression, root) for name, expression in _own.items()}
-    title_or_metadata, presets, content = _presets()
-    for element in title_or_metadata(root):
-        if element.tag == "title":
-            found.setdefault("title", _text(content, element))
-        for name, expression in presets.get(element.tag, {}).items():
-            found.setdefault(name, _text(expression, element))
+    found = {name: _cut(expression(root)) for name, expression in _own.items()}
+    for part in root.iterchildren("title", "metadata"):
+        if part.tag == "title":
+            found.setdefault("title", _cut(part.text))
+            continue
+        for element in part:
+            for name, expression in _presets().get(element.tag, {}).items():
+                found.setdefault(name, _cut(expression(element)))
     labels = {name: text for name, text in found.items() if text}
     if os := _OS.match(labels.get("os_id", "")):
         labels.setdefault("os", "windows" if os[1] == "win" else os[1])
     return labels
 
 
-def _text(expression: _Expression, element: etree._Element) -> str:
-    from lxml import etree
-
-    try:
-        text = expression(element)
-    except etree.XPathError:
-        return ""
-    return str(text).strip()[:MOST_CHARACTERS].rstrip()
+def _cut(text: str | None) -> str:
+    return text.strip()[:MOST_CHARACTERS].rstrip() if text else ""
 
 
 @cache
-def _presets() -> tuple[_Expression, Mapping[str, Mapping[str, _Expression]], _Expression]:
-    from lxml import etree
-
-    compiled = {
-        tag: {
-            name: _compiled(expression, {"p": tag[1:].partition("}")[0]})
-            for name, expression in labels.items()
-        }
+def _presets() -> Mapping[str, Mapping[str, _Expression]]:
+    return {
+        tag: {name: _preset(path, tag[1:].partition("}")[0]) for name, path in labels.items()}
         for tag, labels in PRESETS.items()
     }
-    return etree.XPath("title | metadata/*"), compiled, _compiled(".", {})
+
+
+def _preset(expression: str, namespace: str) -> _Expression:
+    if "(" in expression:
+        return _compiled(expression, {"p": namespace})
+    # While lxml evaluates XPath, another thread runs: with several of them, that takes ten times
+    # as long as looking at the elements.
+    path, _, attribute = expression.partition("/@")
+    tags = [step.replace("p:", f"{{{namespace}}}") for step in path.split("/")]
+
+    def value(element: etree._Element) -> str | None:
+        for tag in tags:
+            child = next(element.iterchildren(tag), None)
+            if child is None:
+                return None
+            element = child
+        return element.get(attribute) if attribute else element.text
+
+    return value
 
 
 def _compiled(expression: str, namespaces: Mapping[str, str]) -> _Expression:
-    """What gives an expression's string value; it cannot read files or call Python."""
+    """What gives an expression's string value, or None if that fails. It cannot read files or call
+    Python."""
     from lxml import etree
 
     etree.XPath(expression, namespaces=namespaces, regexp=False)
-    return etree.XPath(
+    string = etree.XPath(
         f"string({expression})", namespaces=namespaces, regexp=False, smart_strings=False
     )
+    # A prefix or a function that does not exist is not found before.
+    string(etree.Element("domain"))
+
+    def value(element: etree._Element) -> str | None:
+        try:
+            return str(string(element))
+        except etree.XPathError:
+            return None
+
+    return value
