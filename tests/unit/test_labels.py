@@ -13,6 +13,7 @@ from tests.unit.builders import CONFIGURATION_FILE, METADATA, OTHER_METADATA
 from virtballoon import Configuration, ConfigurationError, DomainXMLError, load_configuration
 from virtballoon.hypervisor import domainxml, labels
 from virtballoon.hypervisor.domainxml import parse, use_labels
+from virtballoon.render import columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -176,6 +177,23 @@ def test_invalid_expression(expression: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^labels\.own: invalid XPath: "):
         use_labels(configured(team="name", own=expression))
     assert read(APP) == {"team": "12"}
+
+
+def test_no_functions_but_those_of_xpath() -> None:
+    exslt = {name: f"http://exslt.org/{name}" for name in ("regular-expressions", "strings")}
+    for prefix, call in (("regular-expressions", "test('a', 'a')"), ("strings", "tokenize('a')")):
+        own = Configuration(labels={"own": f"{prefix}:{call}"}, namespaces=exslt)
+        with pytest.raises(ConfigurationError, match="invalid XPath"):
+            use_labels(own)
+
+
+def test_other_columns_keep_their_short_names() -> None:
+    use_labels(configured(used="/domain/memory", live="/domain/memory", team="/domain/name"))
+    words = ("used", "live", "name", "team", "labels.used", "labels.name", "flavor")
+    assert [column and column.key for column in map(columns.find, words)] == [
+        *("used_bytes", "interval.live", "name", "labels.team"),
+        *("labels.used", "labels.name", "labels.flavor"),
+    ]
 
 
 def test_invalid_expression_names_its_file(tmp_path: Path) -> None:
