@@ -179,9 +179,16 @@ def test_rules(scraped: tuple[Exporter, Prometheus]) -> None:
     def is_pending(name: str) -> bool:
         return states()[name] == "pending"
 
-    # Each of these takes minutes to fire.
-    for name in ("VirtballoonHostDown", "GuestNotPolled", "GuestFiguresStale"):
-        wait_until(partial(is_pending, name), 60, f"{name} to be pending")
+    # It takes minutes to fire.
+    name = "VirtballoonHostDown"
+    wait_until(partial(is_pending, name), 60, f"{name} to be pending")
+    (group,) = prometheus.api("rules")["groups"]
+    rule_by_name = {rule["name"]: rule["query"] for rule in group["rules"]}
+    for name in ("GuestsNotPolled", "GuestFiguresStale"):
+        # Minutes ago there was no figure yet.
+        query = re.sub(r"offset \d+m", "offset 1s", rule_by_name[name])
+        found = wait_until(partial(prometheus.query, query), 60, f"{name} to fire")
+        assert all(labels.keys() == {"job", "instance", "host"} for labels, _ in found)
     assert states()["GuestOutOfMemory"] == "inactive"
     tested = (rules / "virtballoon.rules.test.yml").read_text()
     assert set(states()) == set(re.findall(r"alertname: (\w+)", tested))

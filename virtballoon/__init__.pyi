@@ -87,6 +87,7 @@ from virtballoon.model.outcome import (
     QomPath as QomPath,
     Waited as Waited,
 )
+from virtballoon.model.pressure import Pressure as Pressure
 from virtballoon.model.rates import NoRate as NoRate, Rates as Rates, Sample as Sample
 from virtballoon.model.report import (
     DomainReport as DomainReport,

@@ -118,7 +118,7 @@ def test_wide_window_has_every_size() -> None:
     heading = lines(view(FULL), 200)[1].split()
     assert heading == [
         *("DOMAIN", "USED%", "USED", "CACHE", "FREE", "TOTAL", "BALLOON", "MAXIMUM"),
-        *("MEMORY", "HISTORY", "INTERVAL", "AGE", "VERDICT"),
+        *("MEMORY", "HISTORY", "PRESSURE", "INTERVAL", "AGE", "VERDICT"),
     ]
 
 

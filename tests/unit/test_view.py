@@ -70,7 +70,7 @@ def test_s_changes_the_order() -> None:
         press(shown, "s")
         orders.append(shown.order)
 
-    assert orders == [Order.USE, Order.NAME, Order.NEED]
+    assert orders == [Order.USE, Order.NAME, Order.PRESSURE, Order.NEED]
     assert names(shown) == ["hv1", "full", "big", "off", "mute"]
 
 
@@ -92,7 +92,7 @@ def test_incomplete_reading_keeps_other_domains() -> None:
     (watched,) = shown.hosts
     assert watched.report is not watched.complete
     assert names(shown) == ["hv1", "full", "big"]
-    assert shown.lines[1].domain is newer
+    assert shown.lines[1].domain == newer.since(FULL.sample)
     assert watched.history(FULL.uuid) == (0.9, 0.5)
     assert shown.reports[0].domains == (FULL, BIG), "the last one that was complete"
 

@@ -60,7 +60,8 @@ class Measure(StrEnum):
 
     ``used`` is in percent of the guest's memory, ``age`` in seconds, ``swap`` in bytes read from
     and written to swap per second, ``faults`` in major faults per second, and ``oom`` the number of
-    processes killed for lack of memory since the former reading.
+    processes killed for lack of memory since the former reading. ``pressure`` is 1 for a guest that
+    is short of memory (:class:`virtballoon.Pressure`), else 0.
 
     :ivar units: the units that a threshold may have
     :ivar statistics: the statistics of which it is the difference to a former reading
@@ -75,6 +76,10 @@ class Measure(StrEnum):
     unit: str
     missing: str
 
+    PRESSURE = (
+        *("pressure", COUNT, ("available_memory", "swap_in", "swap_out", "major_faults")),
+        *("pressure", "", "whether it is short of memory is unknown"),
+    )
     USED = "used", PERCENT, (), "used", "%", "its used memory is unknown"
     AGE = "age", SECONDS, (), "age", "s", "the age of its figures is unknown"
     SWAP = (
@@ -104,6 +109,8 @@ class Measure(StrEnum):
     def text(self, value: float) -> str:
         """The figure for people."""
         match self:
+            case Measure.PRESSURE:
+                return "short of memory" if value else "not short of memory"
             case Measure.USED:
                 return f"{value:.1f}% used"
             case Measure.AGE:
@@ -148,6 +155,9 @@ class Thresholds(NamedTuple):
 DEFAULT_THRESHOLDS: Final[Mapping[Measure, Thresholds]] = MappingProxyType(
     {Measure.USED: Thresholds(warning=Range(0, 90), critical=Range(0, 95))}
 )
+
+#: The thresholds of pressure.
+PRESSED: Final = Thresholds(warning=Range(0, 0))
 
 
 class Policy(Value):
@@ -309,6 +319,10 @@ def _measured(row: DomainReport, measure: Measure) -> tuple[float | None, bool]:
         return row.age_seconds, row.age_seconds is not None
     names = measure.statistics
     is_given = all(getattr(row.stats, name) is not None for name in names)
+    if measure is Measure.PRESSURE:
+        pressure = row.pressure
+        value = None if pressure.is_short is None else float(pressure.is_short)
+        return value, is_given and pressure.is_low is not None
     rates = row.rates
     gains = {**rates.per_second, "oom_kills": rates.oom_kills} if rates is not None else {}
     gained = [gains.get(name) for name in names]

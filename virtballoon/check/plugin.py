@@ -129,6 +129,8 @@ def details(row: CheckedDomain) -> list[str]:
         why = report.error.message if report.error is not None else report.verdict.meaning
         said.insert(0, f"{report.verdict.value}: {why}")
     else:
+        if any(m.measure is Measure.PRESSURE for m in row.measurements):
+            said.append(report.pressure.text)
         others = [m for m in row.measurements if m not in alarms and m.value is not None]
         # The age follows in any case.
         said += [_measured(m) for m in others if m.measure is not Measure.AGE]
@@ -198,6 +200,11 @@ def _figures(row: CheckedDomain, *, everything: bool) -> Iterator[tuple[str, str
     values = {m.measure: m.value for m in row.measurements}
     thresholds = {m.measure: m.thresholds for m in row.measurements}
     fresh = report.verdict is Verdict.FRESH
+    if Measure.PRESSURE in values:
+        pressure = report.pressure
+        values.setdefault(Measure.SWAP, pressure.swap_per_second)
+        values.setdefault(Measure.FAULTS, pressure.faults_per_second)
+        values.setdefault(Measure.OOM, pressure.oom_kills)
     if fresh:
         values.setdefault(Measure.USED, usage.percent)
     if everything and report.verdict.can_update:

@@ -14,6 +14,7 @@ import click
 
 from virtballoon.check.judging import (
     DEFAULT_THRESHOLDS,
+    PRESSED,
     CheckStatus,
     Measure,
     Policy,
@@ -113,6 +114,7 @@ def _threshold_option(
 @click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
 @_threshold_option("-w", "--warning", "used_warning", help="Memory used, in percent  [90%]")
 @_threshold_option("-C", "--critical", "used_critical", help="The same, for CRITICAL  [95%]")
+@click.option("--pressure", is_flag=True, help="WARNING if short of memory, not if full.")
 @_threshold_option("--age-warning", help="Age of the figures.")
 @_threshold_option("--age-critical")
 @_threshold_option("--swap-warning", help="Swap traffic since the last run, bytes per second.")
@@ -153,6 +155,7 @@ def command(
     states: Mapping[Verdict | Trouble, CheckStatus],
     state: str | None,
     perfdata: str,
+    pressure: bool,
     **thresholds: Range | None,
 ) -> int:
     """Check the memory use of running domains, as a monitoring plugin: exit status 0 for OK, 1 for
@@ -161,7 +164,7 @@ def command(
     DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
     ~:90 or 10:20; @10:20 is its opposite.
     """
-    policy = _policy(thresholds, states)
+    policy = Policy(thresholds=_thresholds(thresholds, pressure=pressure), states=states)
     hosts = finish.read_selected(settings, domains)
     judge = partial(check_hosts, hosts, policy, domains=domains)
     if policy.needs_former or state is not None:
@@ -210,14 +213,14 @@ def _empty_host(settings: Settings, host: HostReport) -> Problem | None:
     return Problem(status=CheckStatus.UNKNOWN, message=text)
 
 
-def _policy(
-    given: Mapping[str, Range | None], states: Mapping[Verdict | Trouble, CheckStatus]
-) -> Policy:
+def _thresholds(given: Mapping[str, Range | None], *, pressure: bool) -> dict[Measure, Thresholds]:
+    # Pressure is judged in place of fullness, unless both are asked for.
+    defaults = {Measure.PRESSURE: PRESSED} if pressure else DEFAULT_THRESHOLDS
     thresholds = {}
     for measure in Measure:
-        default = DEFAULT_THRESHOLDS.get(measure, Thresholds())
-        warning = given[f"{measure}_warning"] or default.warning
-        critical = given[f"{measure}_critical"] or default.critical
+        default = defaults.get(measure, Thresholds())
+        warning = given.get(f"{measure}_warning") or default.warning
+        critical = given.get(f"{measure}_critical") or default.critical
         if warning is not None or critical is not None:
             thresholds[measure] = Thresholds(warning=warning, critical=critical)
-    return Policy(thresholds=thresholds, states=states)
+    return thresholds

@@ -134,7 +134,7 @@ HOST_OPTIONS: Final = (
 via = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
-    help="Source (qom: write access, taints guests)  [libvirt]",
+    help="Source; qom: write access, taints guests  [libvirt]",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
 output = click.option("--output", help="Write to this file, which is always complete.", **_FILE)

@@ -32,11 +32,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--sort",
-    type=click.Choice(("need", "use", "name")),
+    type=click.Choice(("need", "use", "name", "pressure")),
     metavar="ORDER",
     default="need",
-    help="need (largest used share first, fresh figures before others), use (most bytes first) or "
-    "name  [need]",
+    help="need (largest used share first), use (most bytes first), name or pressure  [need]",
 )
 @options.units
 @click.option("--once", is_flag=True, help="Print one frame and exit; needs no terminal.")

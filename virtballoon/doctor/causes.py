@@ -27,6 +27,7 @@ class Sign(StrEnum):
     LONG_RUN = "long-run"  # its QEMU has used more than 5 minutes of processor time
     BALLOONED = "ballooned"  # the balloon holds memory, so a driver has inflated it
     LOW_MEMORY = "low-memory"  # its last figures show less than 5 % of its memory available
+    SHORT_OF_MEMORY = "short-of-memory"  # little is available, and it suffered while it was watched
     IOMMU = "iommu"  # its balloon has <driver iommu='on'/>
     CLOCK_BEHIND = "clock-behind"  # by the last updates of its host, the host's clock is behind
     XML_POLLS = "xml-polls"  # the live XML has an interval above 0
@@ -348,6 +349,28 @@ class Cause(StrEnum):
         "reading it failed",
         "see the error",
         rows=(Row(_V.FAILED, lacks=(_S.NOT_GIVEN,)),),
+    )
+    SHORT_OF_MEMORY = CauseInfo(
+        "short-of-memory",
+        "it is short of memory: little is available, and it swaps or reads its programs from disk "
+        "again and again, or kills processes",
+        "give it more memory, up to its maximum at once: {virsh} setmem {domain} SIZE --live; or "
+        "stop programs in the guest",
+        also=(Row(_V.FRESH, seen=(_S.SHORT_OF_MEMORY,)),),
+    )
+    LOW_MEMORY = CauseInfo(
+        "low-memory",
+        "less than 5 % of its memory is available; whether it suffers is not known",
+        "watch it for longer: {virtballoon} doctor --timeout {watch} {name}",
+        # Neither seen nor known to be absent.
+        also=(
+            Row(
+                _V.FRESH,
+                has=(_S.SHORT_OF_MEMORY,),
+                lacks=(_S.SHORT_OF_MEMORY,),
+                seen=(_S.LOW_MEMORY,),
+            ),
+        ),
     )
     CONFIG_DIFFERS = CauseInfo(
         "config-differs",

@@ -69,9 +69,9 @@ def diagnose_host(
 
     The domains are read as :func:`virtballoon.read_host` does, in the first 60 % of the time.
     Then questions are asked about those that are not well, and those that are stale or were never
-    updated are watched: for one second, and for their interval where the time allows it. A domain
-    with polling off that was updated in the last seconds is watched, too, since its QEMU may poll
-    it.
+    updated are watched: for one second, and for their interval where the time allows it. So are
+    those with little memory left, to see whether they are short of it. A domain with polling off
+    that was updated in the last seconds is watched, too, since its QEMU may poll it.
 
     :param prefixes: how the commands of the remedies begin
     """
@@ -135,6 +135,9 @@ class DomainExamination:
         report, longest = self.report, 0.0
         if report.may_be_polled:
             longest = UNPOLLED_SECONDS
+        elif self._may_be_short:
+            # Until its next update.
+            longest = max(0.0, (report.interval.in_force or 0) - (report.age_seconds or 0))
         elif not report.verdict.lacks_update:
             return None
         elif Cause.NOT_DUE in possible_causes(report.verdict, self.signs):
@@ -143,6 +146,11 @@ class DomainExamination:
             if self.begun + seconds <= until:
                 return Watched.of(domain, report, since=self.begun, seconds=seconds)
         return None
+
+    @property
+    def _may_be_short(self) -> bool:
+        """Whether it takes a second update to know if it is short of memory."""
+        return self.first.verdict is Verdict.FRESH and bool(self.signs.get(Sign.LOW_MEMORY))
 
     def add_evidence(self, asked: str, answer: str, *, by: Source | None = None) -> None:
         """Add a question and its answer, by default of the source of the figures."""
@@ -183,7 +191,9 @@ class DomainExamination:
             if last_update != (self.report.last_update or 0):
                 self.report = report
                 text = update_text(report)
-                if last_update:
+                if self._may_be_short:
+                    self._add_pressure(report)
+                elif last_update:
                     self.signs[Sign.UPDATED] = True
                 else:
                     for sign in _UNTIL_RESET:
@@ -193,6 +203,12 @@ class DomainExamination:
                 if interval and elapsed >= interval + _LATE_SECONDS:
                     self.signs[Sign.OVERDUE] = True
         self.add_evidence(asked, text)
+
+    def _add_pressure(self, report: DomainReport) -> None:
+        pressure = report.since(self.first.sample).pressure
+        self.add_evidence("memory, between two updates", pressure.text)
+        if pressure.is_short is not None:
+            self.signs[Sign.SHORT_OF_MEMORY] = pressure.is_short
 
     def add_clock(self, clock: ClockOffset) -> None:
         """Add the offset of the host's clock, which is more than that of two equal clocks."""

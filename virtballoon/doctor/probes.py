@@ -14,6 +14,7 @@ from virtballoon.errors import Busy, BusyReason, ConnectionLost, NotSupported, V
 from virtballoon.hypervisor.device import read_configs
 from virtballoon.hypervisor.domain import Control, Domain
 from virtballoon.model.memory import Anomaly
+from virtballoon.model.pressure import Pressure
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
@@ -22,7 +23,6 @@ from virtballoon.model.verdict import STOPPED_STATES, State, Verdict
 _LONG_RUN_SECONDS: Final = 300.0
 #: Linux uses all of one CPU after a crash and, emulation apart, while it boots.
 ONE_CPU: Final = (0.8, 1.2)
-_LOW_SHARE: Final = 0.05
 
 _TRANSIT: Final = frozenset(
     {
@@ -218,9 +218,9 @@ def signs_of(report: DomainReport) -> dict[Sign, bool]:
         signs[Sign.BEHIND_LIBVIRT] = is_foreign
     if figures.maximum_bytes is not None and figures.current_bytes is not None:
         signs[Sign.BALLOONED] = figures.current_bytes < figures.maximum_bytes
-    total, available = figures.stats.total_memory, figures.stats.available_memory
-    if total and available is not None:
-        signs[Sign.LOW_MEMORY] = available < _LOW_SHARE * total
+    is_low = Pressure.of(report.usage, None).is_low
+    if is_low is not None:
+        signs[Sign.LOW_MEMORY] = is_low
     if Anomaly.UPDATE_IN_FUTURE in report.anomalies:
         signs[Sign.FUTURE] = True
     if isinstance(report.error, Busy):

@@ -27,6 +27,7 @@ from virtballoon.model.verdict import (
 )
 
 if TYPE_CHECKING:
+    from virtballoon.model.pressure import Pressure
     from virtballoon.model.rates import Rates, Sample
 
 
@@ -239,6 +240,15 @@ class DomainReport(Value):
         if earlier is None:
             return replace(self, rates=Rates(reason=NoRate.NO_FIGURES))
         return replace(self, rates=Rates.between(earlier, self.sample))
+
+    @property
+    def pressure(self) -> Pressure:
+        """Whether the guest is short of memory, by its figures and :attr:`rates`; nothing is known
+        of one whose figures are not fresh."""
+        from virtballoon.model.pressure import Pressure
+
+        is_fresh = self.verdict is Verdict.FRESH
+        return Pressure.of(self.usage, self.rates) if is_fresh else Pressure()
 
     @property
     def look(self) -> Look:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
+from virtballoon.model.pressure import AVAILABLE_RATIO, FAULTS_PER_SECOND, SWAP_PER_SECOND
 from virtballoon.model.report import DomainReport
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text
@@ -19,6 +20,7 @@ from virtballoon.render.text import printable
 from virtballoon.watch.view import (
     BINDINGS,
     Line,
+    Order,
     Screen,
     View,
     WatchedHost,
@@ -178,6 +180,7 @@ _LEAST: Final = {
     **dict.fromkeys(_SIZES, 10),
     "MEMORY": 12,
     "HISTORY": 8,
+    "PRESSURE": 8,
     "INTERVAL": 8,
     "AGE": 7,
     "VERDICT": 11,
@@ -189,7 +192,7 @@ _FLUSH_LEFT: Final = frozenset({"DOMAIN", "MEMORY", "VERDICT"})
 #: verdict and age.
 _CLAIMS: Final = (
     *("DOMAIN", "VERDICT", "AGE", "USED%", "MEMORY", "USED", "HISTORY"),
-    *("TOTAL", "INTERVAL", "BALLOON", "MAXIMUM", "CACHE", "FREE"),
+    *("PRESSURE", "TOTAL", "INTERVAL", "BALLOON", "MAXIMUM", "CACHE", "FREE"),
 )
 #: Which ones grow into the room that is left, one after another, and to which width.
 _GROWTH: Final = (
@@ -208,8 +211,11 @@ def _layout(frame: Frame) -> _Layout:
     longest = max(names, default=0)
     widths: dict[str, int] = {}
     room = frame.width - len(_SELECTED) + _GAP
-    for title in _CLAIMS:
-        is_known = title != "HISTORY" or frame.view.every is not None
+    # What is sorted by is shown.
+    first = ["PRESSURE"] if frame.view.order is Order.PRESSURE else []
+    for title in dict.fromkeys((*_CLAIMS[:3], *first, *_CLAIMS[3:])):
+        # One reading has neither a history nor rates.
+        is_known = title not in {"HISTORY", "PRESSURE"} or frame.view.every is not None
         if is_known and (not widths or known[title] + _GAP <= room):
             widths[title] = known[title]
             room -= known[title] + _GAP
@@ -297,6 +303,12 @@ def _verdict(row: DomainReport, frame: Frame) -> tuple[str, str]:
     return (f"{word}?", "yellow") if is_outdated(row, frame.now) else (word, STYLES[word])
 
 
+def _pressure(row: DomainReport, frame: Frame) -> tuple[str, str]:
+    """Whether the guest is short of memory now."""
+    is_short = row.pressure.is_short if _is_fresh(row, frame) else None
+    return ("yes", "bold red") if is_short else (text.ABSENT if is_short is None else "no", "")
+
+
 def _cell(title: str, line: Line, row: DomainReport, width: int, frame: Frame) -> Parts:
     """What a column shows of a domain in this width."""
     match title:
@@ -308,6 +320,8 @@ def _cell(title: str, line: Line, row: DomainReport, width: int, frame: Frame) -
             return _memory(row, width, frame)
         case "HISTORY":
             return [(_history(line, row, width), "")]
+        case "PRESSURE":
+            return [_pressure(row, frame)]
         case "INTERVAL":
             interval = row.interval.in_force if row.balloon is not None else None
             return [(text.seconds(interval), "")]
@@ -422,6 +436,7 @@ def _about(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
         ("error", error.message if error is not None else None),
         ("what to do", error.hint if error is not None else None),
         *((anomaly.value, anomaly.text) for anomaly in row.anomalies),
+        ("pressure", f"{_pressure(row, frame)[0]}: {row.pressure.text}"),
         ("age", f"{age}, of {timestamp(row.last_update) or text.ABSENT}"),
         ("interval", ", ".join(f"{who} {text.seconds(value)}" for who, value in asked)),
         ("balloon", " ".join(filter(None, device)) or "none"),
@@ -479,6 +494,12 @@ def _help(frame: Frame) -> list[Parts]:
             "HISTORY",
             f"the used share at the guest's last updates, from {_MARKS[0]} for 0 "
             f"to {_MARKS[-1]} for 100 %; gaps where the figures were not fresh",
+        ),
+        (
+            "PRESSURE",
+            "whether the guest was short of memory between its last two updates: less than "
+            f"{AVAILABLE_RATIO:.0%} available, and more than {FAULTS_PER_SECOND:g} major faults/s "
+            f"or {SWAP_PER_SECOND / 1024**2:g} MiB/s swap; or OOM kills (--via qom)",
         ),
         ("AGE", "the age of the figures now; dim ones are not fresh"),
         ("fresh?", _OUTDATED),

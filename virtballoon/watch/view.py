@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from virtballoon.doctor.results import HostDiagnosis
 from virtballoon.engine.calls import BackgroundCall
+from virtballoon.model.rates import NoRate
 from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import Verdict, fresh_seconds
@@ -33,12 +34,14 @@ class Order(StrEnum):
     """How the domains of a host are sorted.
 
     By need: the largest used share of the memory first, of fresh figures; then the other figures;
-    then domains without figures. By use: the most used bytes first, fresh or not.
+    then domains without figures. By use: the most used bytes first, fresh or not. By pressure:
+    those that are short of memory first, then those with the least available share.
     """
 
     NEED = "need"
     USE = "use"
     NAME = "name"
+    PRESSURE = "pressure"
 
 
 class Screen(Enum):
@@ -71,6 +74,9 @@ class WatchedHost:
 
     def update(self, report: HostReport, now: float, *, is_complete: bool) -> None:
         """Add a report."""
+        former = {each.uuid: each for each in self.domains}
+        rated = (_rated(each, former.get(each.uuid)) for each in report.domains)
+        report = replace(report, domains=tuple(rated))
         if is_complete:
             self.complete = report
         else:
@@ -78,11 +84,11 @@ class WatchedHost:
             report = replace(report, domains=tuple(domains.values()))
         self.report, self.read_at = report, now
         # The domains of a host that does not answer may still exist.
-        former = self._updates if report.error is not None else {}
+        kept = self._updates if report.error is not None else {}
         there = {domain.uuid: domain for domain in report.domains}
         self._updates = {
             uuid: _extended(self._updates.get(uuid, ()), there.get(uuid))
-            for uuid in there.keys() | former.keys()
+            for uuid in there.keys() | kept.keys()
         }
 
     def history(self, uuid: str) -> tuple[float | None, ...]:
@@ -92,6 +98,15 @@ class WatchedHost:
         flat line that nothing supports: they leave a gap, which is None.
         """
         return tuple(ratio for _, ratio in self._updates.get(uuid, ()))
+
+
+def _rated(domain: DomainReport, former: DomainReport | None) -> DomainReport:
+    """A report with rates between the last two updates."""
+    if former is None:
+        return domain
+    rated = domain.since(former.sample)
+    is_same = rated.rates is not None and rated.rates.reason is NoRate.NOT_UPDATED
+    return replace(domain, rates=former.rates) if is_same else rated
 
 
 def _extended(past: Updates, domain: DomainReport | None) -> Updates:
@@ -370,7 +385,7 @@ BINDINGS: Final = (
     Binding(("left",), "Left", "in details: go to the line above", lambda v: v._open_next(-1)),
     Binding(("right",), "Right", "in details: go to the line below", lambda v: v._open_next(1)),
     Binding(("d",), "d", "in details of a domain: run doctor", View._diagnose),
-    Binding(("s",), "s", "sort by the next of need, use and name", View._sort),
+    Binding(("s",), "s", "sort by the next of need, use, name and pressure", View._sort),
     Binding(("/",), "/", "filter by part of a name, verdict or host", View._type_filter),
     Binding(("!",), "!", "show only domains that are not well, or all again", View._toggle_unwell),
     Binding(("u",), "u", "show sizes human-readable, or in bytes", View._change_units),
@@ -389,6 +404,11 @@ _SORT_KEYS: Final[Mapping[Order, Callable[[DomainReport], Any]]] = {
         row.usage.ratio is None,
         row.verdict is not Verdict.FRESH,
         -(row.usage.ratio or 0),
+    ),
+    Order.PRESSURE: lambda row: (
+        not row.pressure.is_short,
+        row.pressure.available_ratio is None,
+        row.pressure.available_ratio,
     ),
     Order.USE: lambda row: (row.usage.used_bytes is None, -(row.usage.used_bytes or 0)),
     Order.NAME: lambda row: row.name,
