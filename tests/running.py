@@ -132,7 +132,7 @@ class Exporter:
     def verdicts(self, timeout: float | None = None) -> dict[str, str]:
         """The domains' verdicts by name."""
         states = self.scrape(timeout)["virtballoon_domain_verdict"]
-        return {labels["domain"]: labels["verdict"] for labels, value in states if value == 1}
+        return {labels["domain"]: labels["verdict"] for labels, _ in states}
 
     def held(self) -> tuple[int, int]:
         """How many threads and file descriptors it has."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import libvirt
 import pytest
 
 from tests.unit.command import CONFIGURATION, EVIL, NOBODY_LISTENS, TEST, assert_refused
@@ -51,7 +52,9 @@ def test_prints_metrics(command: Command, node: str) -> None:
     )
     for result in (plain, openmetrics, everyone):
         assert (result.status, result.stderr) == (0, "")
-    assert f'\nvirtballoon_up{{host="{node}"}} 1.0\n' in plain.stdout
+    # The URI is local.
+    name = libvirt.open(node).getHostname()
+    assert f'\nvirtballoon_up{{host="{name}"}} 1.0\n' in plain.stdout
     assert EVIL.replace('"', '\\"') in plain.stdout
     assert 'domain="off"' not in plain.stdout
     assert 'domain="off"' in everyone.stdout
@@ -67,19 +70,30 @@ def test_names_are_printable_on_a_terminal(command: Command, node: str) -> None:
 
 def test_hosts_have_the_names_of_the_configuration(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(CONFIGURATION)
+    away = '[hosts.away]\nuri = "qemu+tcp://[::1]:1/system"\n'
+    config.write_text(CONFIGURATION + away)
     result = command("--config-file", str(config), "export")
+    name = libvirt.open(TEST).getHostname()
     assert result.status == 3
     ups = [line for line in result.stdout.splitlines() if line.startswith("virtballoon_up")]
     assert ups == [
-        'virtballoon_up{host="hv1"} 1.0',
-        'virtballoon_up{host="hv2"} 1.0',
-        'virtballoon_up{host="gone"} 0.0',
+        f'virtballoon_up{{host="{name}"}} 1.0',
+        f'virtballoon_up{{host="{name} (hv2)"}} 1.0',
+        f'virtballoon_up{{host="{name} (gone)"}} 0.0',
+        'virtballoon_up{host="away"} 0.0',
     ]
-    # A host without a name is called by its URI, reachable or not.
+
+
+def test_names_of_hosts_without_configuration(command: Command) -> None:
+    away, twice = "qemu+tcp://me@[::1]:1/system", "qemu+tcp://[::1]:1/session"
+    result = command("-c", away, "-c", twice, "export")
+    assert result.status == 1
+    assert 'virtballoon_up{host="::1"} 0.0\n' in result.stdout
+    assert f'virtballoon_up{{host="{twice}"}} 0.0\n' in result.stdout
+    # Of one that does not answer, the name that it would have.
     result = command("export", env={"LIBVIRT_DEFAULT_URI": NOBODY_LISTENS})
     assert result.status == 1
-    assert f'virtballoon_up{{host="{NOBODY_LISTENS}"}} 0.0\n' in result.stdout
+    assert f'virtballoon_up{{host="{libvirt.open(TEST).getHostname()}"}} 0.0\n' in result.stdout
 
 
 def test_file_of_an_unreachable_host(command: Command, tmp_path: Path) -> None:

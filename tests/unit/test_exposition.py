@@ -137,12 +137,10 @@ def test_a_host_that_is_not_reached() -> None:
     assert values(found, "virtballoon_host_info", uri=UNREACHED.uri, hostname="") == [1]
 
 
-def test_a_verdict_is_one_of_all() -> None:
+def test_a_verdict_is_one_series() -> None:
     found = series(exposition(snapshot_of(FULL, BARE, HELD)))
-    states = {
-        v: values(found, "virtballoon_domain_verdict", domain="off", verdict=v) for v in Verdict
-    }
-    assert states == {v: [float(v is Verdict.SHUTOFF)] for v in Verdict}
+    assert values(found, "virtballoon_domain_verdict", domain="off") == [1]
+    assert values(found, "virtballoon_domain_verdict", domain="off", verdict="shutoff") == [1]
     counts = {v: values(found, "virtballoon_domains", host="hv1", verdict=v)[0] for v in Verdict}
     assert counts[Verdict.SHUTOFF] == counts[Verdict.BUSY] == 1
     assert sum(counts.values()) == 3
@@ -160,8 +158,9 @@ def test_any_names_read_back(parse: Callable[[str], Iterable[Any]], names: list[
     rows = [replace(FULL, name=name) for name in names]
     text = exposition(snapshot_of(*rows), openmetrics=parse is parse_openmetrics)
     found = series(text, parse)
-    shown = sorted(dict(labels)["domain"] for n, labels in found if n == "virtballoon_domain_info")
-    assert shown == sorted(name.encode("utf-8", "backslashreplace").decode() for name in names)
+    shown = {dict(labels)["domain"] for n, labels in found if n == "virtballoon_domain_info"}
+    assert shown >= {name.encode("utf-8", "backslashreplace").decode() for name in names}
+    assert len(shown) == len(names)
     assert all(len(line.split(" ")) > 1 for line in text.decode().split("\n")[:-2])
 
 
@@ -178,8 +177,8 @@ def test_a_name_makes_no_line(name: str) -> None:
 
 def test_the_same_name_twice_is_two_series() -> None:
     found = series(exposition(snapshot_of(FULL, FULL), libvirt_exporter=True))
-    assert len(values(found, "virtballoon_domain_rss_bytes", domain="web1")) == 2
-    assert len(values(found, "libvirt_domain_memory_stats_rss_bytes", domain="web1")) == 2
+    assert len(values(found, "virtballoon_domain_rss_bytes")) == 2
+    assert len(values(found, "libvirt_domain_memory_stats_rss_bytes")) == 2
 
 
 def test_other_exporters_names() -> None:

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import libvirt
 import pytest
 
 from tests.lab.waiting import wait_until
@@ -26,6 +27,8 @@ from virtballoon import (
     SharedReader,
     VirtballoonError,
 )
+from virtballoon.exporter.snapshots import by_label
+from virtballoon.hypervisor.uri import named_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +51,49 @@ def test_snapshot(node: str) -> None:
     }
     assert snapshot.hosts["gone"].error is not None
     assert len(snapshot.hosts["one"].domains) > 1
+
+
+def host_report(uri: str, hostname: str | None) -> HostReport:
+    return HostReport(
+        uri=uri,
+        hostname=hostname,
+        status=HostStatus.OK if hostname else HostStatus.UNREACHABLE,
+        error=None,
+        elapsed_seconds=0.0,
+    )
+
+
+def test_local_hosts_go_by_their_own_names() -> None:
+    system, session = "qemu:///system", "qemu:///session"
+    remote = "qemu+ssh://me@[::1]:22/system"
+    assert [named_host(uri) for uri in (system, remote)] == [None, "::1"]
+    known: dict[str, str] = {}
+
+    def labels(hostname: str | None) -> list[str]:
+        uris = {"here": system, "mine": session, "away": remote, "other": system}
+        hosts = {name: host_report(uri, hostname) for name, uri in uris.items()}
+        return list(by_label(hosts, known))
+
+    up = ["hv1", "hv1 (mine)", "away", "hv1 (other)"]
+    assert labels("hv1") == up
+    # While it is down, and not for another exporter.
+    assert labels(None) == up
+    (unknown,) = by_label({"here": host_report(system, None)})
+    assert unknown == libvirt.open("test:///default").getHostname()
+    assert list(by_label({"hv1": host_report(remote, "b"), "x": host_report(system, "hv1")})) == [
+        "hv1",
+        "hv1 (x)",
+    ]
+
+
+def test_reader_remembers_own_names(tmp_path: Path) -> None:
+    file = tmp_path / "node.xml"
+    file.write_text("<node/>")
+    reader = SharedReader({"one": f"test://{file}"}, own_names=True)
+    name = libvirt.open("test:///default").getHostname()
+    (first,) = reader.read().hosts
+    assert first == name
+    assert list(SharedReader({"one": "test:///default"}).read().hosts) == ["one"]
 
 
 def test_host_that_others_leave_no_time_for(silent: SilentHost, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import OK, Settings, warn
-from virtballoon.hypervisor.uri import default_uri
+from virtballoon.hypervisor.uri import default_uri, named_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,16 +96,17 @@ def command(
             timeout=settings.timeout,
             jobs=settings.jobs,
             max_age=1.0 if max_age is None else max_age,
+            own_names=True,
             on_read=None if ensurer is None else ensurer.ensure,
         )
         return _serve(listen, reader, libvirt_exporter=compat is not None)
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
-    from virtballoon.exporter.snapshots import Snapshot
+    from virtballoon.exporter.snapshots import Snapshot, by_label
 
     begun_at = time.time()
     hosts = finish.read_selected(settings, domains, inactive=inactive)
-    reports = dict(zip(_named(settings), hosts, strict=True))
+    reports = by_label(dict(zip(_named(settings), hosts, strict=True)))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
     text = exposition(
         snapshot, openmetrics=openmetrics, libvirt_exporter=compat is not None
@@ -122,12 +123,13 @@ def command(
 
 
 def _named(settings: Settings) -> dict[str, str | None]:
-    """The hosts by what their series are labelled with: the configuration's name, else the URI.
-    It is the same whether the host answers or not."""
+    """The hosts by their names in the configuration, else those in their URIs, else by their
+    URIs: the same whether they answer or not."""
     named: dict[str, str | None] = {}
     for target in settings.targets:
-        name = settings.label(target)
-        named[target or default_uri() if name in named else name] = target
+        uri = target or default_uri()
+        name = settings.label(target) if settings.named(target) else named_host(uri)
+        named[uri if name is None or name in named else name] = target
     return named
 
 

@@ -1,7 +1,8 @@
 """Reports as Prometheus' text. The only module that imports prometheus_client.
 
-Every series of a domain has the labels ``host`` (what the caller calls it), ``domain`` (the name)
-and ``uuid``; every series of a host has ``host``. Sizes are in bytes, times in seconds, shares from
+Every series of a domain has the labels ``host`` and ``domain``, its name, which no other domain of
+the host has; every series of a host has ``host``. What else is known of a domain that is no figure
+has a series of its own, for queries to join with. Sizes are in bytes, times in seconds, shares from
 0 to 1. A figure that is absent has no series.
 
 A program with a registry of its own registers a :class:`Collector`::
@@ -35,7 +36,7 @@ from virtballoon.model.verdict import Verdict
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _HOST: Final = ("host",)
-_DOMAIN: Final = ("host", "domain", "uuid")
+_DOMAIN: Final = ("host", "domain")
 
 
 class _Figure(NamedTuple):
@@ -213,11 +214,16 @@ class Collector(_Collector):
 def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
     yield from _of_snapshot(snapshot)
     yield from _of_hosts(snapshot)
-    rows = [
-        ((_text(name), _text(row.name), row.uuid), row)
-        for name, report in snapshot.hosts.items()
-        for row in report.domains
-    ]
+    named: dict[tuple[str, str], DomainReport] = {}
+    for host, report in snapshot.hosts.items():
+        for row in report.domains:
+            name = _text(row.name)
+            # Two names can have the same text. A series that is there twice would make Prometheus
+            # drop the whole answer.
+            while (key := (_text(host), name)) in named:
+                name = f"{name} ({row.uuid})"
+            named[key] = row
+    rows = [*named.items()]
     yield from _of_domains(rows)
     for figure in (*_FIGURES, *(_LIBVIRT_EXPORTER if libvirt_exporter else ())):
         family = figure.empty()
@@ -276,7 +282,7 @@ def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (up, info, duration, offset, domains)
 
 
-def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterator[Metric]:
+def _of_domains(rows: list[tuple[tuple[str, str], DomainReport]]) -> Iterator[Metric]:
     info = InfoMetricFamily(
         "virtballoon_domain",
         "The domain's balloon, and where its figures come from.",
@@ -284,7 +290,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
     )
     verdicts = GaugeMetricFamily(
         "virtballoon_domain_verdict",
-        "How reliable the domain's figures are: 1 for its verdict, 0 for the others.",
+        "How reliable the domain's figures are: always 1.",
         labels=(*_DOMAIN, "verdict"),
     )
     used = GaugeMetricFamily(
@@ -313,6 +319,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
         info.add_metric(
             labels,
             {
+                "uuid": row.uuid,
                 "machine": _text(row.machine or ""),
                 "model": _text((balloon and balloon.model) or ""),
                 "alias": _text((balloon and balloon.alias) or ""),
@@ -320,8 +327,7 @@ def _of_domains(rows: list[tuple[tuple[str, str, str], DomainReport]]) -> Iterat
                 "source": row.source.value,
             },
         )
-        for verdict in Verdict:
-            verdicts.add_metric((*labels, verdict.value), row.verdict is verdict)
+        verdicts.add_metric((*labels, row.verdict.value), 1)
         usage = row.usage
         if usage.formula is not None and usage.used_bytes is not None and usage.ratio is not None:
             used.add_metric((*labels, usage.formula.value), usage.used_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +14,7 @@ from virtballoon.engine.fleet import DEFAULT_JOBS, on_hosts
 from virtballoon.engine.session import DEFAULT_TIMEOUT
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor.connection import Target
-from virtballoon.hypervisor.uri import default_uri
+from virtballoon.hypervisor.uri import default_uri, is_remote
 from virtballoon.log import get_logger, log_host
 from virtballoon.model.report import HostReport, HostStatus
 from virtballoon.model.source import Source
@@ -62,6 +64,42 @@ class _Reading:
         )
 
 
+@functools.cache
+def _machine_name() -> str:
+    """This machine's name, as libvirt on it says it (``virGetHostname``)."""
+    name = socket.gethostname()
+    if name.startswith("localhost") or "." in name:
+        return name
+    try:
+        full = socket.getaddrinfo(name, None, flags=socket.AI_CANONNAME)[0][3]
+    except OSError:
+        return name
+    return name if not full or full.startswith("localhost") else full
+
+
+def by_label(
+    hosts: Mapping[str, HostReport], own_names: dict[str, str] | None = None
+) -> dict[str, HostReport]:
+    """The hosts by what their series are labelled with. A local one goes by its own name, since
+    its URI is the same on every machine; another one by the caller's name.
+
+    :param own_names: the own names of earlier readings, by the caller's, to which these are added
+    """
+    own_names = {} if own_names is None else own_names
+    labelled: dict[str, HostReport] = {}
+    for name, report in hosts.items():
+        label = name
+        if not is_remote(report.uri):
+            if report.hostname:
+                own_names[name] = report.hostname
+            label = own_names.get(name) or _machine_name()
+        # As the system's libvirtd and a user's own.
+        while label in labelled:
+            label = f"{label} ({name})"
+        labelled[label] = report
+    return labelled
+
+
 class SharedReader:
     """Reads all hosts on each request, but no more often than necessary: requests during a reading,
     or shortly after it, get the same snapshot.
@@ -70,6 +108,8 @@ class SharedReader:
     :param via: the source of the figures. QOM taints each running guest.
     :param timeout: seconds for a snapshot, and so for each host, at most
     :param max_age: the age up to which a snapshot is returned again, in seconds
+    :param own_names: whether a local host goes by its own name in a snapshot, remembered while it
+        is down
     :param on_read: called in another thread after each reading with the hosts and their reports, by
         name
     """
@@ -84,6 +124,7 @@ class SharedReader:
         timeout: float = DEFAULT_TIMEOUT,
         jobs: int = DEFAULT_JOBS,
         max_age: float = 0.0,
+        own_names: bool = False,
         on_read: Callable[[Mapping[str, Target], Mapping[str, HostReport]], object] | None = None,
     ) -> None:
         words = None if domains is None else tuple(domains)
@@ -95,6 +136,11 @@ class SharedReader:
         self._jobs = jobs
         self._max_age = max_age
         self._on_read = on_read
+        self._own_names: dict[str, str] | None = None
+        if own_names:
+            self._own_names = {}
+            # It may wait for DNS, which would delay a scrape.
+            _machine_name()
         self._lock = threading.Lock()
         self._last: _Reading | None = None
 
@@ -162,8 +208,9 @@ class SharedReader:
         for name in self._readers.keys() - reports.keys():
             message = f"not read within {seconds:.1f} s"
             reports[name] = self._unread(name, message, elapsed_seconds=seconds)
+        hosts = {name: reports[name] for name in self._readers}
         return Snapshot(
-            hosts={name: reports[name] for name in self._readers},
+            hosts=hosts if self._own_names is None else by_label(hosts, self._own_names),
             begun_at=reading.begun_at,
             age_seconds=seconds,
         )

@@ -186,9 +186,15 @@ def may_start_ssh(uri: str) -> bool:
     return _scheme(without_alias(uri)).endswith(("+ssh", "+ext"))
 
 
+def named_host(uri: str) -> str | None:
+    """The host that the URI names, without user and port; None for a local one."""
+    named = re.match(r"[\w.+-]+://(?:[^/?#]*@)?(\[[^]]*\]|[^/?#:]+)", without_alias(uri))
+    return named[1].strip("[]") if named else None
+
+
 def is_remote(uri: str) -> bool:
     """Whether the URI names a host, whose clock may differ from this machine's."""
-    return re.match(r"[\w.+-]+://[^/?#]", without_alias(uri)) is not None
+    return named_host(uri) is not None
 
 
 def explain(message: str, number: int | None, uri: str, *, code: int) -> ConnectError:
