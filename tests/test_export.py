@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import libvirt
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -32,6 +33,7 @@ from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until
 from tests.lab.keeper import signal_process
 from tests.process import finished
 from tests.running import COMMAND, EXAMPLES, NOBODY_LISTENS, Exporter, exporting, hanging, program
+from tests.unit.builders import METADATA
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 
 pytestmark = pytest.mark.once
@@ -43,23 +45,38 @@ HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
 def scraped(
     hypervisor: Hypervisor, guests: dict[str, Guest]
 ) -> Iterator[tuple[Exporter, Prometheus]]:
-    """An exporter of the private hypervisor and of one that is not there, and a Prometheus with
-    the example's rules that scrapes it."""
+    """An exporter of the private hypervisor, with an instance of OpenStack, and of one that is not
+    there, and a Prometheus with the example's rules that scrapes it."""
+    uri = "http://openstack.org/xmlns/libvirt/nova/1.1"
+    instance = METADATA["nova"][0].replace(f' xmlns:nova="{uri}"', "").replace("nova:", "")
+
+    def set_metadata(metadata: str | None) -> None:
+        guests["classic"].domain.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            metadata,
+            "nova",
+            uri,
+            libvirt.VIR_DOMAIN_AFFECT_LIVE,
+        )
+
     words = ("-c", hypervisor.uri, "-c", NOBODY_LISTENS, "--compat", "libvirt-exporter", "--all")
-    with exporting(*words) as exporter:
+    set_metadata(instance)
+    with ExitStack() as stack:
+        stack.callback(set_metadata, None)
+        exporter = stack.enter_context(exporting(*words))
         job = {"job_name": "virtballoon", "static_configs": [{"targets": [exporter.address]}]}
         configuration = {
             "global": {"evaluation_interval": "1s"},
             "scrape_configs": [job | {"scrape_interval": "2s", "scrape_timeout": "2s"}],
             "rule_files": [str(EXAMPLES / "prometheus" / "virtballoon.rules.yml")],
         }
-        with available(Prometheus(configuration)) as prometheus:
-            wait_until(
-                lambda: prometheus.query("up == 1 and on (job) count_over_time(up[1m]) > 3"),
-                60,
-                "four scrapes",
-            )
-            yield exporter, prometheus
+        prometheus = stack.enter_context(available(Prometheus(configuration)))
+        wait_until(
+            lambda: prometheus.query("up == 1 and on (job) count_over_time(up[1m]) > 3"),
+            60,
+            "four scrapes",
+        )
+        yield exporter, prometheus
 
 
 def test_prometheus_has_every_guest(
@@ -88,6 +105,12 @@ def test_prometheus_has_every_guest(
     # The other exporters' name for the same.
     theirs = prometheus.query('libvirt_domain_memory_stats_available_bytes{domain="classic"}')
     assert [value for _, value in theirs] == [value for _, value in total]
+    # Its labels, by the query of the man page.
+    joined = prometheus.query(
+        'virtballoon_domain_state{domain="classic"} * on (job, instance, host, domain)'
+        " group_left (project) virtballoon_domain_labels"
+    )
+    assert [(labels["state"], labels["project"]) for labels, _ in joined] == [("running", "acme")]
     # Counters are counters to Prometheus.
     metadata = prometheus.api("metadata", metric="virtballoon_domain_minor_faults_total")
     kinds = metadata or prometheus.api("metadata", metric="virtballoon_domain_minor_faults")
@@ -258,7 +281,8 @@ def test_hung_domain_delays_one_scrape(alone: Hypervisor) -> None:
         with hanging(alone, "blank0002"):
             # Far less than the timeout, also on a busy machine.
             assert duration() < 20
-            assert exporter.verdicts()["blank0002"] == "busy"
+            ((labels, _),) = exporter.scrape()["virtballoon_domain_busy"]
+            assert (labels["domain"], labels["reason"]) == ("blank0002", "monitor")
             assert min(duration() for _ in range(5)) < max(2 * usual, 1.0)
 
 

@@ -20,6 +20,7 @@ USAGE = {
     ("--max-age", "3"): "--max-age requires --listen",
     ("--ensure-interval", "3"): "--ensure-interval requires --listen",
     ("--compat", "x"): "libvirt-exporter",
+    ("--label", "projct"): "no label 'projct'; did you mean 'project'?",
     ("--listen", "x"): "invalid address 'x'",
     ("--listen", "systemd"): "systemd has passed no socket",
     ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics cannot be combined with --listen",
@@ -94,6 +95,16 @@ def test_names_of_hosts_without_configuration(command: Command) -> None:
     result = command("export", env={"LIBVIRT_DEFAULT_URI": NOBODY_LISTENS})
     assert result.status == 1
     assert f'virtballoon_up{{host="{libvirt.open(TEST).getHostname()}"}} 0.0\n' in result.stdout
+
+
+def test_labels_of_the_configuration(command: Command, node: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[labels]\nnick = '/domain/name'\n")
+    with_config = ["--config-file", str(config), "-c", node, "export"]
+    result = command(*with_config, "--label", "nick", "polled")
+    (line,) = (line for line in result.stdout.splitlines() if "_labels{" in line)
+    assert ',nick="polled"} 1.0' in line
+    assert "_labels{" not in command(*with_config).stdout
 
 
 def test_file_of_an_unreachable_host(command: Command, tmp_path: Path) -> None:

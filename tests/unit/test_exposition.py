@@ -18,16 +18,19 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.pages import sections
-from tests.unit.builders import BARE, HELD, NOW, UNREACHED, report
+from tests.unit.builders import BARE, HELD, METADATA, NOW, UNREACHED, report
 from tests.unit.builders import READ as READ_HOST
 from virtballoon import (
+    Busy,
     Figures,
     MemoryStats,
     SharedReader,
     Snapshot,
     Source,
+    State,
     Verdict,
 )
+from virtballoon.errors import BusyReason
 from virtballoon.exporter.metrics import Collector, exposition
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.statistics import STATISTICS
@@ -107,8 +110,7 @@ def test_figures() -> None:
     assert values(found, f"{of_domain}maximum_bytes") == [7000]
     assert values(found, f"{of_domain}rss_bytes") == [8000]
     assert values(found, f"{of_domain}other_statistic", statistic="new_figure") == [7]
-    path = "/machine/peripheral/balloon0"
-    info = {"model": "virtio", "alias": "balloon0", "qom_path": path, "source": "qom"}
+    info = {"machine": "pc-q35-8.2", "model": "virtio", "source": "qom"}
     assert values(found, f"{of_domain}info", host="hv1", domain="web1", **info) == [1]
 
 
@@ -124,6 +126,7 @@ def test_what_is_absent_has_no_series() -> None:
     found = series(exposition(snapshot_of(BARE), libvirt_exporter=True))
     assert {name for name, labels in found if ("domain", "off") in labels} == {
         "virtballoon_domain_info",
+        "virtballoon_domain_state",
         "virtballoon_domain_verdict",
     }
     assert not any(math.isnan(value) for value in found.values())
@@ -144,6 +147,62 @@ def test_a_verdict_is_one_series() -> None:
     counts = {v: values(found, "virtballoon_domains", host="hv1", verdict=v)[0] for v in Verdict}
     assert counts[Verdict.SHUTOFF] == counts[Verdict.BUSY] == 1
     assert sum(counts.values()) == 3
+
+
+def test_state_and_what_holds_a_domain() -> None:
+    incoming = report(name="new", state=State.PAUSED, is_incoming=True)
+    held = replace(HELD, name="held")
+    hung = report(name="hung", error=Busy("held", reason=BusyReason.MONITOR))
+    found = series(exposition(snapshot_of(FULL, BARE, held, incoming, hung)))
+
+    def shown(name: str, key: str) -> dict[str, str]:
+        series = [dict(have) for n, have in found if n == f"virtballoon_domain_{name}"]
+        return {labels["domain"]: labels[key] for labels in series}
+
+    assert shown("state", "state") == {
+        "web1": "running",
+        "off": "shutoff",
+        "held": "running",
+        "new": "paused",
+        "hung": "running",
+    }
+    assert shown("busy", "reason") == {"held": "job", "new": "job", "hung": "monitor"}
+
+
+def labelled(*rows: DomainReport, **options: Any) -> dict[str, dict[str, str]]:
+    found = series(exposition(snapshot_of(*rows), **options))
+    of_domains = [dict(have) for n, have in found if n == "virtballoon_domain_labels"]
+    assert all(labels.pop("host") == "hv1" for labels in of_domains)
+    return {labels.pop("domain"): labels for labels in of_domains}
+
+
+def test_labels() -> None:
+    assert labelled(FULL, BARE) == {}
+    nova = METADATA["nova"][1] | {"title": 'a "b"\n\udc80', "team": "blue"}
+    rows = (replace(FULL, labels=nova), BARE, replace(FULL, name="x", labels={"team": "red"}))
+    default = labelled(*rows)
+    shown = {key: text for key, text in nova.items() if key != "team"}
+    # Those of the configuration are there if they are chosen.
+    assert default == {"web1": shown | {"title": 'a "b"\n\\udc80'}, "off": {}, "x": {}}
+    assert labelled(*rows, labels=["team", "project"]) == {
+        "web1": {"team": "blue", "project": "acme"},
+        "off": {},
+        "x": {"team": "red"},
+    }
+    assert labelled(*rows, labels=["group"]) == {}
+
+
+def test_labels_with_reserved_names() -> None:
+    own = {"host": "a", "label_host": "b", "job": "c", "domain": "d", "instance": "e"}
+    assert labelled(replace(FULL, labels=own), labels=list(own)) == {
+        "web1": {
+            "label_label_host": "a",
+            "label_host": "b",
+            "label_job": "c",
+            "label_domain": "d",
+            "label_instance": "e",
+        }
+    }
 
 
 def test_openmetrics_has_the_same() -> None:
@@ -217,7 +276,7 @@ def test_impossible_values() -> None:
 def test_the_page_has_every_metric() -> None:
     page = "\n".join(section.astext() for section in sections("virtballoon-export").values())
     named = set(re.findall(r"\b(?:virtballoon|libvirt_domain)_\w+", page))
-    snapshot = snapshot_of(FULL, LIES)
+    snapshot = snapshot_of(replace(FULL, labels={"title": "x"}), LIES, HELD)
     hosts = {name: replace(host, clock=ClockOffset(9, 9)) for name, host in snapshot.hosts.items()}
     found = series(exposition(replace(snapshot, hosts=hosts), libvirt_exporter=True))
     assert {name for name, _ in found} == named

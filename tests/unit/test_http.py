@@ -243,6 +243,19 @@ def test_addresses() -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
+def test_addresses_of_other_families() -> None:
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_VSOCK) as vsock:
+        abstract.bind("\0virtballoon test")
+        vsock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        for listening in (abstract, vsock):
+            listening.listen()
+        port = vsock.getsockname()[1]
+        assert Server([abstract, vsock], Metrics()).addresses == [
+            "@virtballoon test",
+            f"vsock::{port}",
+        ]
+
+
 def test_address_of_one_link() -> None:
     for line in Path("/proc/net/if_inet6").read_text().splitlines():
         digits, _, _, scope, _, interface = line.split()

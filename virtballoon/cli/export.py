@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import click
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 _SYSTEMD: Final = "systemd"
 
 
+class _Added(TypedDict):
+    """What metrics contain besides the figures."""
+
+    libvirt_exporter: bool
+    labels: tuple[str, ...] | None
+
+
 @click.command("export", cls=options.Command, short_help="Export metrics for Prometheus.")
 @click.option(
     "--listen",
@@ -36,6 +43,13 @@ _SYSTEMD: Final = "systemd"
     type=click.Choice(("libvirt-exporter",)),
     metavar="libvirt-exporter",
     help="Add the metric names of other exporters.",
+)
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME",
+    multiple=True,
+    help="Export this label of domains, in place of those of the platforms; repeatable.",
 )
 @click.option(
     "--max-age",
@@ -61,6 +75,7 @@ def command(
     listen: tuple[str, ...],
     openmetrics: bool,
     compat: str | None,
+    labels: tuple[str, ...],
     max_age: float | None,
     ensure_interval: int | None,
 ) -> int:
@@ -78,6 +93,9 @@ def command(
     if not listen and (max_age is not None or ensure_interval is not None):
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} requires --listen")
+    for name in labels:
+        _check_label(name)
+    added: _Added = {"libvirt_exporter": compat is not None, "labels": labels or None}
     if listen:
         from virtballoon.exporter.ensuring import IntervalEnsurer
         from virtballoon.exporter.snapshots import SharedReader
@@ -99,7 +117,7 @@ def command(
             own_names=True,
             on_read=None if ensurer is None else ensurer.ensure,
         )
-        return _serve(listen, reader, libvirt_exporter=compat is not None)
+        return _serve(listen, reader, added)
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
     from virtballoon.exporter.snapshots import Snapshot, by_label
@@ -108,9 +126,7 @@ def command(
     hosts = finish.read_selected(settings, domains, inactive=inactive)
     reports = by_label(dict(zip(_named(settings), hosts, strict=True)))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
-    text = exposition(
-        snapshot, openmetrics=openmetrics, libvirt_exporter=compat is not None
-    ).decode()
+    text = exposition(snapshot, openmetrics=openmetrics, **added).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
 
@@ -133,6 +149,17 @@ def _named(settings: Settings) -> dict[str, str | None]:
     return named
 
 
+def _check_label(name: str) -> None:
+    from virtballoon.hypervisor.labels import names
+
+    if name not in (known := names()):
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise click.UsageError(f"--label: no label {name!r}; {hint}Labels: {', '.join(known)}")
+
+
 def _warn_of_changes(settings: Settings, seconds: int, host: HostChanges) -> None:
     if settings.is_logged:
         return
@@ -145,7 +172,7 @@ def _warn_of_changes(settings: Settings, seconds: int, host: HostChanges) -> Non
             warn(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
 
 
-def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: bool) -> int:
+def _serve(addresses: Sequence[str], reader: SharedReader, added: _Added) -> int:
     import signal
 
     from virtballoon.exporter import http as serving
@@ -164,8 +191,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, *, libvirt_exporter: 
             sockets.append(serving.listen(address))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-    answer = partial(scrape, reader, libvirt_exporter=libvirt_exporter)
-    server = serving.Server(sockets, answer)
+    server = serving.Server(sockets, partial(scrape, reader, **added))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.stop()

@@ -133,9 +133,9 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens: ``HOST:PORT``, or the path of a unix socket."""
-        names = [listener.socket.getsockname() for listener in self._listeners]
-        return [_formatted(*n[:2]) if isinstance(n, tuple) else str(n) for n in names]
+        """Where it listens: ``HOST:PORT``; else as in systemd.socket(5), such as the path of a unix
+        socket."""
+        return [_address(listener.socket) for listener in self._listeners]
 
     def stop(self) -> None:
         """Stop it, from any thread or the handler of a signal."""
@@ -161,8 +161,16 @@ class Server:
             self._free.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
 
-def _formatted(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _address(listening: socket.socket) -> str:
+    name = listening.getsockname()
+    if listening.family is socket.AF_VSOCK:
+        cid, port = name
+        return f"vsock:{'' if cid == socket.VMADDR_CID_ANY else cid}:{port}"
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    # An abstract name is bytes, which begin with 0.
+    return f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else str(name)
 
 
 class _Listener(ThreadingMixIn, TCPServer):

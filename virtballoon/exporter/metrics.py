@@ -14,8 +14,9 @@ A program with a registry of its own registers a :class:`Collector`::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
 
 from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry
 from prometheus_client.core import (
@@ -29,7 +30,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as _Collector
 
 from virtballoon import __version__
+from virtballoon.errors import Busy, BusyReason
 from virtballoon.exporter.snapshots import SharedReader, Snapshot
+from virtballoon.hypervisor import labels as domain_labels
 from virtballoon.model.report import DomainReport
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Kind, Unit
 from virtballoon.model.verdict import Verdict
@@ -37,6 +40,10 @@ from virtballoon.model.verdict import Verdict
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _HOST: Final = ("host",)
 _DOMAIN: Final = ("host", "domain")
+#: Of every series, the last two from Prometheus itself: labels of domains have other names.
+_RESERVED: Final = frozenset({*_DOMAIN, "job", "instance"})
+
+_Rows: TypeAlias = list[tuple[tuple[str, str], DomainReport]]
 
 
 class _Figure(NamedTuple):
@@ -81,11 +88,6 @@ _FIGURES: Final = (
         "virtballoon_domain_current_bytes",
         "The memory that the balloon leaves the guest.",
         lambda row: row.figures.current_bytes,
-    ),
-    _Figure(
-        "virtballoon_domain_ballooned_bytes",
-        "The maximum minus the current memory.",
-        lambda row: row.figures.ballooned_bytes,
     ),
     _Figure(
         "virtballoon_domain_maximum_bytes",
@@ -155,23 +157,38 @@ _LIBVIRT_EXPORTER: Final = (
 )
 
 
-def families(snapshot: Snapshot, *, libvirt_exporter: bool = False) -> Iterator[Metric]:
-    """The metrics of a snapshot, also with the names of other exporters of libvirt's figures."""
-    for family in _all(snapshot, libvirt_exporter=libvirt_exporter):
+def families(
+    snapshot: Snapshot, *, libvirt_exporter: bool = False, labels: Collection[str] | None = None
+) -> Iterator[Metric]:
+    """The metrics of a snapshot.
+
+    :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
+    :param labels: the domains' labels to include; default: all but those of the configuration
+    """
+    for family in _all(snapshot, libvirt_exporter=libvirt_exporter, labels=labels):
         if family.samples:
             yield family
 
 
 def exposition(
-    snapshot: Snapshot, *, openmetrics: bool = False, libvirt_exporter: bool = False
+    snapshot: Snapshot,
+    *,
+    openmetrics: bool = False,
+    libvirt_exporter: bool = False,
+    labels: Collection[str] | None = None,
 ) -> bytes:
     """A snapshot as Prometheus' text, or as OpenMetrics."""
-    metrics = families(snapshot, libvirt_exporter=libvirt_exporter)
+    metrics = families(snapshot, libvirt_exporter=libvirt_exporter, labels=labels)
     return _encoded(metrics, _OPENMETRICS if openmetrics else "")[0]
 
 
 def scrape(
-    reader: SharedReader, accept: str, timeout: float | None, *, libvirt_exporter: bool = False
+    reader: SharedReader,
+    accept: str,
+    timeout: float | None,
+    *,
+    libvirt_exporter: bool = False,
+    labels: Collection[str] | None = None,
 ) -> tuple[bytes, str]:
     """The answer of a server of metrics, the hosts and this process, and its media type.
 
@@ -179,7 +196,7 @@ def scrape(
     :param timeout: how long it waits, in seconds
     """
     snapshot = reader.read(timeout)
-    metrics = families(snapshot, libvirt_exporter=libvirt_exporter)
+    metrics = families(snapshot, libvirt_exporter=libvirt_exporter, labels=labels)
     return _encoded((*metrics, *PROCESS_COLLECTOR.collect()), accept)
 
 
@@ -197,21 +214,29 @@ def _encoded(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
 class Collector(_Collector):
     """Reads the hosts whenever its registry is asked."""
 
-    def __init__(self, reader: SharedReader, *, libvirt_exporter: bool = False) -> None:
+    def __init__(
+        self,
+        reader: SharedReader,
+        *,
+        libvirt_exporter: bool = False,
+        labels: Collection[str] | None = None,
+    ) -> None:
         self._reader = reader
-        self._libvirt_exporter = libvirt_exporter
+        self._families = partial(families, libvirt_exporter=libvirt_exporter, labels=labels)
+        self._all = partial(_all, libvirt_exporter=libvirt_exporter, labels=labels)
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of a snapshot."""
-        return families(self._reader.read(), libvirt_exporter=self._libvirt_exporter)
+        return self._families(self._reader.read())
 
     def describe(self) -> Iterable[Metric]:
         """All possible metrics, without reading any host: for a registry to find duplicates."""
-        nothing = Snapshot(hosts={}, begun_at=0.0)
-        return _all(nothing, libvirt_exporter=self._libvirt_exporter)
+        return self._all(Snapshot(hosts={}, begun_at=0.0))
 
 
-def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
+def _all(
+    snapshot: Snapshot, *, libvirt_exporter: bool, labels: Collection[str] | None
+) -> Iterator[Metric]:
     yield from _of_snapshot(snapshot)
     yield from _of_hosts(snapshot)
     named: dict[tuple[str, str], DomainReport] = {}
@@ -225,12 +250,13 @@ def _all(snapshot: Snapshot, *, libvirt_exporter: bool) -> Iterator[Metric]:
             named[key] = row
     rows = [*named.items()]
     yield from _of_domains(rows)
+    yield _labels_of(rows, domain_labels.names(own=False) if labels is None else labels)
     for figure in (*_FIGURES, *(_LIBVIRT_EXPORTER if libvirt_exporter else ())):
         family = figure.empty()
-        for labels, row in rows:
+        for key, row in rows:
             value = figure.value(row)
             if value is not None:
-                family.add_metric(labels, value)
+                family.add_metric(key, value)
         yield family
 
 
@@ -282,16 +308,49 @@ def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (up, info, duration, offset, domains)
 
 
-def _of_domains(rows: list[tuple[tuple[str, str], DomainReport]]) -> Iterator[Metric]:
+def _labels_of(rows: _Rows, names: Collection[str]) -> Metric:
+    family = GaugeMetricFamily(
+        "virtballoon_domain_labels",
+        "What the domain's XML says about it for people, such as its title: always 1.",
+    )
+    # The names follow Prometheus' rules, apart from those that are taken.
+    shown = {name: name for name in names if name not in _RESERVED}
+    for name in _RESERVED.intersection(names):
+        shown[name] = f"label_{name}"
+        while shown[name] in names:
+            shown[name] = f"label_{shown[name]}"
+    if any(not row.labels.keys().isdisjoint(shown) for _, row in rows):
+        # Also for a domain without labels, so that a query that joins with them has it.
+        for key, row in rows:
+            found = {
+                label: _text(row.labels[name])
+                for name, label in shown.items()
+                if name in row.labels
+            }
+            family.add_sample(family.name, dict(zip(_DOMAIN, key, strict=True)) | found, 1)
+    return family
+
+
+def _of_domains(rows: _Rows) -> Iterator[Metric]:
     info = InfoMetricFamily(
         "virtballoon_domain",
-        "The domain's balloon, and where its figures come from.",
+        "The domain's UUID, machine type and balloon, and where its figures come from.",
         labels=_DOMAIN,
     )
     verdicts = GaugeMetricFamily(
         "virtballoon_domain_verdict",
         "How reliable the domain's figures are: always 1.",
         labels=(*_DOMAIN, "verdict"),
+    )
+    states = GaugeMetricFamily(
+        "virtballoon_domain_state",
+        "The domain's state: always 1.",
+        labels=(*_DOMAIN, "state"),
+    )
+    busy = GaugeMetricFamily(
+        "virtballoon_domain_busy",
+        "1 while QEMU's monitor or a job holds the domain, so that it cannot be read.",
+        labels=(*_DOMAIN, "reason"),
     )
     used = GaugeMetricFamily(
         "virtballoon_domain_used_bytes",
@@ -322,12 +381,15 @@ def _of_domains(rows: list[tuple[tuple[str, str], DomainReport]]) -> Iterator[Me
                 "uuid": row.uuid,
                 "machine": _text(row.machine or ""),
                 "model": _text((balloon and balloon.model) or ""),
-                "alias": _text((balloon and balloon.alias) or ""),
-                "qom_path": _text((balloon and balloon.qom_path) or ""),
                 "source": row.source.value,
             },
         )
         verdicts.add_metric((*labels, row.verdict.value), 1)
+        states.add_metric((*labels, row.state.value), 1)
+        if isinstance(row.error, Busy):
+            busy.add_metric((*labels, row.error.reason.value), 1)
+        elif row.is_incoming:
+            busy.add_metric((*labels, BusyReason.JOB.value), 1)
         usage = row.usage
         if usage.formula is not None and usage.used_bytes is not None and usage.ratio is not None:
             used.add_metric((*labels, usage.formula.value), usage.used_bytes)
@@ -336,7 +398,7 @@ def _of_domains(rows: list[tuple[tuple[str, str], DomainReport]]) -> Iterator[Me
             anomalies.add_metric((*labels, anomaly.value), 1)
         for name, value in row.stats.other.items():
             other.add_metric((*labels, _text(name)), value)
-    yield from (info, verdicts, used, ratio, anomalies, other)
+    yield from (info, verdicts, states, busy, used, ratio, anomalies, other)
 
 
 def _text(value: str) -> str:

@@ -62,10 +62,10 @@ _Expression = Callable[["etree._Element"], str | None]
 _own: Final[dict[str, _Expression]] = {}
 
 
-def names() -> tuple[str, ...]:
-    """The names that labels can have."""
+def names(*, own: bool = True) -> tuple[str, ...]:
+    """The names that labels can have, including those of the configuration if ``own``."""
     preset = (name for labels in PRESETS.values() for name in labels)
-    return tuple(dict.fromkeys(("title", "os", *preset, *_own)))
+    return tuple(dict.fromkeys(("title", "os", *preset, *(_own if own else ()))))
 
 
 def use(configuration: Configuration) -> bool:
