@@ -165,6 +165,58 @@ def test_dashboard(scraped: tuple[Exporter, Prometheus]) -> None:
         wait_until(partial(prometheus.query, query), 30, f"data for {query}")
 
 
+#: Queries of the dashboard of inovex's exporter: dashboards/openstack-libvirt-dashboard/
+#: libvirt-openstack.json of commit 8dbcadd (June 2026). Its variables, and all panels but those
+#: about processor, disks and network.
+THEIR_VARIABLES = {
+    "project_name": ("libvirt_domain_openstack_info", "project_name"),
+    "vm_name": ('libvirt_domain_openstack_info{project_name="$project_name"}', "instance_name"),
+    "vm_id": (
+        'libvirt_domain_openstack_info{instance_name="$vm_name", project_name="$project_name"}',
+        "instance_id",
+    ),
+    "dom_id": (
+        'libvirt_domain_openstack_info{instance_name="$vm_name", project_name="$project_name",'
+        ' instance_id="$vm_id"}',
+        "domain",
+    ),
+}
+THEIR_PANELS = (
+    'libvirt_domain_info_state{domain="$dom_id"}',
+    'libvirt_domain_memory_stats_maximum_bytes{domain="$dom_id"}',
+    'libvirt_domain_memory_stats_used_percent{domain="$dom_id"}',
+    'sum by (domain)(rate(libvirt_domain_memory_stats_swap_in_bytes{domain="$dom_id"}'
+    '[$__rate_interval]) + rate(libvirt_domain_memory_stats_swap_out_bytes{domain="$dom_id"}'
+    "[$__rate_interval]))",
+)
+
+
+def test_dashboard_of_another_exporter(
+    guests: dict[str, Guest], scraped: tuple[Exporter, Prometheus]
+) -> None:
+    _, prometheus = scraped
+    variables: dict[str, str] = {}
+    for name, (series, label) in THEIR_VARIABLES.items():
+        match = substituted(series, variables)
+        (variables[name],) = prometheus.api(f"label/{label}/values", **{"match[]": match})
+    expected = ["acme", "shop-web-1", guests["classic"].uuid, "classic"]
+    assert list(variables.values()) == expected
+    state, maximum, percent, swapped = (
+        wait_until(partial(prometheus.query, query), 30, f"data for {query}")
+        for query in (substituted(panel, variables) for panel in THEIR_PANELS)
+    )
+    assert [(labels["state_desc"], n) for labels, n in state] == [("the domain is running", 1)]
+    assert [value for _, value in maximum] == [guests["classic"].domain.maxMemory() * 1024]
+    assert 0 < percent[0][1] < 100
+    assert len(swapped) == 1
+    # What is joined with this has all domains.
+    joined = prometheus.query(
+        "libvirt_domain_info_maximum_memory_bytes"
+        " * on (domain) group_left (instance_name, project_name) libvirt_domain_openstack_info"
+    )
+    assert {guest.name for guest in guests.values()} <= {row["domain"] for row, _ in joined}
+
+
 def test_dashboard_picture(scraped: tuple[Exporter, Prometheus]) -> None:
     _, prometheus = scraped
     script = EXAMPLES / "pictures" / "dashboard.py"

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,6 +129,10 @@ def test_what_is_absent_has_no_series() -> None:
         "virtballoon_domain_info",
         "virtballoon_domain_state",
         "virtballoon_domain_verdict",
+        "libvirt_domain_info_meta",
+        "libvirt_domain_info_state",
+        "libvirt_domain_info_vstate",
+        "libvirt_domain_openstack_info",
     }
     assert not any(math.isnan(value) for value in found.values())
 
@@ -265,6 +270,50 @@ def test_other_exporters_names() -> None:
     assert values(found, "libvirt_domain_memory_stats_used_percent") == []
 
 
+def test_other_exporters_series_to_join_with() -> None:
+    nova = report(labels=METADATA["nova"][1])
+    titled = report(name="vm", state=State.PMSUSPENDED, labels={"title": "Shop"})
+    found = series(exposition(snapshot_of(nova, BARE, titled), libvirt_exporter=True))
+    uuids = [f"00000000-0000-0000-0000-{number:012}" for number in range(3)]
+
+    def shown(name: str) -> dict[str, dict[str, str]]:
+        of_name = [dict(have) for n, have in found if n == name]
+        assert all(labels.pop("host") == "hv1" for labels in of_name)
+        return {labels.pop("domain"): labels for labels in of_name}
+
+    assert shown("libvirt_domain_openstack_info") == {
+        "web1": {
+            "instance_name": "shop-web-1",
+            "instance_id": uuids[0],
+            "flavor_name": "m1.large",
+            "user_name": "alice",
+            "user_id": "96e9d2b749ea48fcb5a911e6f0e144f2",
+            "project_name": "acme",
+            "project_id": "5a50e9d0d19746158958be0c759793fb",
+        },
+        "off": {"instance_id": uuids[1]},
+        "vm": {"instance_id": uuids[2], "instance_name": "Shop"},
+    }
+    assert shown("libvirt_domain_info_meta") == {
+        "web1": {
+            "uuid": uuids[0],
+            "instance_name": "shop-web-1",
+            "flavor": "m1.large",
+            "user_name": "alice",
+            "user_uuid": "96e9d2b749ea48fcb5a911e6f0e144f2",
+            "project_name": "acme",
+            "project_uuid": "5a50e9d0d19746158958be0c759793fb",
+        },
+        "off": {"uuid": uuids[1]},
+        "vm": {"uuid": uuids[2], "instance_name": "Shop"},
+    }
+    desc = {"state_desc": "the domain is suspended by guest power management"}
+    for name, labels in (("state", desc), ("vstate", {})):
+        number = values(found, f"libvirt_domain_info_{name}", domain="vm", **labels)
+        assert number == [libvirt.VIR_DOMAIN_PMSUSPENDED]
+    assert values(found, "libvirt_up", host="hv1") == [1]
+
+
 def test_impossible_values() -> None:
     found = series(exposition(snapshot_of(FULL, LIES)))
     name = "virtballoon_domain_anomaly"
@@ -275,7 +324,7 @@ def test_impossible_values() -> None:
 
 def test_the_page_has_every_metric() -> None:
     page = "\n".join(section.astext() for section in sections("virtballoon-export").values())
-    named = set(re.findall(r"\b(?:virtballoon|libvirt_domain)_\w+", page))
+    named = set(re.findall(r"\b(?:virtballoon|libvirt)_\w+", page))
     snapshot = snapshot_of(replace(FULL, labels={"title": "x"}), LIES, HELD)
     hosts = {name: replace(host, clock=ClockOffset(9, 9)) for name, host in snapshot.hosts.items()}
     found = series(exposition(replace(snapshot, hosts=hosts), libvirt_exporter=True))

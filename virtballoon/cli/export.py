@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,17 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import FrameType
 
+    from virtballoon.exporter.metrics import Collector
     from virtballoon.exporter.snapshots import SharedReader
     from virtballoon.model.outcome import HostChanges
 
 _SYSTEMD: Final = "systemd"
-
-
-class _Added(TypedDict):
-    """What metrics contain besides the figures."""
-
-    libvirt_exporter: bool
-    labels: tuple[str, ...] | None
 
 
 @click.command("export", cls=options.Command, short_help="Export metrics for Prometheus.")
@@ -95,9 +89,9 @@ def command(
         raise click.UsageError(f"{option} requires --listen")
     for name in labels:
         _check_label(name)
-    added: _Added = {"libvirt_exporter": compat is not None, "labels": labels or None}
     if listen:
         from virtballoon.exporter.ensuring import IntervalEnsurer
+        from virtballoon.exporter.metrics import Collector
         from virtballoon.exporter.snapshots import SharedReader
 
         ensurer = None
@@ -117,7 +111,8 @@ def command(
             own_names=True,
             on_read=None if ensurer is None else ensurer.ensure,
         )
-        return _serve(listen, reader, added)
+        collector = Collector(reader, libvirt_exporter=compat is not None, labels=labels or None)
+        return _serve(listen, reader, collector)
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
     from virtballoon.exporter.snapshots import Snapshot, by_label
@@ -126,7 +121,12 @@ def command(
     hosts = finish.read_selected(settings, domains, inactive=inactive)
     reports = by_label(dict(zip(_named(settings), hosts, strict=True)))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
-    text = exposition(snapshot, openmetrics=openmetrics, **added).decode()
+    text = exposition(
+        snapshot,
+        openmetrics=openmetrics,
+        libvirt_exporter=compat is not None,
+        labels=labels or None,
+    ).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
 
@@ -172,7 +172,7 @@ def _warn_of_changes(settings: Settings, seconds: int, host: HostChanges) -> Non
             warn(f"domain {change.name!r} on {host.uri}: polled every {seconds} s from now on")
 
 
-def _serve(addresses: Sequence[str], reader: SharedReader, added: _Added) -> int:
+def _serve(addresses: Sequence[str], reader: SharedReader, collector: Collector) -> int:
     import signal
 
     from virtballoon.exporter import http as serving
@@ -191,7 +191,7 @@ def _serve(addresses: Sequence[str], reader: SharedReader, added: _Added) -> int
             sockets.append(serving.listen(address))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-    server = serving.Server(sockets, partial(scrape, reader, **added))
+    server = serving.Server(sockets, partial(scrape, collector))
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         server.stop()

@@ -35,7 +35,7 @@ from virtballoon.exporter.snapshots import SharedReader, Snapshot
 from virtballoon.hypervisor import labels as domain_labels
 from virtballoon.model.report import DomainReport
 from virtballoon.model.statistics import STATISTIC_BY_NAME, Kind, Unit
-from virtballoon.model.verdict import Verdict
+from virtballoon.model.verdict import State, Verdict
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 _HOST: Final = ("host",)
@@ -154,7 +154,45 @@ _LIBVIRT_EXPORTER: Final = (
         "As virtballoon_domain_used_ratio, times 100.",
         _used_percent,
     ),
+    _Figure(
+        "libvirt_domain_info_vstate",
+        "As virtballoon_domain_state, as libvirt's number.",
+        lambda row: [*State].index(row.state),
+    ),
 )
+#: The states in libvirt's order, as inovex's exporter describes them.
+_STATE_DESC: Final = {
+    State.NOSTATE: "no state",
+    State.RUNNING: "the domain is running",
+    State.BLOCKED: "the domain is blocked on resource",
+    State.PAUSED: "the domain is paused by user",
+    State.SHUTDOWN: "the domain is being shut down",
+    State.SHUTOFF: "the domain is shut off",
+    State.CRASHED: "the domain is crashed",
+    State.PMSUSPENDED: "the domain is suspended by guest power management",
+}
+#: The labels of their series to join with, by where they come from: a domain's labels, its title
+#: and its UUID.
+_JOINED: Final = {
+    "libvirt_domain_openstack_info": {
+        "instance_name": "title",
+        "instance_id": "uuid",
+        "flavor_name": "flavor",
+        "user_name": "user",
+        "user_id": "user_id",
+        "project_name": "project",
+        "project_id": "project_id",
+    },
+    "libvirt_domain_info_meta": {
+        "uuid": "uuid",
+        "instance_name": "title",
+        "flavor": "flavor",
+        "user_name": "user",
+        "user_uuid": "user_id",
+        "project_name": "project",
+        "project_uuid": "project_id",
+    },
+}
 
 
 def families(
@@ -182,22 +220,13 @@ def exposition(
     return _encoded(metrics, _OPENMETRICS if openmetrics else "")[0]
 
 
-def scrape(
-    reader: SharedReader,
-    accept: str,
-    timeout: float | None,
-    *,
-    libvirt_exporter: bool = False,
-    labels: Collection[str] | None = None,
-) -> tuple[bytes, str]:
+def scrape(collector: Collector, accept: str, timeout: float | None) -> tuple[bytes, str]:
     """The answer of a server of metrics, the hosts and this process, and its media type.
 
     :param accept: the media types that the client accepts, as HTTP's ``Accept``
     :param timeout: how long it waits, in seconds
     """
-    snapshot = reader.read(timeout)
-    metrics = families(snapshot, libvirt_exporter=libvirt_exporter, labels=labels)
-    return _encoded((*metrics, *PROCESS_COLLECTOR.collect()), accept)
+    return _encoded((*collector.collect(timeout), *PROCESS_COLLECTOR.collect()), accept)
 
 
 def _encoded(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
@@ -225,9 +254,9 @@ class Collector(_Collector):
         self._families = partial(families, libvirt_exporter=libvirt_exporter, labels=labels)
         self._all = partial(_all, libvirt_exporter=libvirt_exporter, labels=labels)
 
-    def collect(self) -> Iterable[Metric]:
+    def collect(self, timeout: float | None = None) -> Iterable[Metric]:
         """The metrics of a snapshot."""
-        return self._families(self._reader.read())
+        return self._families(self._reader.read(timeout))
 
     def describe(self) -> Iterable[Metric]:
         """All possible metrics, without reading any host: for a registry to find duplicates."""
@@ -258,6 +287,36 @@ def _all(
             if value is not None:
                 family.add_metric(key, value)
         yield family
+    if libvirt_exporter:
+        yield from _of_other_exporters(snapshot, rows)
+
+
+def _of_other_exporters(snapshot: Snapshot, rows: _Rows) -> Iterator[Metric]:
+    """What is no figure under the names of other exporters."""
+    up = GaugeMetricFamily("libvirt_up", "As virtballoon_up.", labels=_HOST)
+    for host, report in snapshot.hosts.items():
+        up.add_metric((_text(host),), report.hostname is not None)
+    state = GaugeMetricFamily(
+        "libvirt_domain_info_state",
+        "As virtballoon_domain_state, as libvirt's number.",
+        labels=(*_DOMAIN, "state_desc"),
+    )
+    for key, row in rows:
+        state.add_metric((*key, _STATE_DESC[row.state]), [*State].index(row.state))
+    yield from (up, state)
+    for name, labels in _JOINED.items():
+        joined = GaugeMetricFamily(name, "The domain's title, user and project: always 1.")
+        # As there, for every domain: a query that joins with it has no others.
+        for key, row in rows:
+            facts = {**row.labels, "title": row.title or "", "uuid": row.uuid}
+            values = {label: _text(facts.get(ours, "")) for label, ours in labels.items()}
+            joined.add_sample(name, _of_domain(key, values), 1)
+        yield joined
+
+
+def _of_domain(key: tuple[str, str], labels: dict[str, str]) -> dict[str, str]:
+    """The labels of a domain's series; one that is empty is the same as none to Prometheus."""
+    return dict(zip(_DOMAIN, key, strict=True)) | {k: text for k, text in labels.items() if text}
 
 
 def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
@@ -322,12 +381,8 @@ def _labels_of(rows: _Rows, names: Collection[str]) -> Metric:
     if any(not row.labels.keys().isdisjoint(shown) for _, row in rows):
         # Also for a domain without labels, so that a query that joins with them has it.
         for key, row in rows:
-            found = {
-                label: _text(row.labels[name])
-                for name, label in shown.items()
-                if name in row.labels
-            }
-            family.add_sample(family.name, dict(zip(_DOMAIN, key, strict=True)) | found, 1)
+            found = {label: _text(row.labels.get(name, "")) for name, label in shown.items()}
+            family.add_sample(family.name, _of_domain(key, found), 1)
     return family
 
 
