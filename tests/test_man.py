@@ -257,7 +257,9 @@ def test_main_page_has_every_key_of_the_configuration(tmp_path: Path) -> None:
     read = virtballoon.load_configuration(path)
     assert [host.name for host in read.hosts] == ["hv1", "hv2"]
     assert (list(read.labels), list(read.namespaces)) == (["team"], ["acme"])
-    assert tags(section) == [*configuration._DEFAULTS, *configuration._HOST]
+    assert tags(section) == [
+        *(*configuration._DEFAULTS, *configuration._EXCLUDE, *configuration._HOST)
+    ]
 
 
 def test_hosts_page_has_every_field() -> None:

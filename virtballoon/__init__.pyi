@@ -97,7 +97,11 @@ from virtballoon.model.report import (
     Refresh as Refresh,
     Unheard as Unheard,
 )
-from virtballoon.model.selection import Exclude as Exclude
+from virtballoon.model.selection import (
+    Exclude as Exclude,
+    Excluded as Excluded,
+    Where as Where,
+)
 from virtballoon.model.source import Source as Source
 from virtballoon.model.statistics import (
     COUNTERS as COUNTERS,
@@ -134,6 +138,7 @@ from virtballoon.operations.setting import (
     set_intervals as set_intervals,
 )
 from virtballoon.operations.waiting import wait_for_update as wait_for_update
+from virtballoon.render.conditions import where as where
 from virtballoon.watch.poller import HostPoller as HostPoller, Reading as Reading
 
 __version__: str

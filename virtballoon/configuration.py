@@ -36,6 +36,7 @@ class Configuration(Value):
     :ivar hosts: the hosts, in the order of the files
     :ivar labels: the XPath expression of each label, from the root of a domain's XML
     :ivar namespaces: the namespaces in them, by their prefixes
+    :ivar excluded: names, UUIDs and shell patterns of domains that are left out where all are meant
     """
 
     files: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Configuration(Value):
     hosts: tuple[ConfiguredHost, ...] = ()
     labels: Mapping[str, str] = MappingProxyType({})
     namespaces: Mapping[str, str] = MappingProxyType({})
+    excluded: tuple[str, ...] = ()
 
     def select(self, words: Iterable[str]) -> tuple[ConfiguredHost, ...]:
         """The selected hosts, each once.
@@ -84,6 +86,7 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
     hosts: dict[str, dict[str, Any]] = {}
     labels: dict[str, str] = {}
     namespaces: dict[str, str] = {}
+    excluded: tuple[str, ...] = ()
     last_file: dict[str, str] = {}
     for path in _standard_files() if file is None else [os.fspath(file)]:
         content = _content(path, required=file is not None)
@@ -92,6 +95,8 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
         files.append(path)
         top = _table_of(path, (), _parsed(path, content), _TOP)
         defaults |= _table_of(path, ("defaults",), top.get("defaults", {}), _DEFAULTS)
+        exclude = _table_of(path, ("exclude",), top.get("exclude", {}), _EXCLUDE)
+        excluded = exclude.get("domains", excluded)
         for name, entry in top.get("hosts", {}).items():
             _checked(path, ("hosts", name), name, _name)
             host = _table_of(path, ("hosts", name), entry, _HOST)
@@ -109,6 +114,7 @@ def load_configuration(file: str | os.PathLike[str] | None = None) -> Configurat
         hosts=tuple(ConfiguredHost(name=name, **host) for name, host in hosts.items()),
         labels=labels,
         namespaces=namespaces,
+        excluded=excluded,
         **defaults,
     )
 
@@ -220,12 +226,19 @@ def _string(value: object) -> str:
     return value
 
 
-def _groups(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(group, str) for group in value):
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ValueError("must be a list of strings")
-    for group in value:
-        _name(group)
+    if "" in value:
+        raise ValueError("a name must not be empty")
     return tuple(dict.fromkeys(value))
+
+
+def _groups(value: object) -> tuple[str, ...]:
+    groups = _strings(value)
+    for group in groups:
+        _name(group)
+    return groups
 
 
 def _name(name: str) -> None:
@@ -245,6 +258,12 @@ def _prefix(name: str) -> None:
         raise ValueError("not a valid prefix of a namespace")
 
 
-_TOP: Final[Mapping[str, _Check]] = {"defaults": _table, "hosts": _table, "labels": _table}
+_TOP: Final[Mapping[str, _Check]] = {
+    "defaults": _table,
+    "hosts": _table,
+    "labels": _table,
+    "exclude": _table,
+}
 _DEFAULTS: Final[Mapping[str, _Check]] = {"timeout": _timeout, "via": _via, "jobs": _jobs}
+_EXCLUDE: Final[Mapping[str, _Check]] = {"domains": _strings}
 _HOST: Final[Mapping[str, _Check]] = {"uri": _string, "groups": _groups}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from virtballoon.check import ranges as thresholds
 from virtballoon.check.ranges import Range
+from virtballoon.model.units import BYTES, PERCENT, SECONDS, Units
 
 inf = math.inf
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -57,25 +58,25 @@ def test_rejects_invalid_ranges(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "units", "parsed"),
     [
-        ("80%", thresholds.PERCENT, Range(0, 80)),
-        ("80", thresholds.PERCENT, Range(0, 80)),
-        ("@10%:20", thresholds.PERCENT, Range(10, 20, inverted=True)),
-        ("~:90%", thresholds.PERCENT, Range(-inf, 90)),
-        ("5%:", thresholds.PERCENT, Range(5, inf)),
-        ("2min", thresholds.SECONDS, Range(0, 120)),
-        ("30s:1h", thresholds.SECONDS, Range(30, 3600)),
-        ("1.5MiB", thresholds.BYTES, Range(0, 1.5 * 1024**2)),
-        ("1000B:2KiB", thresholds.BYTES, Range(1000, 2048)),
+        ("80%", PERCENT, Range(0, 80)),
+        ("80", PERCENT, Range(0, 80)),
+        ("@10%:20", PERCENT, Range(10, 20, inverted=True)),
+        ("~:90%", PERCENT, Range(-inf, 90)),
+        ("5%:", PERCENT, Range(5, inf)),
+        ("2min", SECONDS, Range(0, 120)),
+        ("30s:1h", SECONDS, Range(30, 3600)),
+        ("1.5MiB", BYTES, Range(0, 1.5 * 1024**2)),
+        ("1000B:2KiB", BYTES, Range(1000, 2048)),
     ],
 )
-def test_units(text: str, units: thresholds.Units, parsed: Range) -> None:
+def test_units(text: str, units: Units, parsed: Range) -> None:
     assert Range.parse(text, units) == parsed
 
 
 @pytest.mark.parametrize("text", ["80s", "80%%", "%", "1MB", "1mib", "5%:10s"])
 def test_a_unit_that_does_not_belong_there(text: str) -> None:
     with pytest.raises(ValueError, match=r"no unit|not a number"):
-        Range.parse(text, thresholds.PERCENT)
+        Range.parse(text, PERCENT)
 
 
 def test_ends_that_are_the_wrong_way_round() -> None:
@@ -105,7 +106,7 @@ def test_at_alarms_where_it_would_not_without(a: float, b: float, value: float) 
 @given(st.text(alphabet="@~:-.0123456789%sB ", max_size=12))
 def test_any_text_is_a_range_or_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
-        parsed = Range.parse(text, thresholds.PERCENT)
+        parsed = Range.parse(text, PERCENT)
         assert Range.parse(str(parsed)) == parsed
 
 

@@ -12,9 +12,10 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
-from virtballoon.check.ranges import BYTES, COUNT, PERCENT, SECONDS, Range, Units
+from virtballoon.check.ranges import Range
 from virtballoon.model.rates import Sample
 from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
+from virtballoon.model.units import BYTES, COUNT, PERCENT, SECONDS, Units
 from virtballoon.model.value import Value
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import text

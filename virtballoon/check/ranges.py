@@ -8,24 +8,11 @@ left out is plus infinity: ``80``, ``10:``, ``~:90``, ``10:20``, ``@10:20``.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from types import MappingProxyType
-from typing import Final, Self
+from typing import Self
 
-#: Units that a number of a range may have, and how much of the range's own unit each is.
-Units = Mapping[str, float]
-
-PERCENT: Final[Units] = MappingProxyType({"%": 1})
-SECONDS: Final[Units] = MappingProxyType({"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400})
-BYTES: Final[Units] = MappingProxyType(
-    {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
-)
-COUNT: Final[Units] = MappingProxyType({})
-
-_NUMBER: Final = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)([A-Za-z%]*)")
+from virtballoon.model.units import COUNT, Units, parse_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +40,8 @@ class Range:
         body = text.removeprefix("@")
         start, colon, end = body.rpartition(":")
         try:
-            low = 0.0 if not colon else -math.inf if start == "~" else _number(start, units)
-            high = math.inf if colon and not end else _number(end, units)
+            low = 0.0 if not colon else -math.inf if start == "~" else parse_number(start, units)
+            high = math.inf if colon and not end else parse_number(end, units)
             return cls(low, high, inverted=body != text)
         except ValueError as error:
             raise ValueError(
@@ -75,21 +62,6 @@ class Range:
         start = "" if self.start == 0 else f"{_bare(self.start)}:"
         end = "" if self.end == math.inf else _bare(self.end)
         return f"{'@' if self.inverted else ''}{start if end else start or '0:'}{end}"
-
-
-def _number(text: str, units: Units) -> float:
-    found = _NUMBER.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a number" if text else "a number is missing")
-    unit = found[2]
-    if unit and unit not in units:
-        known = f"; there are: {', '.join(units)}" if units else ""
-        raise ValueError(f"no unit {unit!r}{known}")
-    value = float(found[1]) * (units[unit] if unit else 1)
-    if math.isinf(value):
-        raise ValueError(f"{text[:20]}… is too large")
-    # Minus zero is none.
-    return value + 0.0
 
 
 def _bare(value: float) -> str:

@@ -104,11 +104,18 @@ def _states(
     return chosen
 
 
+class _Threshold(click.Option):
+    """A threshold. The help has those for CRITICAL in one sentence, except for the first."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return super().get_help_record(ctx) if self.help else None
+
+
 def _threshold_option(
     *names: str,
-    help: str = "The same, for CRITICAL.",  # noqa: A002 - click's word
+    help: str | None = None,  # noqa: A002 - click's word
 ) -> Callable[[options.F], options.F]:
-    return click.option(*names, metavar="RANGE", callback=_threshold, help=help)
+    return click.option(*names, cls=_Threshold, metavar="RANGE", callback=_threshold, help=help)
 
 
 @click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
@@ -144,7 +151,7 @@ def _threshold_option(
     default="used",
     help="Performance data: none, used or all  [used]",
 )
-@options.exclude
+@options.restrictions
 @options.via
 @options.data
 @options.several
@@ -162,15 +169,21 @@ def command(
     WARNING, 2 for CRITICAL, 3 for UNKNOWN and for every error.
 
     DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
-    ~:90 or 10:20; @10:20 is its opposite.
+    ~:90 or 10:20; @10:20 is its opposite. Each --…-warning has a --…-critical.
     """
     policy = Policy(thresholds=_thresholds(thresholds, pressure=pressure), states=states)
-    hosts = finish.read_selected(settings, domains)
-    judge = partial(check_hosts, hosts, policy, domains=domains)
+    hosts = finish.read_selected(settings, domains, keep=False)
+    judge = partial(check_hosts, hosts, policy, domains=(*domains, *settings.where))
     if policy.needs_former or state is not None:
         from virtballoon.check.state import compared, default_path
 
-        question = [settings.targets, sorted(domains), settings.via, *settings.excluded]
+        question = [
+            settings.targets,
+            sorted(domains),
+            settings.via,
+            *settings.excluded,
+            *settings.where,
+        ]
         path = partial(default_path, question) if state is None else partial(Path, state)
         result = compared(path, lambda former: judge(former=former))
     else:

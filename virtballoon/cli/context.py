@@ -19,6 +19,7 @@ from virtballoon.system.packages import missing_package
 
 if TYPE_CHECKING:
     from virtballoon.configuration import Configuration, ConfiguredHost
+    from virtballoon.model.selection import Where
 
 PROGRAM: Final = "virtballoon"
 
@@ -29,7 +30,7 @@ PARTLY: Final = 3
 
 _SHARED: Final = (
     *("connect", "host", "config_file", "timeout", "jobs", "verbose"),
-    *("exclude", "via", "format", "no_header", "output", "quiet", "lock", "log"),
+    *("exclude", "where", "via", "format", "no_header", "output", "quiet", "lock", "log"),
 )
 
 
@@ -106,12 +107,31 @@ class Settings:
         """What to call a host: its name in the configuration, else its URI."""
         return next((host.name for host in self.named(target)), target or default_uri())
 
-    def words(self, domains: Sequence[str]) -> tuple[str, ...] | None:
-        """The selection of domains with those of ``--exclude`` left out; None for every domain."""
-        # It imports dataclasses, which takes a tenth of the time that --version does.
-        from virtballoon.model.selection import Exclude
+    @functools.cached_property
+    def where(self) -> tuple[Where, ...]:
+        """The conditions on domains.
 
-        return (*domains, *map(Exclude, self.excluded)) or None
+        :raise click.UsageError: when one is wrong
+        """
+        if "where" not in self._given:
+            return ()
+        from virtballoon.render.conditions import where
+
+        try:
+            return tuple(map(where, self._given["where"]))
+        except ValueError as error:
+            raise click.UsageError(f"--where: {error}") from None
+
+    def words(self, domains: Sequence[str], *, keep: bool = True) -> tuple[str, ...] | None:
+        """The selection of domains; None for every domain.
+
+        :param keep: whether the domains that the configuration excludes are meant
+        """
+        # It imports dataclasses, which takes a tenth of the time that --version does.
+        from virtballoon.model.selection import Exclude, Excluded
+
+        configured = (Excluded(word, keep=keep) for word in self.configuration.excluded)
+        return (*domains, *map(Exclude, self.excluded), *configured, *self.where) or None
 
     @property
     def via(self) -> Source:

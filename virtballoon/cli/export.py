@@ -102,7 +102,7 @@ def command(
             )
         reader = SharedReader(
             _named(settings),
-            settings.words(domains),
+            settings.words(domains, keep=False),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
@@ -118,7 +118,7 @@ def command(
     from virtballoon.exporter.snapshots import Snapshot, by_label
 
     begun_at = time.time()
-    hosts = finish.read_selected(settings, domains, inactive=inactive)
+    hosts = finish.read_selected(settings, domains, inactive=inactive, keep=False)
     reports = by_label(dict(zip(_named(settings), hosts, strict=True)))
     snapshot = Snapshot(hosts=reports, begun_at=begun_at, age_seconds=time.time() - begun_at)
     text = exposition(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +56,7 @@ def warn_of_failures(
     unmatched = unmatched_everywhere(hosts)
     for word in unmatched:
         warn(f"no domain matches {word!r}{result}")
-    if not rows and hosts[0].error is None:
+    if not rows and not settings.where and hosts[0].error is None:
         warn_of_session(settings, hosts[0].uri)
     return failed, unmatched
 
@@ -180,16 +181,20 @@ def read_selected(
     domains: Sequence[str],
     *,
     inactive: bool = False,
+    keep: bool = True,
     max_age: float | None = None,
     rates: float | None = None,
 ) -> tuple[HostReport, ...]:
-    """Read the selected hosts."""
+    """Read the selected hosts.
+
+    :param keep: whether the domains that the configuration excludes are read
+    """
     from virtballoon.operations.fleet import read_hosts
 
     with progress(settings, domains=max_age is not None) as (on_result, on_waiting):
         return read_hosts(
             settings.targets,
-            settings.words(domains),
+            settings.words(domains, keep=keep),
             inactive=inactive,
             via=settings.via,
             timeout=settings.timeout,
@@ -199,6 +204,15 @@ def read_selected(
             on_result=on_result,
             on_waiting=on_waiting,
         )
+
+
+def is_none_met(settings: Settings, hosts: Sequence[HostReport | HostChanges]) -> bool:
+    """Whether no domain meets the conditions, which is printed, as grep has it a failure."""
+    is_none = bool(settings.where) and not any(host.domains for host in hosts)
+    if is_none and all(host.error is None and not host.unmatched for host in hosts):
+        conditions = " ".join(f"--where {shlex.quote(word)}" for word in settings.where)
+        warn(f"no domain matches {conditions}")
+    return is_none
 
 
 def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Sequence[str]) -> int:
@@ -212,6 +226,8 @@ def finish_reading(settings: Settings, hosts: Sequence[HostReport], words: Seque
     failed, unmatched = warn_of_failures(settings, hosts)
     if not any(host.domains for host in hosts):
         if all(host.error is not None for host in hosts):
+            return NOTHING
+        if is_none_met(settings, hosts):
             return NOTHING
         if words:
             if not unmatched:

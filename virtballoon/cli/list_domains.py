@@ -70,7 +70,9 @@ def command(
 
         if names_only:
             _print_names(settings, [row.name for _, row in rows])
-        elif rows or (not domains and any(host.error is None for host in hosts)):
+        elif rows or (
+            not domains and not settings.where and any(host.error is None for host in hosts)
+        ):
             list_table(
                 rows,
                 [c for c in chosen if c.key != "uri"] or usual([row for _, row in rows], wide=wide),
@@ -111,16 +113,10 @@ def _column(word: str, option: str) -> Column:
     if word == "uri" and option == "--columns":
         # The host's URI, which no report of a domain has; a table shows it as HOST.
         return columns.column("name")._replace(key=word)
-    column = columns.find(word)
-    if column is None:
-        from difflib import get_close_matches
-
-        near = get_close_matches(word, domain_columns(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise click.UsageError(
-            f"{option}: no column {word!r}; {hint}Columns: {', '.join(domain_columns())}"
-        )
-    return column
+    try:
+        return columns.known(word)
+    except ValueError as error:
+        raise click.UsageError(f"{option}: {error}") from None
 
 
 Row = tuple[HostReport, DomainReport]

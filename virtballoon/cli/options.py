@@ -85,6 +85,14 @@ def _complete_domain(
     return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
 
 
+def _complete_key(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from virtballoon.render.documents import domain_columns
+
+    return _offered([f"{key}=" for key in domain_columns()], incomplete)
+
+
 def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
@@ -134,7 +142,7 @@ HOST_OPTIONS: Final = (
 via = click.option(
     "--via",
     type=click.Choice(("libvirt", "qom")),
-    help="Source; qom: write access, taints guests  [libvirt]",
+    help="qom: write access, taints guests  [libvirt]",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
 output = click.option("--output", help="Write to this file, which is always complete.", **_FILE)
@@ -151,13 +159,20 @@ units = click.option(
     default="human",
     help="Sizes in a table: human or bytes  [human]",
 )
-exclude = click.option(
+_exclude = click.option(
     "--exclude",
     metavar="PATTERN",
     multiple=True,
     callback=_not_empty,
     shell_complete=_complete_domain,
     help="Leave out these domains; repeatable.",
+)
+_where = click.option(
+    "--where",
+    metavar="KEY=VALUE",
+    multiple=True,
+    shell_complete=_complete_key,
+    help="Only domains with this: also !=, <, >; repeatable.",
 )
 
 
@@ -174,10 +189,12 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
+#: What restricts the domains that a command is about.
+restrictions = _all_of(_exclude, _where)
 #: What commands have that read domains.
 domains = _all_of(
     click.option("--all", "inactive", is_flag=True, help="Include domains that do not run."),
-    exclude,
+    restrictions,
     via,
     several,
 )
@@ -242,8 +259,8 @@ class Command(click.Command):
 
 
 def _set_up(settings: Settings) -> None:
-    # Errors of the configuration or of the hosts' names come first.
-    targets = settings.targets
+    # Errors of the configuration, of the hosts' names or of conditions come first.
+    targets, _ = settings.targets, settings.where
     from virtballoon.hypervisor.translation import keep_stderr_quiet
 
     if not settings.is_verbose:

@@ -28,7 +28,7 @@ class _FirstArgument(options.Interval):
 @click.option(
     "--all", "every", is_flag=True, help="All running domains; with --config, persistent ones."
 )
-@options.exclude
+@options.restrictions
 @click.option("--live", is_flag=True, help="Set it in the running domain.")
 @click.option("--config", is_flag=True, help="Set it in the persistent configuration.")
 @click.option("--where-off", is_flag=True, help="Only domains whose polling is off.")
@@ -87,7 +87,7 @@ def command(
                 via=settings.via,
                 dry_run=dry_run,
             ),
-            settings.words(domains),
+            settings.words(domains, keep=False),
             wait=wait_timeout,
             timeout=settings.timeout,
             jobs=settings.jobs,
@@ -114,7 +114,7 @@ def command(
 
 def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
     wrong, unmatched = finish.warn_of_failures(settings, hosts, result="; nothing was changed")
-    if unmatched:
+    if unmatched or finish.is_none_met(settings, hosts):
         return NOTHING
     is_partly = False
     for host in hosts:

@@ -42,7 +42,7 @@ from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_m
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
-from virtballoon.operations.reading import chosen_domains, read_domains
+from virtballoon.operations.reading import chosen_domains, host_report, meeting, read_domains
 from virtballoon.operations.waiting import Watched, updates
 
 #: The share of the time that reading may take; the rest is for questions and watching.
@@ -255,6 +255,9 @@ class HostExamination:
         deadline.at = begun + (end - begun) * _READING_SHARE
         for report in read_domains(self._session, domains, via=self._via):
             self._examined[report.uuid] = DomainExamination(report, uri=self._session.uri)
+        read = host_report(self._session, (each.first for each in self._examined.values()))
+        meant = meeting(self._session, read).domains
+        self._examined = {row.uuid: self._examined[row.uuid] for row in meant}
         # Half of what is left is for watching.
         deadline.at = (time.monotonic() + end) / 2
         for waits in (False, True):

@@ -110,6 +110,7 @@ class DomainReport(Value):
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
     :ivar labels: what its XML says about it for people, such as its title: by name, at most 200
         characters of foreign text each
+    :ivar excluded: whether the caller's configuration excludes it from what is done to all domains
     :ivar error: what went wrong, or None
     :ivar rates: what the guest did since an earlier reading; None unless that was asked for
     :ivar refresh: whether the figures are as new as was wanted; None unless that was asked for
@@ -130,6 +131,7 @@ class DomainReport(Value):
     is_incoming: bool = False
     has_hugepages: bool = False
     labels: Mapping[str, str] = MappingProxyType({})
+    excluded: bool = False
     rates: Rates | None = None
     refresh: Refresh | None = None
 
@@ -222,7 +224,7 @@ class DomainReport(Value):
     @property
     def is_well(self) -> bool:
         """Whether there is nothing to be done."""
-        return self.verdict.is_well and self.is_complete
+        return (self.verdict.is_well or self.excluded) and self.is_complete
 
     @property
     def sample(self) -> Sample:
@@ -270,7 +272,7 @@ class DomainReport(Value):
     def needs_polling(self) -> bool:
         """Whether setting an interval would bring this domain's figures to life."""
         is_running = self.verdict in {Verdict.POLLING_OFF, Verdict.SUSPENDED}
-        return is_running and self.interval.in_force == 0
+        return is_running and self.interval.in_force == 0 and not self.excluded
 
     @property
     def may_be_polled(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def read_session(
             rows.append(row)
             if each is not None:
                 each(row)
-    return log_host(host_report(session, rows, earlier=earlier))
+    return log_host(meeting(session, host_report(session, rows, earlier=earlier)))
 
 
 def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]:
@@ -83,6 +84,16 @@ def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]
     }
 
 
+def meeting(session: HostSession, report: HostReport) -> HostReport:
+    """The report with those domains that meet the conditions of the session's selection, or may."""
+    if not session.selection.conditions:
+        return report
+    rows = tuple(row for row in report.domains if session.selection.meets(row) is not False)
+    is_complete = all(row.is_complete for row in rows)
+    status = session.result(HostReport, complete=is_complete).status
+    return replace(report, domains=rows, status=status)
+
+
 def read_domains(
     session: HostSession, chosen: dict[str, Domain], *, via: Source
 ) -> Iterator[DomainReport]:
@@ -91,6 +102,14 @@ def read_domains(
     :param chosen: the domains by UUID. If the connection breaks, those of a new one replace them.
     :raise ConnectionLost: if there is no new connection; after all have been yielded
     """
+    excluded = session.selection.excluded
+    for row in _read_domains(session, chosen, via=via):
+        yield replace(row, excluded=True) if row.uuid in excluded else row
+
+
+def _read_domains(
+    session: HostSession, chosen: dict[str, Domain], *, via: Source
+) -> Iterator[DomainReport]:
     left = list(chosen.values())
     while left:
         scheduler = session.scheduler
@@ -160,7 +179,9 @@ def iter_domains(
         session.connect()
         for word in session.selection.unmatched:
             raise DomainNotFound(f"no domain matches {word!r}", host=session.uri)
-        yield from read_domains(session, chosen_domains(session, inactive=inactive), via=via)
+        for row in read_domains(session, chosen_domains(session, inactive=inactive), via=via):
+            if session.selection.meets(row) is not False:
+                yield row
 
 
 def read_domain(

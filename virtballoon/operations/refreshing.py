@@ -24,7 +24,7 @@ from virtballoon.model.outcome import DomainWait
 from virtballoon.model.report import DomainReport, HostReport, Refresh, Unheard
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import UNPOLLED_SECONDS
-from virtballoon.operations.reading import chosen_domains, host_report, read_domains
+from virtballoon.operations.reading import chosen_domains, host_report, meeting, read_domains
 from virtballoon.operations.waiting import WaitCallback, Watched, updates
 from virtballoon.system import cleanup
 
@@ -45,6 +45,7 @@ def read_fresh(
     cancelled: threading.Event | None = None,
 ) -> HostReport:
     """Read a host's domains as :func:`read_host` does, with figures that are no older than wanted.
+    Which domains meet a :class:`Where` is decided by the figures before that.
 
     A domain whose figures are recent enough is only read, and one that is polled often enough is
     waited for. Any other is polled each second, by its live interval, until it was updated.
@@ -90,7 +91,7 @@ def read_fresh(
             for row in read_domains(session, chosen_domains(session, inactive=inactive), via=via):
                 rows[row.uuid] = row
             first = host_report(session, rows.values())
-            rows = {row.uuid: row for row in first.domains}
+            rows = {row.uuid: row for row in meeting(session, first).domains}
             # A last update is in whole seconds.
             wait((row for row in old() if row.may_be_polled), UNPOLLED_SECONDS + 1)
             temporary.set((row for row in old() if _needs_polling(row, timeout)), timeout)

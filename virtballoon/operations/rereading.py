@@ -12,7 +12,7 @@ from virtballoon.hypervisor.connection import Target
 from virtballoon.log import log_host
 from virtballoon.model.report import DomainReport, HostReport
 from virtballoon.model.source import Source
-from virtballoon.operations.reading import read_session, unread
+from virtballoon.operations.reading import meeting, read_session, unread
 
 
 class HostReader:
@@ -81,4 +81,5 @@ class HostReader:
         session, domains = begun
         there = tuple(sorted(domains, key=lambda domain: (domain.name, domain.uuid)))
         report = session.result(HostReport, domains=there, complete=True)
-        return report.at_clock(self._earlier.clock if self._earlier is not None else None)
+        report = report.at_clock(self._earlier.clock if self._earlier is not None else None)
+        return meeting(session, report)

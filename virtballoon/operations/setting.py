@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -37,6 +37,7 @@ from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome, Wait
 from virtballoon.model.report import Interval, Unheard
 from virtballoon.model.selection import Selected, means_all
 from virtballoon.model.source import Source
+from virtballoon.operations.reading import host_report, read_domains
 from virtballoon.operations.waiting import WaitCallback, Watched, last_update_of, updates
 
 
@@ -111,7 +112,8 @@ def set_intervals(
         default
     :param request: what to set; a number of seconds is enough
     :param domains: names, UUIDs and shell patterns; None for every running domain and, with
-        ``config``, every persistent one
+        ``config``, every persistent one. With a :class:`Where` among them, the domains are read
+        first; one of which it is unknown whether it meets that has failed.
     :param wait: seconds to wait, beyond ``timeout``, until each domain whose live interval was set
         has been updated since; None for not waiting
     :param timeout: seconds for everything but waiting, from connecting on
@@ -131,6 +133,8 @@ def set_intervals(
                 for one in session.selection.domains
                 if not every or request.includes(one.domain)
             ]
+            if session.selection.conditions:
+                chosen = _meeting(session, request, chosen, done)
             done.extend(
                 _set_all(
                     session.scheduler, request, chosen, session.deadline, watch=wait is not None
@@ -150,6 +154,46 @@ def set_intervals(
         domains=tuple(sorted(changes, key=lambda change: (change.name, change.uuid))),
     )
     return log_host(result)
+
+
+def _meeting(
+    session: HostSession,
+    request: IntervalRequest,
+    chosen: Sequence[Selected[Domain]],
+    done: list[_Done],
+) -> list[Selected[Domain]]:
+    """Read these domains, and give those that meet the conditions of the selection. One of which
+    that is unknown has failed."""
+    exact = {one.domain.uuid: one.exact for one in chosen}
+    reports = list(
+        read_domains(session, {one.domain.uuid: one.domain for one in chosen}, via=request.via)
+    )
+    met = []
+    for report in host_report(session, reports).domains:
+        meets = session.selection.meets(report)
+        if meets is None:
+            change = _failed(report.name, report.uuid, report.error)
+            done.append(_Done(change))
+        elif meets and report.uuid in session.domains:
+            domain = session.domains[report.uuid]
+            met.append(Selected(domain=domain, exact=exact[report.uuid]))
+    return met
+
+
+def _failed(
+    name: str, uuid: str, error: VirtballoonError | None, outcome: Outcome = Outcome.FAILED
+) -> IntervalChange:
+    """Of a domain in which nothing was set, and nothing is known to have been."""
+    nothing = Interval()
+    return IntervalChange(
+        name=name,
+        uuid=uuid,
+        outcome=outcome,
+        changed=False,
+        before=nothing,
+        after=nothing,
+        error=error,
+    )
 
 
 def set_interval(
@@ -210,16 +254,8 @@ def _set_all(
                 error.message += "; what was sent may still take effect"
             # A domain in migration brings its interval along, if it is set on the source.
             is_skipped = isinstance(error, Incoming) and not is_named
-            change = IntervalChange(
-                name=domain.name,
-                uuid=domain.uuid,
-                outcome=Outcome.SKIPPED if is_skipped else Outcome.FAILED,
-                changed=False,
-                before=Interval(),
-                after=Interval(),
-                error=error,
-            )
-            yield _Done(change)
+            outcome = Outcome.SKIPPED if is_skipped else Outcome.FAILED
+            yield _Done(_failed(domain.name, domain.uuid, error, outcome))
 
 
 def _set_one(

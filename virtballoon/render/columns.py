@@ -53,7 +53,7 @@ _TITLES: Final = {
 _TEXT: Final = frozenset(
     {
         *("name", "uuid", "state", "machine", "verdict", "source"),
-        *("last_update", "used_formula", "anomalies"),
+        *("excluded", "last_update", "used_formula", "anomalies"),
     }
 )
 
@@ -81,9 +81,11 @@ def usual(rows: Sequence[DomainReport], *, wide: bool) -> list[Column]:
     found = [column(key) for key in (WIDE if wide else DEFAULT)]
     if wide:
         present = {f"labels.{name}" for row in rows for name in row.labels}
-        return found + [column(key) for key in domain_columns() if key in present]
-    if any(row.labels and row.title for row in rows):
+        found += [column(key) for key in domain_columns() if key in present]
+    elif any(row.labels and row.title for row in rows):
         found.insert(1, TITLE)
+    if any(row.excluded for row in rows):
+        found.append(column("excluded"))
     return found
 
 
@@ -136,6 +138,8 @@ def _shower(key: str) -> Callable[[Any, bool], str]:
         return lambda interval, _exact: text.seconds(interval)
     if is_size(key):
         return lambda count, exact: text.size(count, exact=exact)
+    if key == "excluded":
+        return lambda excluded, _exact: "yes" if excluded else text.ABSENT
     return lambda value, _exact: text.ABSENT if value is None else text.printable(str(value))
 
 
@@ -144,18 +148,35 @@ def find(word: str) -> Column | None:
     wanted = word.strip().lower().replace("-", "_")
     if wanted == "interval":
         return column(IN_FORCE)
-    known = domain_columns()
-    if wanted in known:
+    if wanted in domain_columns():
         return column(wanted)
-    labels_last = sorted(known, key=lambda key: key.startswith("labels."))
-    short = {
+    key = _short_forms().get(wanted)
+    # A statistic of QEMU that this version does not know has no short name.
+    return column(key or wanted) if key or wanted.startswith("stats.") else None
+
+
+def _short_forms() -> dict[str, str]:
+    labels_last = sorted(domain_columns(), key=lambda key: key.startswith("labels."))
+    return {
         name: key
         for key in reversed(labels_last)
         for name in (key.rpartition(".")[2], key.removesuffix("_bytes").removesuffix("_seconds"))
     }
-    key = short.get(wanted)
-    # A statistic of QEMU that this version does not know has no short name.
-    return column(key or wanted) if key or wanted.startswith("stats.") else None
+
+
+def known(word: str) -> Column:
+    """The column that a word means.
+
+    :raise ValueError: when there is none, with the nearest
+    """
+    if (found := find(word)) is not None:
+        return found
+    from difflib import get_close_matches
+
+    keys = domain_columns()
+    near = get_close_matches(word, [*keys, *_short_forms()], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"no column {word!r}; {hint}Columns: {', '.join(keys)}")
 
 
 def is_size(key: str) -> bool:

@@ -54,6 +54,7 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "verdict": lambda row: row.verdict,
     "source": lambda row: row.source,
     "labels": lambda row: dict(row.labels),
+    "excluded": lambda row: row.excluded,
     "last_update": lambda row: timestamp(row.last_update),
     "age_seconds": lambda row: _rounded(row.age_seconds, 1),
     "maximum_bytes": lambda row: row.figures.maximum_bytes,
