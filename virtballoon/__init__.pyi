@@ -70,6 +70,7 @@ from virtballoon.hypervisor.domain import (
 from virtballoon.hypervisor.domainxml import DomainXML as DomainXML, use_labels as use_labels
 from virtballoon.hypervisor.qmp import Monitor as Monitor
 from virtballoon.model.balloon import Balloon as Balloon
+from virtballoon.model.hostmemory import HostFigures as HostFigures, HostMemory as HostMemory
 from virtballoon.model.memory import (
     Anomaly as Anomaly,
     Figures as Figures,

@@ -154,6 +154,9 @@ class FakeHost:
     :ivar domains: its domains
     :ivar calls: the names of the calls that were made
     :ivar breaks_after: the number of calls after which the connection is broken
+    :ivar memory_hangs: whether reading the host's memory waits until the host is woken
+    :ivar memory_error: libvirt's number of the error of reading the host's memory
+    :ivar memory_reads: the number of times that the host's memory was asked for
     :ivar woken: set when hung calls return
     """
 
@@ -161,6 +164,9 @@ class FakeHost:
         self.domains = [FakeDomain(self, index, **attributes) for index in range(number)]
         self.breaks_after = math.inf
         self.uses = 0
+        self.memory_hangs = False
+        self.memory_error: int | None = None
+        self.memory_reads = 0
         self.woken = threading.Event()
 
     def use(self) -> None:
@@ -188,6 +194,17 @@ class FakeHost:
 
     def getType(self) -> str:
         return "QEMU"
+
+    def getMemoryStats(self, _cell: int, _flags: int) -> dict[str, int]:
+        self.memory_reads += 1
+        if self.memory_hangs:
+            self.woken.wait()
+        if self.memory_error is not None:
+            raise libvirt_error(self.memory_error)
+        return {"total": 64 * GIB_KIB, "free": GIB_KIB, "buffers": 2 * GIB_KIB, "cached": 3}
+
+    def getMemoryParameters(self, _flags: int) -> dict[str, int]:
+        raise libvirt_error(libvirt.VIR_ERR_NO_SUPPORT)
 
     def listAllDomains(self, flags: int) -> list[FakeDomain]:
         self.use()

@@ -32,6 +32,7 @@ from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor import labels
 from virtballoon.model.clock import ClockOffset
+from virtballoon.model.hostmemory import HostFigures, HostMemory
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.outcome import HostProbe, HostQomPath, Outcome, QomPath
 from virtballoon.model.report import HostStatus, Interval
@@ -55,7 +56,7 @@ def test_a_reading() -> None:
     assert (read["schema"], read["generated_at"]) == (1, "2023-11-14T22:13:23Z")
     assert list(host) == [
         *("uri", "hostname", "status", "error", "elapsed_seconds"),
-        *("clock_offset_seconds", "domains"),
+        *("clock_offset_seconds", "memory", "domains"),
     ]
     assert (host["status"], host["elapsed_seconds"]) == ("partial", 0.123)
     assert host["clock_offset_seconds"] is None
@@ -291,7 +292,7 @@ def place() -> dict[str, Any]:
     """A document of qom-path."""
     record = {"name": "web1", "uuid": UUID, "qom_path": "/machine/peripheral/balloon0"}
     host = documents.host_record(replace(READ, domains=())) | {"domains": [record]}
-    del host["clock_offset_seconds"]
+    del host["clock_offset_seconds"], host["memory"]
     return documents.document([host], generated_at=NOW)
 
 
@@ -372,7 +373,10 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 # As little as has every key, since each is broken in turn.
-SMALL = DOCUMENTS | {"reading": lambda: document(replace(READ, domains=(HELD,)))}
+MEMORY = HostMemory.of(HostFigures(total_bytes=2**34), [report(), HELD])
+SMALL = DOCUMENTS | {
+    "reading": lambda: document(replace(READ, domains=(HELD,), memory=MEMORY)),
+}
 
 
 def validator_of(kind: str) -> jsonschema.Draft202012Validator:

@@ -238,6 +238,7 @@ CALLS: dict[str, tuple[Callable[..., object], bool, type[VirtballoonError]]] = {
     "Connection.of": (take_a_callers_connection, False, LibvirtFailure),
     "Connection.hostname": (lambda e, **w: connection(e, **w).hostname(), False, LibvirtFailure),
     "Connection.link": (lambda e, **w: connection(e, **w).link(), False, LibvirtFailure),
+    "Connection.memory": (lambda e, **w: connection(e, **w).memory(), False, LibvirtFailure),
     "Connection.version": (lambda e, **w: connection(e, **w).version(), False, LibvirtFailure),
     "Connection.require_monitor": (
         lambda e, **w: connection(e, **w).require_monitor(),

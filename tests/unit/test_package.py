@@ -170,7 +170,9 @@ def test_reading_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     slow = ["logging", "json", "csv", "tomllib", "pathlib", "shlex", "difflib"]
     script = f"""
 import sys
+from virtballoon.hypervisor.translation import keep_stderr_quiet
 from virtballoon.operations.reading import read_host
+keep_stderr_quiet()
 read_host("test:///default")
 loaded = [name for name in {slow} if name in sys.modules]
 import json

@@ -34,6 +34,7 @@ from virtballoon.operations.reading import read_domain, read_session
 
 #: Far more than any of this takes.
 TIMEOUT = 30.0
+GIB = 1024**3
 
 
 class Opener:
@@ -87,7 +88,7 @@ def wait_until_closed(opener: Opener) -> None:
 
 
 def read(kept: KeptConnection | None = None) -> HostReport:
-    return read_session(session(kept), inactive=True, via=Source.LIBVIRT)
+    return read_session(session(kept, reads_memory=True), inactive=True, via=Source.LIBVIRT)
 
 
 def test_a_session(opener: Opener, host: FakeHost) -> None:
@@ -344,3 +345,72 @@ def test_fake_has_only_calls_that_libvirt_has() -> None:
         names = {name for name in vars(kind) if not name.startswith("_")} - own
         assert names <= set(dir(real))
     assert math.isinf(FakeHost(0).breaks_after)
+
+
+# The host's memory.
+
+
+def test_memory_of_the_host(opener: Opener, host: FakeHost) -> None:
+    memory = read().memory
+
+    assert memory is not None
+    assert (memory.total_bytes, memory.free_bytes) == (64 * GIB, GIB)
+    assert memory.available_bytes == 3 * GIB + 3 * 1024
+    assert memory.ksm_saved_pages is None
+    assert (memory.current_bytes, memory.unknown_domains) == (20 * GIB, 0)
+    assert host.memory_reads == 1
+    wait_until_closed(opener)
+
+
+def test_memory_that_the_host_refuses_costs_nothing_else(host: FakeHost) -> None:
+    host.memory_error = libvirt.VIR_ERR_ACCESS_DENIED
+    result = read()
+
+    assert (result.memory, result.status, result.error) == (None, HostStatus.OK, None)
+    assert len(result.domains) == 20
+
+
+def test_memory_that_never_comes_is_asked_for_once(opener: Opener, host: FakeHost) -> None:
+    host.memory_hangs = True
+    kept = KeptConnection()
+    results = [read(kept) for _ in range(3)]
+
+    assert [(r.memory, r.status, len(r.domains)) for r in results] == [(None, "ok", 20)] * 3
+    assert all(row.verdict is Verdict.FRESH for row in results[0].domains)
+    assert host.memory_reads == 1
+    # Not waited for again.
+    assert results[2].elapsed_seconds < results[0].elapsed_seconds
+
+    host.wake()
+    assert kept.memory_call is not None
+    assert kept.memory_call.wait(TIMEOUT)
+    assert read(kept).memory is not None
+    assert host.memory_reads == 2
+    kept.close()
+    wait_until_closed(opener)
+
+
+def test_a_connection_is_kept_when_the_memory_was_read(opener: Opener, host: FakeHost) -> None:
+    kept = KeptConnection()
+    assert all(read(kept).memory for _ in range(3))
+
+    assert len(opener.opened) == 1
+    assert host.memory_reads == 3
+    kept.close()
+    wait_until_closed(opener)
+
+
+@pytest.mark.parametrize("words", [["fake0001"], ["fake000?", "fake001?"], ["*"]])
+def test_sums_are_of_all_running_domains(host: FakeHost, words: list[str]) -> None:
+    host.domains[3].live = None
+    memory = read_host(host, words).memory
+
+    assert memory is not None
+    expected = None if words == ["fake0001"] else 19 * GIB
+    assert (memory.current_bytes, memory.total_bytes) == (expected, 64 * GIB)
+
+
+def test_setting_does_not_ask_for_the_memory(host: FakeHost) -> None:
+    set_intervals(connected(host)[0], IntervalRequest(seconds=5), None)
+
+    assert host.memory_reads == 0

@@ -42,7 +42,13 @@ from virtballoon.model.clock import ClockOffset, offset_by_lateness, offset_by_m
 from virtballoon.model.report import DomainReport
 from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.verdict import CLOCK_SKEW_SECONDS, UNPOLLED_SECONDS, Verdict
-from virtballoon.operations.reading import chosen_domains, host_report, meeting, read_domains
+from virtballoon.operations.reading import (
+    chosen_domains,
+    host_memory,
+    host_report,
+    meeting,
+    read_domains,
+)
 from virtballoon.operations.waiting import Watched, updates
 
 #: The share of the time that reading may take; the rest is for questions and watching.
@@ -75,7 +81,7 @@ def diagnose_host(
 
     :param prefixes: how the commands of the remedies begin
     """
-    session = HostSession(target, domains, via=via, timeout=timeout)
+    session = HostSession(target, domains, via=via, timeout=timeout, reads_memory=True)
     examination = HostExamination(session, via=via)
     with session, session.errors_kept():
         session.connect()
@@ -87,6 +93,7 @@ def diagnose_host(
         domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
         complete=all(report.is_complete for report in diagnoses),
         clock=examination.clock,
+        memory=host_memory(session, diagnoses),
     )
     return log_host(host)
 

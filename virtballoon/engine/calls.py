@@ -154,9 +154,11 @@ class Calls(Generic[K]):
         self._ended: queue.SimpleQueue[K] = queue.SimpleQueue()
         self.in_flight: dict[K, BackgroundCall[Any]] = {}
 
-    def submit(self, key: K, call: Callable[[], object]) -> None:
+    def submit(self, key: K, call: Callable[[], T]) -> BackgroundCall[T]:
         """Start a call at once."""
-        self.in_flight[key] = BackgroundCall(call, on_end=partial(self._ended.put, key))
+        begun = BackgroundCall(call, on_end=partial(self._ended.put, key))
+        self.in_flight[key] = begun
+        return begun
 
     def wait(self, seconds: float) -> tuple[K, BackgroundCall[Any]] | None:
         """The next call that has ended, or None when none has in this time."""

@@ -41,6 +41,7 @@ class Step(Enum):
     SINGLE = auto()  # reads figures of one domain
     QOM = auto()  # asks QEMU
     TASK = auto()  # does what the caller wants
+    HOST = auto()  # reads the host's memory
 
 
 _BLOCKING: Final = frozenset({Step.BULK, Step.SINGLE, Step.QOM, Step.TASK})

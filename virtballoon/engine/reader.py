@@ -253,7 +253,12 @@ class ReadPlan(Plan[_Row]):
         else:
             state = State.NOSTATE if configs.live or row.domain.active else State.SHUTOFF
         is_read = row.statistics is not None or row.is_incoming
-        figures = (statistics.figures if statistics and is_read else None) or Figures()
+        figures = (statistics.figures if statistics else None) or Figures()
+        if not is_read:
+            # Without asking its QEMU, libvirt knows its sizes.
+            figures = Figures(
+                current_bytes=figures.current_bytes, maximum_bytes=figures.maximum_bytes
+            )
         balloon = xml.balloon
         if state is State.SHUTOFF:
             configs = configs._replace(live=None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
-from virtballoon.engine.calls import Calls
+from virtballoon.engine.calls import BackgroundCall, Calls
 from virtballoon.engine.limits import Deadline, Limits
 from virtballoon.engine.plan import Call, Plan, R, Step
 from virtballoon.errors import VirtballoonError
@@ -17,6 +17,8 @@ from virtballoon.hypervisor.domain import Domain
 #: is what a call costs.
 _FAR_SECONDS: Final = 0.01
 _FAR_SECONDS_IN_ALL: Final = 0.4
+
+T = TypeVar("T")
 
 
 class Scheduler:
@@ -42,8 +44,21 @@ class Scheduler:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether calls have not returned that a domain can hold up."""
-        return any(call.may_block or call.step is Step.XML for call in self._calls.in_flight)
+        """Whether calls have not returned that a domain can hold up, or the one for the host."""
+        return any(
+            (call.may_block or call.step in {Step.XML, Step.HOST}) and not begun.has_ended
+            for call, begun in self._calls.in_flight.items()
+        )
+
+    def begin(self, work: Callable[[], T]) -> BackgroundCall[T]:
+        """Make a call for the host itself, next to those of plans, which leave it its place."""
+        return self._calls.submit(Call(Step.HOST, ()), work)
+
+    def wait_for(self, call: BackgroundCall[T], until: float) -> bool:
+        """Wait until a call of :meth:`begin` has ended, or until this time; whether it has."""
+        while not call.has_ended and (left := until - time.monotonic()) > 0:
+            self._calls.wait(left)
+        return call.has_ended
 
     def run(self, plan: Plan[R], deadline: Deadline) -> Iterator[R]:
         """Carry out a plan, and yield each domain when it is done or given up. The time that the

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar
 
 from virtballoon.engine.calls import BackgroundCall, gather
-from virtballoon.engine.limits import Deadline, Limits
+from virtballoon.engine.limits import HOLD_SECONDS, Deadline, Limits
 from virtballoon.engine.scheduler import Scheduler
 from virtballoon.errors import (
     AuthError,
@@ -30,6 +30,7 @@ from virtballoon.model.source import Source
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from virtballoon.model.hostmemory import HostFigures
     from virtballoon.model.report import HostResult
 
 #: The time that a host gets, in seconds, from connecting to the last domain.
@@ -77,6 +78,8 @@ class KeptConnection:
         self.limits = Limits()
         self.connection: Connection | None = None
         self.arriving: BackgroundCall[_Arrival] | None = None
+        #: The last call for the host's memory. While it hangs, no other is made.
+        self.memory_call: BackgroundCall[HostFigures | None] | None = None
         self.ssh_thread: int | None = None
         self.is_closed = False
         self._lock = threading.Lock()
@@ -123,8 +126,10 @@ class HostSession:
         read-only
     :param timeout: seconds for the whole session
     :param kept: the connection of former sessions with the same host, kept for later ones
+    :param reads_memory: whether the host's memory is read, at the same time as its domains
     :ivar domains: every domain of the host, by UUID, on the connection as it is now
     :ivar selection: the domains that the caller means
+    :ivar memory: the host's memory, after the ``with`` block; None where the host did not say
     :ivar error: why it ended early
     """
 
@@ -137,6 +142,7 @@ class HostSession:
         writes: bool = False,
         timeout: float,
         kept: KeptConnection | None = None,
+        reads_memory: bool = False,
     ) -> None:
         if target is None:
             target = transport.configured_default()
@@ -148,6 +154,7 @@ class HostSession:
         self._started = time.monotonic()
         self._is_kept = kept is not None
         self._kept = kept or KeptConnection()
+        self._reads_memory = reads_memory
         self._connects = 0
         self._scheduler: Scheduler | None = None
         self.deadline = Deadline(self._started + timeout)
@@ -155,6 +162,7 @@ class HostSession:
         self.hostname: str | None = None
         self.domains: dict[str, Domain] = {}
         self.selection: Selection[Domain] = Selection()
+        self.memory: HostFigures | None = None
         self.error: VirtballoonError | None = None
 
     @property
@@ -192,6 +200,8 @@ class HostSession:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        if error is None and self._reads_memory:
+            self._take_memory()
         self._leave(usable=error is None and self.error is None and self._is_kept)
         if not self._is_kept:
             self._kept.close()
@@ -273,6 +283,18 @@ class HostSession:
                 self._kept.arriving = None
         self.uri = self._scheduler.connection.uri
         self.domains = {domain.uuid: domain for domain in domains}
+        last = self._kept.memory_call
+        if self._reads_memory and (last is None or last.has_ended):
+            self._kept.memory_call = self.scheduler.begin(self.scheduler.connection.memory)
+
+    def _take_memory(self) -> None:
+        """A host that does not give its memory, or not in time, is read without it."""
+        call = self._kept.memory_call
+        if self._scheduler is None or call is None:
+            return
+        if self._scheduler.wait_for(call, min(self.deadline.at, call.since + HOLD_SECONDS)):
+            with suppress(VirtballoonError):
+                self.memory = call.result()
 
     @property
     def _may_start_ssh(self) -> bool:

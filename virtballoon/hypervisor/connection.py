@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final, Self, TypeAlias
@@ -21,6 +21,7 @@ from virtballoon.hypervisor import uri as transport
 from virtballoon.hypervisor.domain import Domain, DomainStatistics, statistics_of
 from virtballoon.hypervisor.translation import LOGGER, call, connect_error
 from virtballoon.log import logger_in_use
+from virtballoon.model.hostmemory import HostFigures
 from virtballoon.model.value import Value
 
 #: The libvirt version since which reading a domain's XML may wait while the domain is held.
@@ -168,6 +169,15 @@ class Connection:
         with suppress(VirtballoonError), call("getVersion", connection=self):
             return bool(self.raw.getVersion() >= _HAS_LIST_GET)
         return False
+
+    def memory(self) -> HostFigures | None:
+        """The host's memory; without KSM where libvirt does not give that. Asks no guest."""
+        with call("getMemoryStats", connection=self):
+            memory = self.raw.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
+        ksm: Mapping[str, Any] = {}
+        with suppress(VirtballoonError), call("getMemoryParameters", connection=self):
+            ksm = self.raw.getMemoryParameters(0)
+        return HostFigures.from_libvirt(memory, ksm)
 
     def require_monitor(self) -> None:
         """Raise :class:`NotSupported` if the hypervisor has no QEMU monitor."""

@@ -27,6 +27,7 @@ from virtballoon.model.verdict import (
 )
 
 if TYPE_CHECKING:
+    from virtballoon.model.hostmemory import HostMemory
     from virtballoon.model.pressure import Pressure
     from virtballoon.model.rates import Rates, Sample
 
@@ -341,9 +342,12 @@ class HostReport(HostResult[DomainReport]):
 
     :ivar clock: the host's clock minus this machine's, where that could be estimated; the ages are
         by the host's clock then
+    :ivar memory: the host's memory and the sums over its running domains; None where the host does
+        not give its memory
     """
 
     clock: ClockOffset | None = None
+    memory: HostMemory | None = None
 
     def by_clock(self, earlier: HostReport | None = None, *, is_remote: bool) -> Self:
         """The same with ages and verdicts by the host's clock, as far as its offset can be told.

@@ -24,6 +24,7 @@ from virtballoon.hypervisor.device import locate, read_configs
 from virtballoon.hypervisor.domain import AnyDomain, Domain
 from virtballoon.hypervisor.uri import is_remote
 from virtballoon.log import log_host
+from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.report import DomainReport, HostReport, HostStatus
 from virtballoon.model.source import Source
 
@@ -52,7 +53,7 @@ def read_host(
     :param via: source of the figures; QOM taints each running guest
     :param timeout: time limit including connecting, in seconds
     """
-    session = HostSession(target, domains, via=via, timeout=timeout)
+    session = HostSession(target, domains, via=via, timeout=timeout, reads_memory=True)
     return read_session(session, inactive=inactive, via=via)
 
 
@@ -145,8 +146,19 @@ def host_report(
     earlier reading helps to know; not logged."""
     rows = tuple(sorted(rows, key=lambda row: (row.name, row.uuid)))
     is_complete = all(row.is_complete for row in rows)
-    report = session.result(HostReport, domains=rows, complete=is_complete)
+    memory = host_memory(session, rows)
+    report = session.result(HostReport, domains=rows, complete=is_complete, memory=memory)
     return report.by_clock(earlier, is_remote=is_remote(session.uri))
+
+
+def host_memory(session: HostSession, rows: Iterable[DomainReport]) -> HostMemory | None:
+    """The memory of a host whose domains have been read."""
+    if session.memory is None:
+        return None
+    selected = [one.domain.uuid for one in session.selection.domains]
+    running = {domain.uuid for domain in session.domains.values() if domain.active}
+    is_whole = session.error is None and running.issubset(selected)
+    return HostMemory.of(session.memory, rows if is_whole else None)
 
 
 def unread(error: VirtballoonError, uri: str, *, elapsed_seconds: float) -> HostReport:

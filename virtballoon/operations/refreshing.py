@@ -60,7 +60,7 @@ def read_fresh(
     :param cancelled: ends the wait, and restores the intervals, when it is set
     """
     cancelled = cancelled or threading.Event()
-    session = HostSession(target, domains, via=via, writes=True, timeout=timeout)
+    session = HostSession(target, domains, via=via, writes=True, timeout=timeout, reads_memory=True)
     first: HostReport | None = None
     rows: dict[str, DomainReport] = {}
     waits: dict[str, DomainWait] = {}

@@ -46,7 +46,12 @@ class HostReader:
         :param wait: whether to wait for an earlier attempt to connect that hangs
         """
         session = HostSession(
-            self.target, self._words, via=self._via, timeout=timeout, kept=self._kept
+            self.target,
+            self._words,
+            via=self._via,
+            timeout=timeout,
+            kept=self._kept,
+            reads_memory=True,
         )
         error = None if wait else self._kept.silence(session.uri)
         if error is None and not self._reading.acquire(timeout=timeout):

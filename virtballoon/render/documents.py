@@ -17,6 +17,7 @@ from virtballoon.render.formats import Record
 
 if TYPE_CHECKING:
     from virtballoon.configuration import ConfiguredHost
+    from virtballoon.model.hostmemory import HostMemory
     from virtballoon.model.outcome import (
         HostChanges,
         HostProbe,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from virtballoon.model.report import Refresh
 
 SCHEMA: Final = 1
+
+_MEMORY_RATIOS: Final = ("current_ratio", "maximum_ratio")
 
 
 def _fields(value: Value) -> Record:
@@ -126,7 +129,16 @@ def host_record(host: HostReport | HostChanges | HostQomPath) -> Record:
     if isinstance(host, HostReport):
         offset = host.clock.seconds if host.clock is not None else None
         record["clock_offset_seconds"] = _rounded(offset, 1)
+        record["memory"] = memory_record(host.memory)
     return record | {"domains": domain_records(host)}
+
+
+def memory_record(memory: HostMemory | None) -> Record | None:
+    """The memory of a host."""
+    if memory is None:
+        return None
+    ratios = {name: _rounded(getattr(memory, name), 4) for name in _MEMORY_RATIOS}
+    return _fields(memory) | ratios
 
 
 #: The keys of a host without its domains, and how to get the value of each from its
