@@ -32,13 +32,14 @@ from tests.process import finished
 from virtballoon import configuration
 from virtballoon.cli import cli
 from virtballoon.hypervisor import labels
+from virtballoon.model.hostmemory import HostFigures, HostMemory
 from virtballoon.model.memory import Anomaly, UsedFormula
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import HostStatus
 from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 from virtballoon.model.verdict import State, Verdict
-from virtballoon.render.documents import domain_columns, probe_columns
+from virtballoon.render.documents import domain_columns, memory_record, probe_columns
 from virtballoon.watch.view import BINDINGS
 
 SECTIONS: Final = (
@@ -237,8 +238,10 @@ def test_main_page_has_every_field() -> None:
     assert described == top | {
         *("schema", "generated_at", "hosts"),
         *("uri", "hostname", "status", "error", "elapsed_seconds", "domains"),
-        "clock_offset_seconds",
+        *("clock_offset_seconds", "memory"),
     }
+    memory = HostMemory.of(HostFigures(total_bytes=1), None)
+    assert set(memory_record(memory) or ()) <= words(page["OUTPUT"].astext())
     elsewhere = ("stats.", "labels.")
     nested = {key.rpartition(".")[2] for key in domain_columns() if not key.startswith(elsewhere)}
     enums = {m.value for enum in (State, HostStatus, Source) for m in enum}

@@ -27,6 +27,7 @@ from virtballoon import (
     set_interval,
     set_intervals,
 )
+from virtballoon.engine.scheduler import Scheduler
 from virtballoon.engine.session import HostSession, KeptConnection
 from virtballoon.hypervisor import domainxml
 from virtballoon.hypervisor.connection import Connection
@@ -414,3 +415,15 @@ def test_setting_does_not_ask_for_the_memory(host: FakeHost) -> None:
     set_intervals(connected(host)[0], IntervalRequest(seconds=5), None)
 
     assert host.memory_reads == 0
+
+
+def test_a_call_for_the_host_blocks_the_connection_until_it_ends(host: FakeHost) -> None:
+    goes_on = threading.Event()
+    scheduler = Scheduler(connected(host)[0], None)
+    call = scheduler.begin(goes_on.wait)
+    assert scheduler.is_blocked
+
+    goes_on.set()
+    # Before the scheduler has been told.
+    assert call.wait(TIMEOUT)
+    assert not scheduler.is_blocked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -151,13 +151,13 @@ def host_report(
     return report.by_clock(earlier, is_remote=is_remote(session.uri))
 
 
-def host_memory(session: HostSession, rows: Iterable[DomainReport]) -> HostMemory | None:
-    """The memory of a host whose domains have been read."""
+def host_memory(session: HostSession, rows: Collection[DomainReport]) -> HostMemory | None:
+    """The memory of a host after its session, with sums if there is a row for each running
+    domain."""
     if session.memory is None:
         return None
-    selected = [one.domain.uuid for one in session.selection.domains]
     running = {domain.uuid for domain in session.domains.values() if domain.active}
-    is_whole = session.error is None and running.issubset(selected)
+    is_whole = session.error is None and running.issubset(row.uuid for row in rows)
     return HostMemory.of(session.memory, rows if is_whole else None)
 
 
