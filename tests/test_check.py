@@ -137,8 +137,9 @@ def test_a_process_that_was_killed_since_the_last_run(
     guest = newest_guest_factory(GuestSpec("short of memory", period=1))
     state = ("--state", str(tmp_path / "state"))
     words = ("--via", "qom", "-C", "~:", "--oom-critical", "0", *state, guest.name)
+    pressure = ("--via", "qom", "--pressure", "--state", str(tmp_path / "other"), guest.name)
     fresh(guest)
-    assert check(guest, *words)[0] == 0
+    assert (check(guest, *words)[0], check(guest, *pressure)[0]) == (0, 0)
     guest.run("tail /dev/zero >/dev/null", check=False)
     killed = guest.vmstat()["oom_kill"]
     assert killed
@@ -150,6 +151,7 @@ def test_a_process_that_was_killed_since_the_last_run(
     status, said, *_ = check(guest, *words)
     kills = "1 OOM kill" if killed == 1 else f"{killed} OOM kills"
     assert (status, said) == (2, f"MEMORY CRITICAL - short of memory: {kills}")
+    assert check(guest, *pressure)[0] == 1
     after = fresh(guest).last_update
     wait_until(lambda: fresh(guest).last_update != after, 60, "newer figures")
     assert check(guest, *words)[0] == 0

@@ -20,6 +20,8 @@ from tests.running import exporting, run
 from tests.unit.builders import VALIDATOR
 from virtballoon import DomainReport, Verdict, read_domain, read_fresh
 
+pytestmark = pytest.mark.once
+
 #: The clock of the QEMUs minus this machine's, in seconds.
 OFFSETS = (-90, 90)
 

@@ -18,6 +18,8 @@ from tests.lab import GuestSpec, Hypervisor
 from tests.process import finished
 from tests.running import COMMAND, on_a_terminal, run, take_advice
 
+pytestmark = pytest.mark.once
+
 
 def test_list_shows_every_running_domain(fresh: Hypervisor) -> None:
     result = run(fresh, "list")

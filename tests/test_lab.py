@@ -33,6 +33,8 @@ MACHINES_OWN = (
     Path.home() / ".cache/libvirt",
 )
 
+pytestmark = pytest.mark.once
+
 
 def is_gone(pid: int) -> bool:
     # Where nobody reaps orphans, an ended process stays in the table as a zombie.

@@ -50,6 +50,8 @@ TRANSIENT = (
     'a\nb,"c"\r\n=1+1',
     "🎈\x7f",
 )
+
+pytestmark = pytest.mark.once
 NAMES = (*DEFINED, *TRANSIENT)
 
 #: The UUIDs of the domains by their names.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import time
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ from virtballoon import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import GuestFactory
 
@@ -219,19 +217,6 @@ def test_columns_show_them(command: Command, pressed: Guest) -> None:
     assert "OOM KILLS" in heading
     assert "DIRECT RECLAIMS" in heading
     assert "-" not in row.split()
-
-
-def test_check_finds_the_processes_killed(command: Command, pressed: Guest, tmp_path: Path) -> None:
-    where = ("-c", pressed.hypervisor.uri, "--via", "qom", pressed.name)
-    words = ("check", "--pressure", "--state", str(tmp_path / "state"), *where)
-    updated(pressed)
-    # Without an earlier reading nothing is known of what happens.
-    assert command(*words).status == 0
-    pressed.run("head -c 400m /dev/zero | tail", timeout=120, check=False)
-    updated(pressed)
-    result = command(*words)
-    assert result.status == 1
-    assert re.search(r" [1-9][0-9]* OOM kills", result.stdout)
 
 
 def test_table_says_which_figures_need_qom(command: Command, pressed: Guest) -> None:

@@ -19,6 +19,8 @@ from virtballoon import (
     read_domain,
 )
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def busy(module_guest_factory: GuestFactory) -> Guest:
