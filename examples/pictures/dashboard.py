@@ -25,7 +25,7 @@ from xml.sax.saxutils import escape
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
-from tests.lab import Guest, GuestSpec, Hypervisor, Prometheus, wait_until  # noqa: E402
+from tests.lab import Guest, GuestSpec, Hypervisor, Link, Prometheus, wait_until  # noqa: E402
 
 DASHBOARD = HERE.parent / "grafana" / "virtballoon.json"
 COMMAND = Path(sys.executable).with_name("virtballoon")
@@ -64,10 +64,11 @@ class Line:
 
 def main() -> None:
     """Let guests use varying memory, and draw what Prometheus has recorded."""
-    with Hypervisor() as hypervisor:
+    # The host of a local URI goes by its own name.
+    with Hypervisor() as hypervisor, Link(hypervisor.socket) as link:
         guests = hypervisor.boot(GUESTS)
         configuration = hypervisor.directory / "hosts.toml"
-        configuration.write_text(CONFIGURATION.format(uri=hypervisor.uri))
+        configuration.write_text(CONFIGURATION.format(uri=link.uris[0]))
         environment = os.environ | {"VIRTBALLOON_CONFIG_FILE": str(configuration)}
         command = [str(COMMAND), "export", "--listen", "127.0.0.1:0"]
         with subprocess.Popen(

@@ -139,8 +139,9 @@ def test_what_is_absent_has_no_series() -> None:
 
 def test_a_host_that_is_not_reached() -> None:
     snapshot = Snapshot(hosts={"hv2": UNREACHED}, begun_at=NOW)
-    found = series(exposition(snapshot))
+    found = series(exposition(snapshot, libvirt_exporter=True))
     assert values(found, "virtballoon_up", host="hv2") == [0]
+    assert values(found, "libvirt_up", host="hv2") == [0]
     assert values(found, "virtballoon_domains", host="hv2") == []
     assert values(found, "virtballoon_host_info", uri=UNREACHED.uri, hostname="") == [1]
 
@@ -211,9 +212,9 @@ def test_labels_with_reserved_names() -> None:
 
 
 def test_openmetrics_has_the_same() -> None:
-    snapshot = snapshot_of(FULL, BARE)
-    found = series(exposition(snapshot, openmetrics=True), parse_openmetrics)
-    assert found == series(exposition(snapshot))
+    snapshot = snapshot_of(replace(FULL, labels=METADATA["nova"][1]), BARE, HELD)
+    text = exposition(snapshot, openmetrics=True, libvirt_exporter=True)
+    assert series(text, parse_openmetrics) == series(exposition(snapshot, libvirt_exporter=True))
 
 
 @pytest.mark.parametrize("parse", [parse_text, parse_openmetrics])

@@ -375,7 +375,7 @@ def _labels_of(rows: _Rows, names: Collection[str]) -> Metric:
     # The names follow Prometheus' rules, apart from those that are taken.
     shown = {name: name for name in names if name not in _RESERVED}
     for name in _RESERVED.intersection(names):
-        shown[name] = f"label_{name}"
+        shown[name] = name
         while shown[name] in names:
             shown[name] = f"label_{shown[name]}"
     if any(not row.labels.keys().isdisjoint(shown) for _, row in rows):
