@@ -84,6 +84,8 @@ def test_a_reading() -> None:
         "current_bytes": 134217728,
         "ballooned_bytes": 0,
         "rss_bytes": 218316800,
+        "reclaimable_bytes": 56204493,
+        "free_page_reporting": None,
         "stats": dict.fromkeys(STATISTICS)
         | {
             "swap_in": 0,

@@ -49,6 +49,7 @@ def test_balloon_of_a_running_domain(model: str, address: str) -> None:
         id=7,
         balloon=Balloon(model=model, alias="balloon0", qom_path="/machine/peripheral/balloon0"),
         period=10,
+        free_page_reporting="off",
     )
 
 
@@ -372,6 +373,36 @@ TARGET = "<size unit='KiB'>524288</size><requested unit='KiB'>1024</requested>"
 )
 def test_hugepages(backing: str, has_hugepages: bool) -> None:
     assert parse(DOMAIN.format(backing)).has_hugepages is has_hugepages
+
+
+@pytest.mark.parametrize(
+    ("part", "is_pinned"),
+    [
+        ("", False),
+        ("<memoryBacking><locked/></memoryBacking>", True),
+        ("<devices><hostdev mode='subsystem' type='pci'/></devices>", True),
+        ("<devices><interface type='hostdev'/></devices>", True),
+        ("<devices><interface type='vdpa'/></devices>", True),
+        ("<devices><interface type='bridge'/><disk/></devices>", False),
+    ],
+)
+def test_memory_that_the_host_cannot_take_back(part: str, is_pinned: bool) -> None:
+    assert parse(DOMAIN.format(part)).is_pinned is is_pinned
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("", None),
+        ("<memballoon model='none'/>", None),
+        ("<memballoon model='virtio'/>", "off"),
+        ("<memballoon model='virtio' freePageReporting='off'/>", "off"),
+        ("<memballoon model='virtio' freePageReporting='on'/>", "on"),
+    ],
+)
+def test_free_page_reporting(device: str, expected: str | None) -> None:
+    found = parse(DOMAIN.format(f"<devices>{device}</devices>")).free_page_reporting
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.check_builders import NOW, report
 from virtballoon.errors import Busy, LibvirtFailure, NotSupported, VirtballoonError
@@ -177,6 +179,70 @@ def test_a_future_update_is_noted_whatever_the_verdict(
     )
 
     assert found.anomalies == anomalies
+
+
+def sized(*, available: int | None, current: int, rss: int | None) -> Figures:
+    """A guest with a total of 1000."""
+    stats = {"stat-total-memory": 1000, "stat-free-memory": 700}
+    if available is not None:
+        stats["stat-available-memory"] = available
+    return Figures(
+        stats=MemoryStats.from_qemu(stats),
+        last_update=int(NOW),
+        current_bytes=current,
+        maximum_bytes=current,
+        rss_bytes=rss,
+    )
+
+
+@pytest.mark.parametrize(
+    ("available", "current", "rss", "expected"),
+    [
+        # A fifth stays available.
+        (600, 1100, 1100, 400),
+        # RSS above current is QEMU's own.
+        (600, 1100, 1300, 400),
+        # What was never touched is not there to be given back.
+        (600, 1100, 900, 200),
+        (600, 1100, 700, 0),
+        (600, 1100, 500, 0),
+        (200, 1100, 1100, 0),
+        (100, 1100, 1100, 0),
+        (1000, 1100, 1100, 800),
+        (600, 1100, None, None),
+        (None, 1100, 1100, None),
+    ],
+)
+def test_what_a_larger_balloon_could_give_back(
+    available: int | None, current: int, rss: int | None, expected: int | None
+) -> None:
+    figures = sized(available=available, current=current, rss=rss)
+    assert report(figures=figures).reclaimable_bytes == expected
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"has_hugepages": True},
+        {"is_pinned": True},
+        {"interval": Interval(live=0)},
+        {"read_at": NOW + 100},
+        {"state": State.PAUSED},
+    ],
+)
+def test_what_cannot_be_given_back(facts: dict[str, Any]) -> None:
+    figures = sized(available=600, current=1100, rss=1100)
+    assert report(figures=figures, **facts).reclaimable_bytes is None
+
+
+@given(st.integers(0, 1000), st.integers(1000, 2000), st.integers(0, 3000))
+def test_the_guest_keeps_what_it_uses(available: int, current: int, rss: int) -> None:
+    row = report(figures=sized(available=available, current=current, rss=rss))
+    assert row.reclaimable_bytes is not None
+    assert row.usage.used_bytes is not None
+    assert 0 <= row.reclaimable_bytes <= max(0, current - row.usage.used_bytes)
+    assert row.reclaimable_bytes <= rss
+    assert row.reclaimable_bytes <= max(0, available - 200)
 
 
 def test_rss_of_a_domain_with_hugepages() -> None:

@@ -286,6 +286,8 @@ class ReadPlan(Plan[_Row]):
             read_at=read_at or time.time(),
             is_incoming=row.is_incoming,
             has_hugepages=xml.has_hugepages,
+            is_pinned=xml.is_pinned,
+            free_page_reporting=xml.free_page_reporting,
             labels=xml.labels,
             error=row.error,
         )

@@ -31,6 +31,14 @@ _AGENT: Final = "org.qemu.guest_agent.0"
 _MOST_PARSED: Final = 10_000
 _parsed: Final[dict[tuple[int, int, bool], DomainXML]] = {}
 
+#: What keeps all memory of a guest in that of the host.
+_PINNING: Final = (
+    "./memoryBacking/locked",
+    "./devices/hostdev",
+    "./devices/interface[@type='hostdev']",
+    "./devices/interface[@type='vdpa']",
+)
+
 _DOCTYPE: Final = "it declares a document type, which libvirt's does not"
 
 #: Held while lxml parses.
@@ -47,6 +55,8 @@ class DomainXML(NamedTuple):
         even under model ``none``.
     :ivar machine: QEMU's machine type, such as ``pc-i440fx-7.2``; None where it has none
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
+    :ivar is_pinned: whether it is locked, or in use by a device of the host
+    :ivar free_page_reporting: ``on`` or ``off``; None without a balloon
     :ivar unplugged_bytes: the memory of its virtio-mem devices that is not plugged
     :ivar labels: its labels by their names
     """
@@ -56,6 +66,8 @@ class DomainXML(NamedTuple):
     period: int
     machine: str | None = None
     has_hugepages: bool = False
+    is_pinned: bool = False
+    free_page_reporting: str | None = None
     unplugged_bytes: int = 0
     labels: Mapping[str, str] = MappingProxyType({})
 
@@ -131,14 +143,19 @@ def _read(root: etree._Element) -> DomainXML:
     # Only the XML of a running domain has an id, and only a running domain has a QEMU.
     number = root.get("id")
     domain_id = int(number) if _is_number(number) else None
-    stats = root.find("./devices/memballoon/stats")
+    device = root.find("./devices/memballoon")
+    stats = device.find("./stats") if device is not None else None
     kind = root.find("./os/type")
+    balloon = _balloon(device, running=domain_id is not None)
+    reporting = device is not None and device.get("freePageReporting") == "on"
     return DomainXML(
         id=domain_id,
-        balloon=_balloon(root.find("./devices/memballoon"), running=domain_id is not None),
+        balloon=balloon,
         period=_period(stats.get("period") if stats is not None else None),
         machine=(kind.get("machine") or None) if kind is not None else None,
         has_hugepages=root.find("./memoryBacking/hugepages") is not None,
+        is_pinned=any(root.find(path) is not None for path in _PINNING),
+        free_page_reporting=None if balloon is None else "on" if reporting else "off",
         unplugged_bytes=sum(map(_unplugged, root.iterfind("./devices/memory/target"))),
     )
 

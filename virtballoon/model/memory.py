@@ -187,6 +187,29 @@ class Usage(Value):
         return cls(used_bytes=total - rest, total_bytes=total, formula=UsedFormula(formula))
 
 
+#: The share of a guest's memory that stays available to it, whatever is taken.
+KEPT_RATIO: Final = 0.2
+
+
+def reclaimable(figures: Figures, usage: Usage) -> int | None:
+    """What a larger balloon could give back to the host; None for what is not known.
+
+    The guest keeps a fifth of its memory available, and what it has beyond that counts as far as it
+    is resident: the host does not have what the guest has never touched. RSS above the current
+    memory is QEMU's own, and stays.
+    """
+    available, current, rss = (
+        figures.stats.available_memory,
+        figures.current_bytes,
+        figures.rss_bytes,
+    )
+    used, total = usage.used_bytes, usage.total_bytes
+    if available is None or current is None or rss is None or used is None or total is None:
+        return None
+    spare = min(available - int(KEPT_RATIO * total), current - used)
+    return max(0, min(spare, rss - (current - spare)))
+
+
 def contradictions(figures: Figures) -> tuple[Anomaly, ...]:
     """The anomalies of the guest's memory sizes."""
     stats, maximum = figures.stats, figures.maximum_bytes

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from virtballoon.errors import Busy, NotSupported, VirtballoonError
 from virtballoon.model.balloon import Balloon
 from virtballoon.model.clock import ClockOffset, Look, offset_by_lateness, offset_by_movement
-from virtballoon.model.memory import Anomaly, Figures, Usage, anomalies
+from virtballoon.model.memory import Anomaly, Figures, Usage, anomalies, reclaimable
 from virtballoon.model.source import Source, may_have_qom
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.value import Value
@@ -109,6 +109,9 @@ class DomainReport(Value):
     :ivar clock_offset: the host's clock minus this machine's in seconds, as far as it is known
     :ivar is_incoming: whether the domain is being migrated to this host
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
+    :ivar is_pinned: whether it is locked, or in use by a device of the host
+    :ivar free_page_reporting: whether the guest reports pages that it does not use, which the host
+        takes back: ``on`` or ``off``; None without a balloon
     :ivar labels: what its XML says about it for people, such as its title: by name, at most 200
         characters of foreign text each
     :ivar excluded: whether the caller's configuration excludes it from what is done to all domains
@@ -131,6 +134,8 @@ class DomainReport(Value):
     clock_offset: float = 0.0
     is_incoming: bool = False
     has_hugepages: bool = False
+    is_pinned: bool = False
+    free_page_reporting: str | None = None
     labels: Mapping[str, str] = MappingProxyType({})
     excluded: bool = False
     rates: Rates | None = None
@@ -153,6 +158,14 @@ class DomainReport(Value):
     def usage(self) -> Usage:
         """The guest's used memory."""
         return Usage.of(self.figures)
+
+    @property
+    def reclaimable_bytes(self) -> int | None:
+        """What a larger balloon could give back to the host; None for what is not known, and where
+        the host cannot have it back."""
+        if self.verdict is not Verdict.FRESH or self.has_hugepages or self.is_pinned:
+            return None
+        return reclaimable(self.figures, self.usage)
 
     @property
     def last_update(self) -> int | None:

@@ -64,6 +64,8 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "current_bytes": lambda row: row.figures.current_bytes,
     "ballooned_bytes": lambda row: row.figures.ballooned_bytes,
     "rss_bytes": lambda row: row.figures.rss_bytes,
+    "reclaimable_bytes": lambda row: row.reclaimable_bytes,
+    "free_page_reporting": lambda row: row.free_page_reporting,
     "stats": lambda row: row.stats.as_dict(),
     "used_bytes": lambda row: row.usage.used_bytes,
     "used_ratio": lambda row: _rounded(row.usage.ratio, 4),
