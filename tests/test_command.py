@@ -232,7 +232,7 @@ def test_verbose_shows_what_is_asked_of_libvirt(fresh: Hypervisor) -> None:
     assert "qemuMonitorCommand" in run(fresh, "list", "-v", "classic", "--via=qom").stderr
 
 
-def test_the_configuration_rules_and_hosts_asks_no_guest(
+def test_the_configuration_rules_and_hosts_taints_no_guest(
     fresh: Hypervisor, guest_factory: GuestFactory, tmp_path: Path
 ) -> None:
     name = guest_factory(GuestSpec("configured", period=2, driver=False)).name

@@ -12,6 +12,7 @@ import pytest
 
 from virtballoon.errors import Busy, ConnectError, NoBalloon
 from virtballoon.model.balloon import Balloon
+from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.memory import Figures
 from virtballoon.model.outcome import HostChanges, IntervalChange, Outcome
 from virtballoon.model.report import DomainReport, HostReport, HostStatus, Interval
@@ -67,6 +68,17 @@ BARE = report(
     figures=Figures(),
 )
 HELD = report(error=Busy("held", host=HOST, domain="web1", code=68, hint="wait"))
+GIB = 1024**3
+MEMORY = HostMemory(
+    total_bytes=64 * GIB,
+    free_bytes=10 * GIB,
+    available_bytes=30 * GIB,
+    unknown_domains=3,
+    maximum_bytes=32 * GIB,
+    current_bytes=24 * GIB,
+    used_min_bytes=10 * GIB,
+    used_max_bytes=14 * GIB,
+)
 READ = HostReport(
     uri=HOST,
     hostname="hv1",

@@ -17,6 +17,7 @@ from tests.unit.builders import (
     CHANGES,
     HELD,
     HOST,
+    MEMORY,
     NOW,
     READ,
     SCHEMA,
@@ -32,7 +33,6 @@ from virtballoon.configuration import ConfiguredHost
 from virtballoon.errors import ConnectError
 from virtballoon.hypervisor import labels
 from virtballoon.model.clock import ClockOffset
-from virtballoon.model.hostmemory import HostFigures, HostMemory
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.outcome import HostProbe, HostQomPath, Outcome, QomPath
 from virtballoon.model.report import HostStatus, Interval
@@ -306,6 +306,7 @@ PROBED = HostProbe(
     elapsed_seconds=0.12345,
     running=3,
     defined=5,
+    memory=MEMORY,
 )
 UNPROBED = HostProbe(
     uri=HOST,
@@ -375,7 +376,6 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 # As little as has every key, since each is broken in turn.
-MEMORY = HostMemory.of(HostFigures(total_bytes=2**34), [report(), HELD])
 SMALL = DOCUMENTS | {
     "reading": lambda: document(replace(READ, domains=(HELD,), memory=MEMORY)),
 }
@@ -485,6 +485,7 @@ def test_a_host_that_was_probed() -> None:
         ("elapsed_seconds", 0.123),
         ("running", 3),
         ("defined", 5),
+        ("memory", documents.memory_record(MEMORY)),
     ]
     assert (second["name"], second["groups"], second["running"]) == (None, [], None)
     columns = ["name", "groups", "running", "error.message"]

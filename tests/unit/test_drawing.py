@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tests.unit.builders import NOW
+from tests.unit.builders import MEMORY, NOW
 from tests.unit.view_builders import (
     BIG,
     FULL,
@@ -244,6 +244,21 @@ def test_clock_of_a_host() -> None:
     assert "hv1: ok, 1 domain, read 0 s ago, clock off by -90 s" in lines(shown)[2]
     press(shown, "home", "enter")
     assert "seems to be 90 s behind" in " ".join("".join(lines(shown, 200)).split())
+
+
+def test_memory_of_a_host() -> None:
+    shown = View(["hv1"], every=2)
+    shown.update(0, replace(host([FULL]), memory=MEMORY), NOW)
+    assert "read 0 s ago, guests have 24.0 GiB (37%, at most 50%)" in lines(shown)[2]
+    assert lines(shown, 200)[2].rstrip().endswith("3 unknown, 30.0 GiB of 64.0 GiB available")
+
+
+def test_domain_that_the_configuration_excludes() -> None:
+    shown = view(replace(OFF, excluded=True))
+    press(shown, "!")
+    assert "0 of 1 domain" in lines(shown)[0]
+    press(shown, "!", "home", "down", "enter")
+    assert "excluded      by the configuration" in "\n".join(lines(shown, 80, 40))
 
 
 def test_help_has_every_key_and_verdict() -> None:

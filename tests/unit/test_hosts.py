@@ -229,7 +229,8 @@ def test_hosts(command: Command, config: str) -> None:
     assert [row["running"] for row in rows] == ["1", "1", "1", ""]
 
     heading, *shown = table.stdout.splitlines()
-    titles = ["NAME", "STATUS", "HOSTNAME", "RUNNING", "DEFINED", "TIME", "GROUPS", "URI"]
+    titles = ["NAME", "STATUS", "HOSTNAME", "RUNNING", "DEFINED", "TOTAL", "AVAILABLE", "CURRENT"]
+    titles += ["OVERCOMMIT", "USED", "TIME", "GROUPS", "URI"]
     assert heading.split() == titles
     assert [row.split()[:2] for row in shown] == [
         ["hv1", "ok"],

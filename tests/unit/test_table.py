@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
 from tests.process import read_until, terminal
-from tests.unit.builders import CHANGES, HELD, HOST, READ, report
+from tests.unit.builders import CHANGES, HELD, HOST, MEMORY, READ, UNREACHED, report
 from virtballoon.model.memory import Anomaly, Figures
 from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.render import columns, documents, text
-from virtballoon.render.table import changes_table, list_table, stats_blocks
+from virtballoon.render.table import changes_table, list_table, stats_blocks, totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -373,3 +374,25 @@ def test_narrow_terminal_with_titles() -> None:
     long = report(name=LONG, labels={"title": LONG})
     lines = bare(on_a_terminal(titled(long), width=20))
     assert all(text.width(line) <= 20 for line in lines)
+
+
+def test_totals_of_hosts_that_were_read_whole() -> None:
+    known = {"used_min_bytes": 1, "used_max_bytes": 1, "unknown_domains": 0}
+    hosts = [
+        replace(READ, hostname="hv\u202e1", memory=MEMORY),
+        UNREACHED,
+        replace(READ, memory=None),
+        # Some domains only.
+        replace(READ, memory=replace(MEMORY, unknown_domains=None, current_bytes=None)),
+        replace(READ, memory=replace(MEMORY, available_bytes=None, **known)),
+        replace(READ, memory=replace(MEMORY, current_bytes=None, used_max_bytes=None)),
+    ]
+    stream = io.StringIO()
+    totals(hosts, stream=stream)
+    left = "30.0 GiB of 64.0 GiB available"
+    have = "guests have 24.0 GiB (37%, at most 50%) and use"
+    assert stream.getvalue().splitlines() == [
+        f"total on hv\\u202e1: {have} 10.0 GiB to 14.0 GiB, 3 unknown, {left}",
+        f"total on hv1: {have} 1 B, - of 64.0 GiB available",
+        f"total on hv1: 3 unknown, {left}",
+    ]

@@ -1,4 +1,4 @@
-"""``virtballoon hosts``: the hosts, and whether each can be reached."""
+"""``virtballoon hosts``: the hosts, whether each can be reached, and its memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from virtballoon.render.table import hosts_table
 
 
 @click.command(
-    "hosts", cls=options.Command, short_help="Show the hosts, and whether each can be reached."
+    "hosts",
+    cls=options.Command,
+    short_help="Show the hosts, their memory and their guests' in all.",
 )
 @options.data
 def command(settings: Settings) -> int:
-    """Show whether each host can be reached, its number of domains and its groups.
+    """Show whether each host can be reached, its memory, and what its guests have of it and use.
 
-    By default, these are the hosts of the configuration. Reading is read-only; no guest is asked.
+    By default, these are the hosts of the configuration. Reading is read-only and does not taint
+    guests.
     """
     from virtballoon.operations.reading import probe_host
 

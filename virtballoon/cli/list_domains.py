@@ -33,6 +33,7 @@ _MOST_NAMES = 8
     "forms are accepted: used, age, swap_in.",
 )
 @click.option("--sort", metavar="NAME", help="Sort by this column; -NAME reverses  [name]")
+@click.option("--no-totals", is_flag=True, help="Omit the last lines, of the hosts' memory.")
 @options.units
 @options.domains
 @options.data
@@ -45,6 +46,7 @@ def command(
     wide: bool,
     columns: str | None,
     sort: str | None,
+    no_totals: bool,
     units: str,
 ) -> int:
     """List running domains with polling interval, age of the figures, memory use and verdict.
@@ -66,7 +68,7 @@ def command(
 
     def table() -> None:
         from virtballoon.render.columns import usual
-        from virtballoon.render.table import list_table
+        from virtballoon.render.table import list_table, totals
 
         if names_only:
             _print_names(settings, [row.name for _, row in rows])
@@ -81,6 +83,8 @@ def command(
                 with_header=settings.has_header,
                 stream=settings.stream,
             )
+            if settings.has_header and not no_totals:
+                totals(hosts, stream=settings.stream)
 
     def csv_columns() -> list[str]:
         return [column.key for column in chosen] or ["uri", *domain_columns()]

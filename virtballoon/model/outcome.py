@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 from virtballoon.errors import VirtballoonError
 from virtballoon.model.report import DomainReport, HostResult, Interval, Unheard
 from virtballoon.model.value import Value
+
+if TYPE_CHECKING:
+    from virtballoon.model.hostmemory import HostMemory
 
 
 class Waited(Value):
@@ -107,8 +110,9 @@ class HostQomPath(HostResult[QomPath]):
 
 
 class HostProbe(HostResult[Never]):
-    """Whether a host answers, and how many of its domains run and have a persistent configuration;
-    None if it was not reached."""
+    """Whether a host answers, how many of its domains run and have a persistent configuration, and
+    its memory with theirs; None if it was not reached, and a memory that it does not tell."""
 
     running: int | None
     defined: int | None
+    memory: HostMemory | None = None

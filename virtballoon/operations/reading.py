@@ -246,13 +246,16 @@ def qom_path(domain: AnyDomain, *, via: Source = Source.LIBVIRT) -> str:
 
 
 def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe:
-    """Check whether a host answers, over a read-only connection and without reading its
-    domains."""
+    """Check whether a host answers, and read its memory and its domains', over a read-only
+    connection. What a domain does not say is unknown, and no error."""
     from virtballoon.model.outcome import HostProbe
 
-    session = HostSession(target, None, timeout=timeout)
+    session = HostSession(target, None, timeout=timeout, reads_memory=True)
+    rows: list[DomainReport] = []
     with session, session.errors_kept():
         session.connect()
+        chosen = chosen_domains(session, inactive=False)
+        rows.extend(read_domains(session, chosen, via=Source.LIBVIRT))
     reached = session.hostname is not None
     domains = [selected.domain for selected in session.selection.domains]
     probe = session.result(
@@ -260,6 +263,7 @@ def probe_host(target: Target, *, timeout: float = DEFAULT_TIMEOUT) -> HostProbe
         complete=True,
         running=sum(domain.active for domain in domains) if reached else None,
         defined=sum(domain.persistent for domain in domains) if reached else None,
+        memory=host_memory(session, rows),
     )
     return log_host(probe, domains=len(domains))
 

@@ -155,6 +155,7 @@ PROBE: Final[Mapping[str, Callable[[ConfiguredHost | None, HostProbe], Any]]] = 
     "elapsed_seconds": lambda _, probe: _rounded(probe.elapsed_seconds, 3),
     "running": lambda _, probe: probe.running,
     "defined": lambda _, probe: probe.defined,
+    "memory": lambda _, probe: memory_record(probe.memory),
 }
 
 
@@ -216,6 +217,7 @@ def probe_columns() -> tuple[str, ...]:
 
 def _columns(keys: Iterable[str]) -> tuple[str, ...]:
     from virtballoon.hypervisor import labels
+    from virtballoon.model.hostmemory import HostMemory
     from virtballoon.model.outcome import Waited
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import Refresh
@@ -233,6 +235,7 @@ def _columns(keys: Iterable[str]) -> tuple[str, ...]:
         "per_second": COUNTERS,
         "waited": Waited.field_names,
         "signs": ("seen", "absent"),
+        "memory": (*HostMemory.field_names, *_MEMORY_RATIOS),
     }
 
     def below(key: str) -> list[str]:

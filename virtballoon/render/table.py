@@ -52,6 +52,14 @@ def list_table(
     _print(heads, lines, titled=titled, with_header=with_header, stream=stream)
 
 
+def totals(hosts: Sequence[HostReport], *, stream: TextIO) -> None:
+    """Print a line for the memory of each host whose running domains have all been read."""
+    for host in hosts:
+        if host.memory is not None and host.memory.unknown_domains is not None:
+            name = text.printable(host.hostname or host.uri)
+            stream.write(f"total on {name}: {text.host_memory(host.memory)}\n")
+
+
 def stats_blocks(
     rows: Sequence[tuple[HostReport, DomainReport]],
     *,
@@ -141,14 +149,22 @@ def hosts_table(
     """Print a line per host: its name in the configuration, and what it reported."""
     heads = [
         *((title, False) for title in ("NAME", "STATUS", "HOSTNAME")),
-        *((title, True) for title in ("RUNNING", "DEFINED", "TIME")),
+        *((title, True) for title in ("RUNNING", "DEFINED", "TOTAL", "AVAILABLE")),
+        *((title, True) for title in ("CURRENT", "OVERCOMMIT", "USED", "TIME")),
         *((title, False) for title in ("GROUPS", "URI")),
     ]
     lines = []
     for host, probe in rows:
         name, groups = (host.name, ", ".join(host.groups)) if host is not None else ("", "")
-        numbers = [text.ABSENT if n is None else str(n) for n in (probe.running, probe.defined)]
-        cells = [name, probe.status.value, probe.hostname or "", *numbers]
+        counts = [text.ABSENT if n is None else str(n) for n in (probe.running, probe.defined)]
+        cells = [name, probe.status.value, probe.hostname or "", *counts]
+        memory = probe.memory
+        if memory is not None:
+            numbers = [memory.total_bytes, memory.available_bytes, memory.current_bytes]
+            cells += [*map(text.size, numbers), text.percent(memory.current_ratio)]
+            cells.append(text.span(memory.used_min_bytes, memory.used_max_bytes))
+        else:
+            cells += [""] * 5
         cells += [f"{probe.elapsed_seconds:.2f} s", groups, probe.uri]
         lines.append([text.printable(cell or text.ABSENT) for cell in cells])
     _print(heads, lines, with_header=with_header, stream=stream)

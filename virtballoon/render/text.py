@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from virtballoon.model.source import Source
 
 if TYPE_CHECKING:
+    from virtballoon.model.hostmemory import HostMemory
     from virtballoon.model.outcome import Waited
     from virtballoon.model.rates import NoRate, Rates
     from virtballoon.model.report import Refresh, Unheard
@@ -39,6 +40,28 @@ def size(count: int | None, *, exact: bool = False) -> str:
         if amount < 1023.95 or unit == "EiB":  # noqa: PLR2004
             break
     return f"{amount:.1f} {unit}"
+
+
+def span(least: int | None, most: int | None) -> str:
+    """What lies between two numbers of bytes; ``-`` where one is unknown."""
+    if least is None or most is None or least == most:
+        return ABSENT if least is None or most is None else size(most)
+    return f"{size(least)} to {size(most)}"
+
+
+def host_memory(memory: HostMemory) -> str:
+    """A host's memory beside its guests'."""
+    facts = []
+    if memory.current_bytes is not None:
+        ratios = percent(memory.current_ratio), percent(memory.maximum_ratio)
+        facts.append(
+            f"guests have {size(memory.current_bytes)} ({ratios[0]}, at most {ratios[1]})"
+            f" and use {span(memory.used_min_bytes, memory.used_max_bytes)}"
+        )
+    if memory.unknown_domains:
+        facts.append(f"{memory.unknown_domains} unknown")
+    available = size(memory.available_bytes)
+    return ", ".join([*facts, f"{available} of {size(memory.total_bytes)} available"])
 
 
 def percent(ratio: float | None) -> str:

@@ -277,6 +277,8 @@ def _host(host: WatchedHost, frame: Frame, width: int) -> Parts:
             parts.append((f", {domains}, read {_ago(host.read_at, frame)}", "dim"))
             if report.clock is not None and report.clock_problem is not None:
                 parts.append((f", clock off by {report.clock.seconds:+.0f} s", "yellow"))
+            if report.memory is not None:
+                parts.append((f", {text.host_memory(report.memory)}", "dim"))
     # A long URI leaves room for what follows.
     room = max(width * 2 // 5, width - sum(text.width(part) for part, _ in parts))
     return [(text.cut(printable(host.label), room), "bold"), *parts]
@@ -440,6 +442,7 @@ def _about(line: Line, row: DomainReport, frame: Frame) -> list[Parts]:
         ("age", f"{age}, of {timestamp(row.last_update) or text.ABSENT}"),
         ("interval", ", ".join(f"{who} {text.seconds(value)}" for who, value in asked)),
         ("balloon", " ".join(filter(None, device)) or "none"),
+        ("excluded", "by the configuration" if row.excluded else None),
         ("state", f"{row.state.value}, id {text.ABSENT if row.id is None else row.id}, {row.uuid}"),
     ]
     return [title, *_facts(facts, frame)]

@@ -241,7 +241,7 @@ class View:
         return [] if is_filtered and is_well and not shown else [Line(host), *shown]
 
     def _shows(self, domain: DomainReport, label: str) -> bool:
-        if self.only_unwell and domain.verdict.is_well:
+        if self.only_unwell and domain.is_well:
             return False
         wanted = self.filter.casefold()
         return any(wanted in text.casefold() for text in (domain.name, domain.verdict, label))
