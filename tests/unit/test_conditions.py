@@ -16,9 +16,12 @@ from tests.unit.command import EVIL, Command, Result, assert_refused, only_host
 from tests.unit.fake_hypervisor import FakeHost
 from virtballoon.errors import Busy
 from virtballoon.hypervisor.connection import Connection
+from virtballoon.hypervisor.domain import Domain
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import DomainReport
-from virtballoon.model.selection import Excluded, Where, select
+from virtballoon.model.selection import Exclude, Excluded, Where, select
+from virtballoon.model.source import Source
+from virtballoon.operations import reading
 from virtballoon.operations.reading import iter_domains, read_host
 from virtballoon.operations.setting import IntervalRequest, set_intervals
 from virtballoon.render.columns import column
@@ -199,6 +202,35 @@ def test_reading_gives_those_that_meet_it(fake: FakeHost) -> None:
     marked = read_host(target, [Excluded("*3", keep=True), where("excluded=true")])
     assert [row.name for row in marked.domains] == ["fake0003"]
     assert marked.domains[0].is_well
+
+
+def test_sums_of_the_host_include_what_is_left_out(fake: FakeHost) -> None:
+    for words in (None, [Excluded("*3")], [Excluded("*3", keep=True)], [where("interval>6")]):
+        host = read_host(Connection(fake), words)
+        assert host.memory is not None
+        assert host.memory.current_bytes == 4 * 1024**3
+    assert [row.name for row in read_host(Connection(fake), [Excluded("fake000?")]).domains] == []
+    # A host that is not read as a whole.
+    parts: list[list[str]] = [["fake0000"], [Exclude("*3")], ["*", Excluded("*3")]]
+    for part in parts:
+        host = read_host(Connection(fake), part)
+        assert host.memory is not None
+        assert host.memory.current_bytes is host.memory.unknown_domains is None
+
+
+def test_left_out_domains_are_not_asked_through_qom(
+    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Domain] = []
+
+    def read(_session: object, chosen: dict[str, Domain], *, via: Source) -> list[DomainReport]:
+        asked[:] = [*chosen.values()]
+        return []
+
+    monkeypatch.setattr(reading, "read_domains", read)
+    for via, count in ((Source.LIBVIRT, 4), (Source.QOM, 3)):
+        read_host(Connection(fake), [Excluded("*3")], via=via)
+        assert len(asked) == count
 
 
 def test_an_unread_domain_stays_where_the_value_is_unknown(fake: FakeHost) -> None:

@@ -258,7 +258,7 @@ def test_domain_that_the_configuration_excludes() -> None:
     press(shown, "!")
     assert "0 of 1 domain" in lines(shown)[0]
     press(shown, "!", "home", "down", "enter")
-    assert "excluded      by the configuration" in "\n".join(lines(shown, 80, 40))
+    assert "excluded     by the configuration" in "\n".join(lines(shown, 80, 40))
 
 
 def test_help_has_every_key_and_verdict() -> None:

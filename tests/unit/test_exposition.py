@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.pages import sections
-from tests.unit.builders import BARE, HELD, METADATA, NOW, UNREACHED, report
+from tests.unit.builders import BARE, HELD, MEMORY, METADATA, NOW, UNREACHED, report
 from tests.unit.builders import READ as READ_HOST
 from virtballoon import (
     Busy,
@@ -32,8 +32,10 @@ from virtballoon import (
     Verdict,
 )
 from virtballoon.errors import BusyReason
+from virtballoon.exporter import metrics
 from virtballoon.exporter.metrics import Collector, exposition
 from virtballoon.model.clock import ClockOffset
+from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.statistics import STATISTICS
 
 if TYPE_CHECKING:
@@ -113,6 +115,19 @@ def test_figures() -> None:
     assert values(found, f"{of_domain}other_statistic", statistic="new_figure") == [7]
     info = {"machine": "pc-q35-8.2", "model": "virtio", "source": "qom"}
     assert values(found, f"{of_domain}info", host="hv1", domain="web1", **info) == [1]
+
+
+def test_memory_of_hosts() -> None:
+    assert list(metrics._HOST_MEMORY) == list(HostMemory.field_names)
+    hosts = {"hv1": replace(READ_HOST, memory=MEMORY), "hv2": READ_HOST}
+    found = series(exposition(Snapshot(hosts=hosts, begun_at=NOW)))
+    memory = {name: value for (name, _), value in found.items() if "_host_memory_" in name}
+    known = {name: getattr(MEMORY, name) for name in HostMemory.field_names}
+    assert memory == {
+        f"virtballoon_host_memory_{name}": value
+        for name, value in known.items()
+        if value is not None
+    }
 
 
 def test_counters_and_gauges() -> None:
@@ -327,7 +342,11 @@ def test_the_page_has_every_metric() -> None:
     page = "\n".join(section.astext() for section in sections("virtballoon-export").values())
     named = set(re.findall(r"\b(?:virtballoon|libvirt)_\w+", page))
     snapshot = snapshot_of(replace(FULL, labels={"title": "x"}), LIES, HELD)
-    hosts = {name: replace(host, clock=ClockOffset(9, 9)) for name, host in snapshot.hosts.items()}
+    memory = HostMemory(**dict.fromkeys(HostMemory.field_names, 1))
+    hosts = {
+        name: replace(host, clock=ClockOffset(9, 9), memory=memory)
+        for name, host in snapshot.hosts.items()
+    }
     found = series(exposition(replace(snapshot, hosts=hosts), libvirt_exporter=True))
     assert {name for name, _ in found} == named
 

@@ -335,6 +335,22 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (build, when, age)
 
 
+_HOST_MEMORY: Final = {
+    "total_bytes": "The host's memory.",
+    "free_bytes": "What is free of it.",
+    "available_bytes": "What is free of it, in buffers and cached.",
+    "ksm_shared_pages": "Pages that KSM has merged others into.",
+    "ksm_saved_pages": "Pages that KSM saves.",
+    "unknown_domains": "Number of running domains of which it is unknown what they use.",
+    "maximum_bytes": "What the running domains have if all balloons are empty.",
+    "current_bytes": "What the balloons leave the running domains.",
+    "rss_bytes": "Resident memory of all QEMUs.",
+    "used_bytes": "What the guests use; absent if one is unknown.",
+    "used_min_bytes": "The same, with 0 for each unknown domain.",
+    "used_max_bytes": "The same, with its current memory for each unknown domain.",
+}
+
+
 def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
     up = GaugeMetricFamily("virtballoon_up", "Whether the host was reached.", labels=_HOST)
     info = InfoMetricFamily("virtballoon_host", "The host's URI and own name.", labels=_HOST)
@@ -365,6 +381,13 @@ def _of_hosts(snapshot: Snapshot) -> Iterator[Metric]:
             for verdict in Verdict:
                 domains.add_metric((label, verdict.value), counts[verdict])
     yield from (up, info, duration, offset, domains)
+    for field, what in _HOST_MEMORY.items():
+        family = GaugeMetricFamily(f"virtballoon_host_memory_{field}", what, labels=_HOST)
+        for name, report in snapshot.hosts.items():
+            value = None if report.memory is None else getattr(report.memory, field)
+            if value is not None:
+                family.add_metric((_text(name),), value)
+        yield family
 
 
 def _labels_of(rows: _Rows, names: Collection[str]) -> Metric:

@@ -83,12 +83,14 @@ class Selection(Value, Generic[D]):
     """The domains that are meant, each once and sorted by name, and the words that meant none.
 
     :ivar excluded: the UUIDs of the domains that the configuration excludes
+    :ivar left_out: those of them that are left out of all domains
     :ivar conditions: what the reports of the domains must meet
     """
 
     domains: tuple[Selected[D], ...] = ()
     unmatched: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
+    left_out: frozenset[str] = frozenset()
     conditions: tuple[Where, ...] = ()
 
     def meets(self, report: DomainReport) -> bool | None:
@@ -121,7 +123,7 @@ def select(domains: Sequence[D], words: Iterable[str] | None = None) -> Selectio
     restricted: Any = {"excluded": frozenset(configured), "conditions": conditions}
     if words is None or (words and means_all(words)):
         found = {domain.uuid: Selected(domain=domain, exact=False) for domain in others}
-        return Selection(domains=_sorted(found), **restricted)
+        return Selection(domains=_sorted(found), left_out=frozenset(left_out), **restricted)
     by_name = {domain.name: domain for domain in domains}
     by_uuid = {_bare(domain.uuid): domain for domain in domains}
     found = {}

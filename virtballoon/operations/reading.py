@@ -69,9 +69,16 @@ def read_session(
     rows: list[DomainReport] = []
     with session, session.errors_kept():
         session.connect()
-        for row in read_domains(session, chosen_domains(session, inactive=inactive), via=via):
+        chosen = chosen_domains(session, inactive=inactive)
+        left_out = session.selection.left_out
+        if via is Source.LIBVIRT:
+            # The sums over all running domains of the host include them. QOM would taint them.
+            chosen |= {
+                d.uuid: d for d in session.domains.values() if d.uuid in left_out and d.active
+            }
+        for row in read_domains(session, chosen, via=via):
             rows.append(row)
-            if each is not None:
+            if each is not None and row.uuid not in left_out:
                 each(row)
     return log_host(meeting(session, host_report(session, rows, earlier=earlier)))
 
@@ -87,9 +94,14 @@ def chosen_domains(session: HostSession, *, inactive: bool) -> dict[str, Domain]
 
 def meeting(session: HostSession, report: HostReport) -> HostReport:
     """The report with those domains that meet the conditions of the session's selection, or may."""
-    if not session.selection.conditions:
+    selection = session.selection
+    if not selection.conditions and not selection.left_out:
         return report
-    rows = tuple(row for row in report.domains if session.selection.meets(row) is not False)
+    rows = tuple(
+        row
+        for row in report.domains
+        if row.uuid not in selection.left_out and selection.meets(row) is not False
+    )
     is_complete = all(row.is_complete for row in rows)
     status = session.result(HostReport, complete=is_complete).status
     return replace(report, domains=rows, status=status)
