@@ -28,6 +28,7 @@ def test_wrong_usage_is_unknown(command: Command, tmp_path: Path) -> None:
         *(["check", "-w", text] for text in ("", "x", "20:10", "80s", ":5")),
         *(["check", option, "1KB"] for option in ("--swap-critical", "--age-warning")),
         *(["check", "--verdict", word] for word in ("", "stale", "stale=bad", "fresh=ok", "x=ok")),
+        *(["check", "--host-warning", word] for word in ("", "free=3", "used", "used=1GiB")),
         ["check", "--perfdata", "some"],
         ["check", "-c", ""],
         ["check", "--timeout", "-1"],

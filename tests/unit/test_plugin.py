@@ -12,18 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.running import parsed
-from tests.unit.builders import SCHEMA
+from tests.unit.builders import MEMORY, SCHEMA
 from tests.unit.check_builders import DEAD, FULL, OOM, SWAP, UPDATE, after, guest, host, report
 from virtballoon.check import plugin, records
 from virtballoon.check.judging import (
     CheckResult,
     CheckStatus,
+    HostMeasure,
     Measure,
     Policy,
     Thresholds,
     check_hosts,
 )
 from virtballoon.check.ranges import Range
+from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.memory import Anomaly
 from virtballoon.model.verdict import Verdict
 from virtballoon.render import formats
@@ -89,6 +91,42 @@ def test_a_host_that_is_not_reached() -> None:
         "domains": ("0", "", "", "", "0", None),
         "judged": ("0", "", "", "", "0", "0"),
     }
+
+
+HOST_POLICY = Policy(
+    host_thresholds={
+        HostMeasure.AVAILABLE: Thresholds(Range(50, 100), Range(10, 100)),
+        HostMeasure.OVERCOMMIT: Thresholds(critical=Range(0, 100)),
+        HostMeasure.USED: Thresholds(warning=Range(0, 90)),
+    }
+)
+
+
+def test_memory_of_hosts() -> None:
+    result = check_hosts([host(guest(), memory=MEMORY), DEAD], HOST_POLICY)
+    text = printed(result)
+    assert result.status is CheckStatus.WARNING
+    assert text.startswith("MEMORY WARNING - memory of hv1: 46.9% available (range 50:100) (and 1")
+    assert "[WARNING] memory of hv1: 46.9% available (range 50:100)\n" in text
+    assert "'hv1/host available'=46.88%;50:100;10:100;0 " in text
+    assert "'hv1/host overcommit'=37.5%;;100;0 " in text
+    assert "'hv1/host used'=21.88%;90;;0 " in text
+    parsed(text)
+    # One that is not reached has one problem.
+    assert len(result.problems) == 2
+
+
+def test_memory_of_hosts_that_is_not_known() -> None:
+    part = HostMemory(total_bytes=100, available_bytes=60)
+    result = check_hosts([host(guest(), memory=part)], HOST_POLICY)
+    assert result.status is CheckStatus.UNKNOWN
+    assert [problem.message for problem in result.problems] == [
+        "memory of hv1: unknown how much is given to guests",
+        "memory of hv1: unknown how much is used by guests at most",
+    ]
+    untold = check_hosts([host(guest())], HOST_POLICY)
+    assert (len(untold.problems), untold.status) == (3, CheckStatus.UNKNOWN)
+    assert check_hosts([host(guest())]).status is CheckStatus.OK
 
 
 def test_rates_and_their_lack() -> None:

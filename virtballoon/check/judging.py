@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from virtballoon.check.ranges import Range
+from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.rates import Sample
 from virtballoon.model.report import DomainReport, HostReport, unmatched_everywhere
 from virtballoon.model.units import BYTES, COUNT, PERCENT, SECONDS, Units
@@ -151,6 +152,37 @@ class Thresholds(NamedTuple):
             return CheckStatus.WARNING
         return CheckStatus.OK
 
+    def broken(self, status: CheckStatus) -> Range | None:
+        """The threshold that made a figure have this status."""
+        return {CheckStatus.WARNING: self.warning, CheckStatus.CRITICAL: self.critical}.get(status)
+
+
+class HostMeasure(StrEnum):
+    """A figure of a host that thresholds apply to, in percent of its memory."""
+
+    AVAILABLE = "available"
+    OVERCOMMIT = "overcommit"
+    USED = "used"
+
+    def of(self, memory: HostMemory) -> float | None:
+        """The figure; ``used`` is the most that it can be."""
+        count = {
+            HostMeasure.AVAILABLE: memory.available_bytes,
+            HostMeasure.OVERCOMMIT: memory.current_bytes,
+            HostMeasure.USED: memory.used_max_bytes,
+        }[self]
+        ratio = memory.share(count)
+        return None if ratio is None else 100 * ratio
+
+    @property
+    def text(self) -> str:
+        """What the figure is a share of the host's memory of, for people."""
+        return {
+            HostMeasure.AVAILABLE: "available",
+            HostMeasure.OVERCOMMIT: "given to guests",
+            HostMeasure.USED: "used by guests at most",
+        }[self]
+
 
 #: The thresholds unless others are given: more than 90 and more than 95 percent used.
 DEFAULT_THRESHOLDS: Final[Mapping[Measure, Thresholds]] = MappingProxyType(
@@ -169,6 +201,7 @@ class Policy(Value):
     """
 
     thresholds: Mapping[Measure, Thresholds] = DEFAULT_THRESHOLDS
+    host_thresholds: Mapping[HostMeasure, Thresholds] = MappingProxyType({})
     states: Mapping[Verdict | Trouble, CheckStatus] = MappingProxyType({})
 
     @property
@@ -193,6 +226,33 @@ class Measurement(Value):
     value: float | None
     thresholds: Thresholds
     status: CheckStatus
+
+
+class HostMeasurement(Value):
+    """One figure of a host that was judged.
+
+    :ivar value: the figure in percent of the host's memory; None where it is not known
+    """
+
+    host: HostReport
+    measure: HostMeasure
+    value: float | None
+    thresholds: Thresholds
+
+    @property
+    def status(self) -> CheckStatus:
+        """Unknown without a figure."""
+        return CheckStatus.UNKNOWN if self.value is None else self.thresholds.judge(self.value)
+
+    @property
+    def message(self) -> str:
+        """What is wrong with it, for people."""
+        value = "unknown how much is" if self.value is None else f"{self.value:.1f}%"
+        limit = self.thresholds.broken(self.status)
+        return (
+            f"memory of {self.host.hostname}: {value} {self.measure.text}"
+            f"{'' if limit is None else f' (range {limit})'}"
+        )
 
 
 class CheckedDomain(Value):
@@ -229,6 +289,7 @@ class CheckResult(Value):
 
     status: CheckStatus
     hosts: tuple[HostReport, ...]
+    measurements: tuple[HostMeasurement, ...]
     domains: tuple[CheckedDomain, ...]
     problems: tuple[Problem, ...]
     samples: Samples
@@ -255,11 +316,26 @@ def check_hosts(
     if policy.needs_former:
         hosts = [_since(host, former.get(host.uri, {})) for host in hosts]
     checked = tuple(_check_domain(host, row, policy) for host in hosts for row in host.domains)
-    problems = tuple(_problems(hosts, checked, policy, domains))
+    measured = tuple(
+        HostMeasurement(
+            host=host,
+            measure=measure,
+            value=None if host.memory is None else measure.of(host.memory),
+            thresholds=thresholds,
+        )
+        for host in hosts
+        for measure, thresholds in policy.host_thresholds.items()
+        if host.error is None
+    )
+    problems = (
+        *(Problem(status=m.status, message=m.message) for m in measured if m.status),
+        *_problems(hosts, checked, policy, domains),
+    )
     fresh = [row for row in checked if row.report.verdict is Verdict.FRESH]
     return CheckResult(
         status=CheckStatus.worst([*(r.status for r in checked), *(p.status for p in problems)]),
         hosts=tuple(hosts),
+        measurements=measured,
         domains=checked,
         problems=problems,
         samples={host.uri: _samples(host, former.get(host.uri, {})) for host in hosts},

@@ -157,11 +157,7 @@ def _measured(measurement: Measurement, *, with_range: bool = False) -> str:
     if measurement.value is None:
         return measurement.measure.missing
     said = measurement.measure.text(measurement.value)
-    thresholds = measurement.thresholds
-    broken = {
-        CheckStatus.WARNING: thresholds.warning,
-        CheckStatus.CRITICAL: thresholds.critical,
-    }.get(measurement.status)
+    broken = measurement.thresholds.broken(measurement.status)
     return f"{said} (range {broken})" if with_range and broken is not None else said
 
 
@@ -182,6 +178,10 @@ def _perfdata(result: CheckResult, labels: Mapping[str, str], *, everything: boo
     judged = sum(row.report.verdict is Verdict.FRESH for row in rows)
     yield f"'domains'={_datum(len(rows))}"
     yield f"'judged'={_datum(judged, maximum=len(rows))}"
+    for m in result.measurements:
+        if m.value is not None:
+            label = _label(f"{labels.get(m.host.uri, '')}host {m.measure}")
+            yield f"{label}={_datum(round(m.value, 2), '%', None, m.thresholds)}"
     taken: set[str] = set()
     for row in rows:
         name = _name(row, labels)

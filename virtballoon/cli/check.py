@@ -16,6 +16,7 @@ from virtballoon.check.judging import (
     DEFAULT_THRESHOLDS,
     PRESSED,
     CheckStatus,
+    HostMeasure,
     Measure,
     Policy,
     Problem,
@@ -29,6 +30,7 @@ from virtballoon.check.records import check_data
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings, message_of, warn
 from virtballoon.model.report import HostReport
+from virtballoon.model.units import PERCENT
 from virtballoon.model.verdict import Verdict
 
 _UNKNOWN: Final = 3
@@ -118,18 +120,46 @@ def _threshold_option(
     return click.option(*names, cls=_Threshold, metavar="RANGE", callback=_threshold, help=help)
 
 
+def _host_thresholds(
+    _ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]
+) -> Mapping[HostMeasure, Range]:
+    chosen = {}
+    for word in value:
+        name, _, limit = word.partition("=")
+        try:
+            chosen[HostMeasure(name)] = Range.parse(limit, PERCENT)
+        except ValueError as error:
+            raise click.BadParameter(
+                f"{word!r} is not KEY=RANGE, with a KEY of {', '.join(HostMeasure)}: {error}."
+            ) from error
+    return chosen
+
+
+def _host_option(name: str, *, help: str | None = None) -> Callable[[options.F], options.F]:  # noqa: A002
+    return click.option(
+        name,
+        cls=_Threshold,
+        metavar="KEY=RANGE",
+        multiple=True,
+        callback=_host_thresholds,
+        help=help,
+    )
+
+
 @click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
 @_threshold_option("-w", "--warning", "used_warning", help="Memory used, in percent  [90%]")
 @_threshold_option("-C", "--critical", "used_critical", help="The same, for CRITICAL  [95%]")
 @click.option("--pressure", is_flag=True, help="WARNING if short of memory, not if full.")
 @_threshold_option("--age-warning", help="Age of the figures.")
 @_threshold_option("--age-critical")
-@_threshold_option("--swap-warning", help="Swap traffic since the last run, bytes per second.")
+@_threshold_option("--swap-warning", help="Swap traffic since the last run, bytes/s.")
 @_threshold_option("--swap-critical")
 @_threshold_option("--faults-warning", help="Major faults since the last run, per second.")
 @_threshold_option("--faults-critical")
 @_threshold_option("--oom-warning", help="OOM kills since the last run; needs --via qom.")
 @_threshold_option("--oom-critical")
+@_host_option("--host-warning", help="Of hosts: available=10:, overcommit=100, used=90.")
+@_host_option("--host-critical")
 @click.option(
     "--verdict",
     "states",
@@ -163,15 +193,25 @@ def command(
     state: str | None,
     perfdata: str,
     pressure: bool,
+    host_warning: Mapping[HostMeasure, Range],
+    host_critical: Mapping[HostMeasure, Range],
     **thresholds: Range | None,
 ) -> int:
     """Check the memory use of running domains, as a monitoring plugin: exit status 0 for OK, 1 for
     WARNING, 2 for CRITICAL, 3 for UNKNOWN and for every error.
 
-    DOMAIN is a name, a UUID or a shell pattern. RANGE describes values without an alarm: 80, 10:,
-    ~:90 or 10:20; @10:20 is its opposite. Each --…-warning has a --…-critical.
+    DOMAIN is a name, UUID or shell pattern. RANGE is what is no alarm: 80, 10:, ~:90 or 10:20;
+    @10:20 is its opposite. Each --…-warning has a --…-critical.
     """
-    policy = Policy(thresholds=_thresholds(thresholds, pressure=pressure), states=states)
+    policy = Policy(
+        thresholds=_thresholds(thresholds, pressure=pressure),
+        host_thresholds={
+            measure: Thresholds(host_warning.get(measure), host_critical.get(measure))
+            for measure in HostMeasure
+            if measure in host_warning or measure in host_critical
+        },
+        states=states,
+    )
     hosts = finish.read_selected(settings, domains, keep=False)
     judge = partial(check_hosts, hosts, policy, domains=(*domains, *settings.where))
     if policy.needs_former or state is not None:
