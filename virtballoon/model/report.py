@@ -98,6 +98,11 @@ class Refresh(Value):
         return self.fresh is not False and self.restored is not False
 
 
+def title_of(labels: Mapping[str, str]) -> str | None:
+    """What people call a domain with these labels."""
+    return labels.get("title") or labels.get("name")
+
+
 class DomainReport(Value):
     """One domain with its figures, their age and source, and how reliable they are.
 
@@ -147,7 +152,7 @@ class DomainReport(Value):
     @property
     def title(self) -> str | None:
         """What people call it: its title, else the name that its platform shows, or None."""
-        return self.labels.get("title") or self.labels.get("name")
+        return title_of(self.labels)
 
     @property
     def stats(self) -> MemoryStats:

@@ -1,0 +1,1 @@
+"""Right-sizing of domains from a recorded history of their memory use."""
