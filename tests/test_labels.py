@@ -92,6 +92,34 @@ def test_tables(labelled: Hypervisor) -> None:
     assert "TOTAL" not in screen
 
 
+def test_conditions_and_groups(labelled: Hypervisor) -> None:
+    assert listed(labelled, "--name", "--where=project=acme") == f"{RUNNING}\n"
+    assert listed(labelled, "--name", "--where=title=", "--where=project=") == (
+        "mynamespace_testvm\none-7\n"
+    )
+    by_os = csv.DictReader(listed(labelled, "--group-by=os", "--format=csv").splitlines())
+    system = DOMAINS[RUNNING][1]["os"]
+    assert [(row["value"], row["domains"], row["unknown_domains"]) for row in by_os] == [
+        (system, "1", "1"),
+        ("", "3", "0"),
+    ]
+    # Exactly those are set.
+    names = {domain.name() for domain in labelled.connection.listAllDomains()}
+    words = ("set-interval", "60", "--all", "--config", f"--where=os={system}", "--format=csv")
+    result = run(labelled, *words)
+    assert result.returncode == 0, result.stderr
+    changed = list(csv.DictReader(result.stdout.splitlines()))
+    assert [(row["name"], row["outcome"]) for row in changed] == [(RUNNING, "changed")]
+    for name in names:
+        inactive = labelled.connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        assert ("<stats period='60'/>" in inactive) is (name == RUNNING)
+    result = run(labelled, "set-interval", "60", "--all", "--where=os=nothing")
+    assert (result.returncode, result.stdout) == (1, "")
+    result = run(labelled, "list", "--where=projekt=acme")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "did you mean 'project'?" in result.stderr
+
+
 def test_labels_of_the_configuration(labelled: Hypervisor, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(

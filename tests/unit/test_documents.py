@@ -40,6 +40,7 @@ from virtballoon.model.source import Source
 from virtballoon.model.statistics import STATISTICS, MemoryStats
 from virtballoon.model.verdict import State, Verdict
 from virtballoon.render import documents, formats
+from virtballoon.render.columns import column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -326,11 +327,20 @@ def probes() -> dict[str, Any]:
     return documents.document(records, generated_at=NOW)
 
 
+def groups() -> dict[str, Any]:
+    """A document of groups."""
+    rows = [report(), report(labels={"project": "acme"}), HELD]
+    project = column("labels.project")
+    records = documents.group_records(rows, project.value)
+    return documents.group_document(records, project.key, generated_at=NOW)
+
+
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "reading": lambda: document(READ, UNREACHED),
     "change": lambda: document(CHANGES),
     "place": place,
     "probe": probes,
+    "group": groups,
 }
 
 
@@ -388,7 +398,10 @@ def validator_of(kind: str) -> jsonschema.Draft202012Validator:
 
 
 # Any text will do for these.
-FREE_TEXT = {"uri", "hostname", "name", "machine", "model", "alias", "message", "hint"}
+FREE_TEXT = {
+    *("uri", "hostname", "name", "machine", "model", "alias", "message", "hint"),
+    *("group_by", "value"),
+}
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -494,6 +507,17 @@ def test_a_host_that_was_probed() -> None:
         'hv1,"prod,rack 1",3,',
         ",,,no answer within 10 s",
     ]
+
+
+def test_groups() -> None:
+    first, second = groups()["groups"]
+    assert (first["value"], first["domains"], first["unknown_domains"]) == ("acme", 1, 0)
+    assert first["used_bytes"] == first["used_min_bytes"] == 21573632
+    assert (second["value"], second["domains"], second["unknown_domains"]) == (None, 2, 1)
+    assert (second["used_bytes"], second["used_min_bytes"]) == (None, 21573632)
+    assert second["used_max_bytes"] == 21573632 + 134217728
+    assert documents.group_columns() == tuple(first)
+    assert documents.group_records([], lambda row: row.name) == []
 
 
 def test_kinds_of_documents_do_not_mix() -> None:

@@ -17,7 +17,7 @@ from virtballoon.model.report import DomainReport, Interval
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.model.verdict import State
 from virtballoon.render import columns, documents, text
-from virtballoon.render.table import changes_table, list_table, stats_blocks, totals
+from virtballoon.render.table import changes_table, groups_table, list_table, stats_blocks, totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -374,6 +374,19 @@ def test_narrow_terminal_with_titles() -> None:
     long = report(name=LONG, labels={"title": LONG})
     lines = bare(on_a_terminal(titled(long), width=20))
     assert all(text.width(line) <= 20 for line in lines)
+
+
+def test_groups() -> None:
+    rows = [report(labels={"project": "a\u202ecme"}), report(), HELD]
+    project = columns.column("labels.project")
+    stream = io.StringIO()
+    records = documents.group_records(rows, project.value)
+    groups_table(records, project, exact=False, with_header=True, stream=stream)
+    assert stream.getvalue().splitlines() == [
+        "PROJECT     DOMAINS    CURRENT                   USED  UNKNOWN",
+        "a\\u202ecme        1  128.0 MiB               20.6 MiB        0",
+        "-                 2  256.0 MiB  20.6 MiB to 148.6 MiB        1",
+    ]
 
 
 def test_totals_of_hosts_that_were_read_whole() -> None:

@@ -11,7 +11,8 @@ import click
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import Settings, warn
 from virtballoon.model.report import DomainReport, HostReport
-from virtballoon.render.documents import domain_columns
+from virtballoon.render import documents
+from virtballoon.render.formats import Data
 from virtballoon.render.text import printable
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _MOST_NAMES = 8
     "forms are accepted: used, age, swap_in.",
 )
 @click.option("--sort", metavar="NAME", help="Sort by this column; -NAME reverses  [name]")
+@click.option("--group-by", metavar="NAME", help="Sums over the domains with the same value of it.")
 @click.option("--no-totals", is_flag=True, help="Omit the last lines, of the hosts' memory.")
 @options.units
 @options.domains
@@ -46,6 +48,7 @@ def command(
     wide: bool,
     columns: str | None,
     sort: str | None,
+    group_by: str | None,
     no_totals: bool,
     units: str,
 ) -> int:
@@ -55,8 +58,13 @@ def command(
     running. Listing is read-only and does not taint guests, unless --via qom is given.
     """
     chosen = _chosen_columns(columns, settings)
-    if names_only and (chosen or wide or settings.format != "table"):
+    if names_only and (chosen or wide or group_by or settings.format != "table"):
         raise click.UsageError("--name prints names only; omit --columns, --wide and --format")
+    if group_by and (chosen or wide or sort):
+        raise click.UsageError(
+            "--group-by has columns of its own; omit --columns, --wide and --sort"
+        )
+    group = _column(group_by, "--group-by") if group_by else None
     reverse = sort is not None and sort.startswith("-")
     order = _column(sort.removeprefix("-"), "--sort") if sort else None
     read = finish.read_selected(settings, domains, inactive=inactive)
@@ -68,33 +76,45 @@ def command(
 
     def table() -> None:
         from virtballoon.render.columns import usual
-        from virtballoon.render.table import list_table, totals
+        from virtballoon.render.table import groups_table, list_table, totals
 
+        stream, has_header, exact = settings.stream, settings.has_header, units == "bytes"
         if names_only:
             _print_names(settings, [row.name for _, row in rows])
-        elif rows or (
-            not domains and not settings.where and any(host.error is None for host in hosts)
-        ):
+            return
+        is_empty = not domains and not settings.where and any(host.error is None for host in hosts)
+        if not rows and not is_empty:
+            return
+        if group is not None:
+            groups_table(groups, group, exact=exact, with_header=has_header, stream=stream)
+        else:
             list_table(
                 rows,
                 [c for c in chosen if c.key != "uri"] or usual([row for _, row in rows], wide=wide),
-                exact=units == "bytes",
+                exact=exact,
                 with_host=len(read) > 1 or any(c.key == "uri" for c in chosen),
-                with_header=settings.has_header,
-                stream=settings.stream,
+                with_header=has_header,
+                stream=stream,
             )
-            if settings.has_header and not no_totals:
-                totals(hosts, stream=settings.stream)
+        if has_header and not no_totals:
+            totals(hosts, stream=stream)
 
     def csv_columns() -> list[str]:
-        return [column.key for column in chosen] or ["uri", *domain_columns()]
+        return [column.key for column in chosen] or ["uri", *documents.domain_columns()]
 
     if order is not None:
         # A document keeps the hosts together.
         hosts = [
             replace(host, domains=tuple(row for of, row in rows if of is host)) for host in hosts
         ]
-    finish.print_hosts(settings, hosts, csv_columns, table, rows=rows)
+    if group is None:
+        finish.print_hosts(settings, hosts, csv_columns, table, rows=rows)
+    else:
+        groups = documents.group_records((row for _, row in rows), group.value)
+        document = documents.group_document(groups, group.key, generated_at=settings.started)
+        finish.print_data(
+            settings, Data(lambda: document, lambda: groups, documents.group_columns, table)
+        )
     status = finish.finish_reading(settings, read, domains)
     is_read = settings.format == "table" and not names_only
     if is_read or (settings.is_quiet and settings.output is not None):

@@ -77,20 +77,7 @@ class HostMemory(HostFigures):
         figures = {name: getattr(host, name) for name in HostFigures.field_names}
         if rows is None:
             return cls(**figures)
-        running = [row for row in rows if row.state is not State.SHUTOFF]
-        used = [row.usage.used_bytes if row.verdict is Verdict.FRESH else None for row in running]
-        current = [row.figures.current_bytes for row in running]
-        most = [of if use is None else use for use, of in zip(used, current, strict=True)]
-        return cls(
-            **figures,
-            unknown_domains=used.count(None),
-            maximum_bytes=_sum(row.figures.maximum_bytes for row in running),
-            current_bytes=_sum(current),
-            rss_bytes=_sum(None if row.has_hugepages else row.figures.rss_bytes for row in running),
-            used_bytes=_sum(used),
-            used_min_bytes=sum(use or 0 for use in used),
-            used_max_bytes=_sum(most),
-        )
+        return cls(**figures, **sums(rows))
 
     @property
     def current_ratio(self) -> float | None:
@@ -105,6 +92,23 @@ class HostMemory(HostFigures):
     def share(self, count: int | None) -> float | None:
         """A number of bytes as a share of the host's total."""
         return None if count is None else count / self.total_bytes
+
+
+def sums(rows: Iterable[DomainReport]) -> dict[str, Any]:
+    """The sums over those of the domains that run, by their names in :class:`HostMemory`."""
+    running = [row for row in rows if row.state is not State.SHUTOFF]
+    used = [row.usage.used_bytes if row.verdict is Verdict.FRESH else None for row in running]
+    current = [row.figures.current_bytes for row in running]
+    most = [of if use is None else use for use, of in zip(used, current, strict=True)]
+    return {
+        "unknown_domains": used.count(None),
+        "maximum_bytes": _sum(row.figures.maximum_bytes for row in running),
+        "current_bytes": _sum(current),
+        "rss_bytes": _sum(None if row.has_hugepages else row.figures.rss_bytes for row in running),
+        "used_bytes": _sum(used),
+        "used_min_bytes": sum(use or 0 for use in used),
+        "used_max_bytes": _sum(most),
+    }
 
 
 def _sum(parts: Iterable[int | None]) -> int | None:

@@ -164,6 +164,34 @@ def probe_record(host: ConfiguredHost | None, probe: HostProbe) -> Record:
     return {key: get(host, probe) for key, get in PROBE.items()}
 
 
+def group_records(
+    rows: Iterable[DomainReport], value: Callable[[DomainReport], Any]
+) -> list[Record]:
+    """Sums over the domains that have the same value, by value; those that have none are last."""
+    from virtballoon.model.hostmemory import sums
+
+    groups: dict[Any, list[DomainReport]] = {}
+    for row in rows:
+        groups.setdefault(value(row), []).append(row)
+    return [
+        {"value": key, "domains": len(groups[key])} | sums(groups[key])
+        for key in sorted(groups, key=lambda key: (key is None, key))
+    ]
+
+
+def group_document(groups: list[Record], key: str, *, generated_at: float) -> Record:
+    """A whole document of groups, which are by this column."""
+    top = document([], generated_at=generated_at) | {"group_by": key, "groups": groups}
+    return {name: value for name, value in top.items() if name != "hosts"}
+
+
+def group_columns() -> tuple[str, ...]:
+    """The columns of groups."""
+    from virtballoon.model.hostmemory import sums
+
+    return ("value", "domains", *sums([]))
+
+
 def domain_records(host: HostReport | HostChanges | HostQomPath) -> list[Record]:
     """The domains of one host."""
     if isinstance(host, HostReport):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from virtballoon.model.outcome import HostChanges, HostProbe
     from virtballoon.model.rates import Rates
     from virtballoon.model.report import DomainReport, HostReport
+    from virtballoon.render.formats import Record
 
 #: The colours of verdicts, outcomes and states of hosts.
 STYLES: Final = {
@@ -50,6 +51,25 @@ def list_table(
     ]
     titled = TITLE in columns
     _print(heads, lines, titled=titled, with_header=with_header, stream=stream)
+
+
+def groups_table(
+    records: Sequence[Record], column: Column, *, exact: bool, with_header: bool, stream: TextIO
+) -> None:
+    """Print a line per group of domains."""
+    heads = [(column.title, column.is_number)]
+    heads += [(title, True) for title in ("DOMAINS", "CURRENT", "USED", "UNKNOWN")]
+    lines = [
+        [
+            column.show(group["value"], exact),
+            str(group["domains"]),
+            text.size(group["current_bytes"], exact=exact),
+            text.span(group["used_min_bytes"], group["used_max_bytes"], exact=exact),
+            str(group["unknown_domains"]),
+        ]
+        for group in records
+    ]
+    _print(heads, lines, with_header=with_header, stream=stream)
 
 
 def totals(hosts: Sequence[HostReport], *, stream: TextIO) -> None:

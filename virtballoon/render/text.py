@@ -42,11 +42,12 @@ def size(count: int | None, *, exact: bool = False) -> str:
     return f"{amount:.1f} {unit}"
 
 
-def span(least: int | None, most: int | None) -> str:
+def span(least: int | None, most: int | None, *, exact: bool = False) -> str:
     """What lies between two numbers of bytes; ``-`` where one is unknown."""
-    if least is None or most is None or least == most:
-        return ABSENT if least is None or most is None else size(most)
-    return f"{size(least)} to {size(most)}"
+    if least is None or most is None:
+        return ABSENT
+    upto = size(most, exact=exact)
+    return upto if least == most else f"{size(least, exact=exact)} to {upto}"
 
 
 def host_memory(memory: HostMemory) -> str:
