@@ -68,7 +68,8 @@ def test_a_value_is_in_its_bucket_which_is_narrow(value: int) -> None:
     number = bucket_of(value)
     start, end = bucket_start(number), bucket_start(number + 1)
     assert start <= value < end
-    assert end - start <= FIRST_BUCKET_BYTES + 0.05 * start + 1
+    # Floats are not exact.
+    assert end - start <= (FIRST_BUCKET_BYTES + 0.05 * start) * (1 + 1e-9) + 1
 
 
 @given(added=st.lists(st.tuples(sizes, st.integers(1, 900)), min_size=1), share=st.floats(0, 1))
