@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import time
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import libvirt
 import pytest
 
 from tests.conftest import POLLED
-from tests.lab import Guest, Hypervisor, wait_until
-from virtballoon import HostMemory, HostReport, State, Verdict, read_host
+from tests.lab import Guest, GuestSpec, Hypervisor, wait_until
+from virtballoon import (
+    DomainReport,
+    HostMemory,
+    HostReport,
+    State,
+    Verdict,
+    read_domain,
+    read_host,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import GuestFactory
 
 MIB = 1024**2
 
@@ -76,6 +91,44 @@ def test_sums_are_those_of_the_guests(hypervisor: Hypervisor, guests: dict[str, 
         row.figures.current_bytes or 0 for row in unknown
     )
     assert memory.rss_bytes == sum(row.figures.rss_bytes or 0 for row in running)
+
+
+@pytest.mark.once
+def test_what_is_reclaimable_comes_back(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(GuestSpec("spare", period=1))
+
+    def updated() -> DomainReport:
+        now = time.time() + 1
+        rows = (read_domain(guest.domain) for _ in count())
+        return wait_until(
+            lambda: row if (row := next(rows)).last_update and row.last_update > now else None,
+            60,
+            "new figures",
+        )
+
+    # All of it is resident once the guest has touched it.
+    guest.hog(guest.meminfo()["MemAvailable"] // MIB - 12)
+    guest.unhog()
+    before = updated()
+    spare, current = before.reclaimable_bytes, before.figures.current_bytes
+    assert spare is not None
+    assert current is not None
+    assert spare > 30 * MIB
+    guest.domain.setMemoryFlags((current - spare) // 1024, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    wait_until(
+        lambda: (read_domain(guest.domain).figures.current_bytes or 0) < current - spare + MIB,
+        60,
+        "the balloon to take it",
+    )
+    after = updated()
+    assert before.figures.rss_bytes is not None
+    assert after.figures.rss_bytes is not None
+    assert before.figures.rss_bytes - after.figures.rss_bytes > 0.8 * spare
+    # The guest keeps a fifth of what it had.
+    assert before.usage.total_bytes is not None
+    assert after.stats.available_memory is not None
+    assert after.stats.available_memory > 0.15 * before.usage.total_bytes
+    assert (after.reclaimable_bytes or 0) < spare / 4
 
 
 def test_a_selection_has_no_sums(hypervisor: Hypervisor, guests: dict[str, Guest]) -> None:

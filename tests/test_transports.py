@@ -100,6 +100,8 @@ def test_reading_and_setting(alone: Hypervisor, request: pytest.FixtureRequest, 
         for via in Source:
             host = read_host(uri, via=via)
             assert (host.uri, host.status, host.error) == (uri, HostStatus.OK, None)
+            assert host.memory is not None
+            assert host.memory.unknown_domains == len(host.domains)
             assert {row.verdict for row in host.domains} == {Verdict.SUSPENDED}
             assert {row.interval.live for row in host.domains} == {seconds}
             asked = {Source.LIBVIRT: None, Source.QOM: seconds}[via]
