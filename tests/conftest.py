@@ -80,7 +80,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_for_stack(item: pytest.Item) -> bool:
     if STACK == "newest":
         return not item.get_closest_marker("guest") or bool(item.get_closest_marker("smoke"))
-    return STACK in {None, "machine"} or not item.get_closest_marker("once")
+    is_once = item.get_closest_marker("once") and not any(
+        name.startswith("newest_") for name in getattr(item, "fixturenames", ())
+    )
+    return STACK in {None, "machine"} or not is_once
 
 
 @contextmanager
