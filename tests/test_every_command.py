@@ -28,6 +28,7 @@ WORDS = {
     "export": ((),),
     "watch": (("--once", "--all"),),
     "hosts": ((),),
+    "record": (("--store", "/dev/null"),),
     "completion": ((),),
 }
 #: Those that take no domains: all of the host.

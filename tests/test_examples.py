@@ -204,7 +204,7 @@ SERVICE = EXAMPLES / "systemd" / "virtballoon-report.service"
 
 def test_systemd_units(tmp_path: Path) -> None:
     units = [tmp_path / path.name for path in SERVICE.parent.glob("*.[st]*")]
-    assert len(units) == 6
+    assert len(units) == 8
     drop_in = tmp_path / "virtballoon-exporter.service.d" / "ensure-interval.conf"
     drop_in.parent.mkdir()
     for unit in (*units, drop_in):
@@ -216,7 +216,7 @@ def test_systemd_units(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("name", "most"), [("exporter", 1.0), ("textfile", 1.5)])
+@pytest.mark.parametrize(("name", "most"), [("exporter", 1.0), ("textfile", 1.5), ("record", 1.5)])
 def test_systemd_exposure(name: str, most: float) -> None:
     unit = SERVICE.with_name(f"virtballoon-{name}.service")
     text = unit.read_text()

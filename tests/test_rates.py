@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +63,29 @@ def test_what_a_guest_does_between_two_readings(busy: Guest) -> None:
     if row.stats.oom_kills is not None:
         assert row.rates.oom_kills == 1
         assert (row.rates.per_second["alloc_stalls"] or 0) > 0
+
+
+def test_record_keeps_what_is_between_two_readings(busy: Guest, tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "history.db"))
+    hypervisor = busy.hypervisor
+    for _ in range(2):
+        row = read_later(busy, read_domain(busy.domain).sample)
+        result = run(hypervisor, "record", *store, busy.name)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    days = [
+        json.loads(line)
+        for line in run(hypervisor, "record", "--export", *store).stdout.splitlines()
+    ]
+    assert {(day["uuid"], day["name"]) for day in days} == {(row.uuid, busy.name)}
+    assert sum(day.get("covered_seconds", 0) for day in days) >= 1
+    assert any("minor_faults" in day.get("gains", {}) for day in days)
+    assert days[-1]["latest"]["current_bytes"] == row.figures.current_bytes
+    assert days[-1]["peak"]["value"] > 0
+    # The lines of list have the same figures, and are no newer.
+    lines = tmp_path / "lines"
+    lines.write_text(run(hypervisor, "list", "--format", "jsonl", busy.name).stdout)
+    imported = run(hypervisor, "record", *store, "--import", str(lines))
+    assert re.search(r"[01] samples added; [01] are no newer", imported.stderr)
 
 
 def test_the_command_reads_twice(busy: Guest) -> None:

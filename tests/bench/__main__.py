@@ -13,6 +13,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,9 @@ from typing import TYPE_CHECKING
 
 from tests.bench.listing import COMMAND, contenders, measure
 from tests.lab import Hypervisor, Link
+from tests.unit.sizing_builders import HOST, MIB, MIDNIGHT, read, uuid
+from virtballoon.sizing.recorder import Sample
+from virtballoon.sizing.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,12 +119,30 @@ def scrape_seconds(uri: str, scrapes: int) -> float:
             process.kill()
 
 
+def adding_seconds(path: Path) -> float:
+    """The time for adding the samples of 100 domains to their days so far."""
+    taken = []
+    for minute in range(30):
+        at = MIDNIGHT + 60 * minute
+        rows = [read(at, (100 + at % 977) * MIB, uuid=uuid(n), swap_in=at) for n in range(100)]
+        started = time.perf_counter()
+        with Store(path, create=True) as store:
+            store.add([found for row in rows if (found := Sample.of(HOST, row))], now=at)
+        taken.append(time.perf_counter() - started)
+    return min(taken[-10:])
+
+
 def bars_of_100(hypervisor: Hypervisor, rounds: int) -> list[Bar]:
     """Everything that is measured with 100 domains."""
     uri = hypervisor.uri
     ours = [str(COMMAND), "-c", uri, "list"]
     names = list(contenders(uri, with_shell=False).values())
     table, as_json, virsh = best(rounds, wall(ours), wall(names[0]), wall(names[1]))
+    with tempfile.TemporaryDirectory() as folder:
+        record = [str(COMMAND), "-c", uri, "record", "--store", f"{folder}/history.db"]
+        recorded, listed = best(rounds, wall(record), wall(ours))
+        # Paused domains have no fresh figures.
+        recorded += adding_seconds(Path(folder, "other.db"))
     inside = subprocess.run(
         [sys.executable, "-c", _READ_HOST, uri, str(rounds * 3)],
         stdout=subprocess.PIPE,
@@ -132,6 +155,7 @@ def bars_of_100(hypervisor: Hypervisor, rounds: int) -> list[Bar]:
         far_json, far_virsh = best(rounds, wall(far[0]), wall(far[1]))
     return [
         Bar("list of 100, table to JSON", table, as_json, 1.08),
+        Bar("record of 100, to list", recorded, listed, 1.3),
         Bar("list of 100, JSON, to virsh domstats --balloon", as_json, virsh, 1.2),
         Bar("read_host() of 100, to libvirt's bulk call", warm["read"][0], warm["bulk"][0], 0.75),
         Bar(

@@ -53,7 +53,7 @@ NO_INTERVALS = [
     "\uff15",
     "nan",
     "9" * 5000,
-    "10d",
+    "10w",
     "0.5s",
 ]
 
@@ -92,9 +92,9 @@ WRONG_USAGE = [
     (["list", "--timeout", "0"], "at least 0.001 s"),
     (["list", "--timeout", "-1"], "not a time"),
     (["list", "--jobs", "0"], "x>=1"),
-    (["list", "--timeout", "nan"], "not a time such as 10, 10s, 5m or 2h"),
+    (["list", "--timeout", "nan"], "not a time such as 10, 10s, 5m, 2h or 1d"),
     (["list", "--timeout", "inf"], "not a time"),
-    (["list", "--timeout", "1d"], "not a time"),
+    (["list", "--timeout", "1w"], "not a time"),
     (["list", "--timeout", "soon"], "soon"),
     (["list", "-c"], "-c"),
     (["watch"], "terminal"),
@@ -206,6 +206,7 @@ COMMANDS = {
     "hosts": ("libvirt", "click"),
     "check": ("libvirt", "lxml", "click"),
     "export": ("libvirt", "lxml", "prometheus_client", "click"),
+    "record --store history.db": ("libvirt", "lxml", "click"),
     "watch --once": ("libvirt", "lxml", "rich", "click"),
     "doctor": ("libvirt", "lxml", "click"),
     "completion bash": ("click",),

@@ -100,7 +100,7 @@ WRONG: list[tuple[str | bytes, str]] = [
             f"[defaults]\ntimeout = {time}",
             "defaults.timeout: must be a time such as 10, '10s' or '5m'",
         )
-        for time in ("'5 s'", "'5d'", "''", "'-5s'", "-1", "nan", "inf", f"1{'0' * 400}")
+        for time in ("'5 s'", "'5w'", "''", "'-5s'", "-1", "nan", "inf", f"1{'0' * 400}")
     ),
     ("[defaults]\nvia = 'magic'", "defaults.via: must be 'libvirt' or 'qom'"),
     ("[defaults]\nvia = ['qom']", "defaults.via: must be 'libvirt' or 'qom'"),

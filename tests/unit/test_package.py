@@ -16,7 +16,7 @@ import virtballoon
 from tests.process import finished
 from tests.unit.command import COLD, clean_environment
 
-HEAVY = ["libvirt", "libvirt_qemu", "lxml", "rich", "prometheus_client"]
+HEAVY = ["libvirt", "libvirt_qemu", "lxml", "rich", "prometheus_client", "sqlite3"]
 
 
 def run_python(code: str, folder: Path) -> Any:

@@ -146,6 +146,7 @@ via = click.option(
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show only what needs attention.")
 output = click.option("--output", help="Write to this file, which is always complete.", **_FILE)
+store = click.option("--store", help="File of the history, in place of the standard one.", **_FILE)
 log = click.option(
     "--log",
     type=click.Choice(("stderr",)),

@@ -7,7 +7,7 @@ result is the same as recording everything together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self, TypeVar
@@ -78,20 +78,23 @@ class Histogram(Value):
                 return bucket_start(number + 1)
         return None
 
-    def as_dict(self) -> dict[str, int]:
-        """As JSON can hold it."""
-        return {str(number): self.seconds[number] for number in sorted(self.seconds)}
+    def as_list(self) -> list[int]:
+        """As JSON can hold it: the number of the first bucket, and the seconds from there on."""
+        if not self.seconds:
+            return []
+        first, last = min(self.seconds), max(self.seconds)
+        return [first, *(self.seconds.get(number, 0) for number in range(first, last + 1))]
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, int]) -> Self:
-        """From what :meth:`as_dict` gave.
+    def from_list(cls, stored: Sequence[int]) -> Self:
+        """From what :meth:`as_list` gave.
 
         :raise ValueError: when it is not a histogram
         """
-        seconds = {int(number): int(value) for number, value in stored.items()}
-        if min((*seconds, *seconds.values()), default=0) < 0:
+        first, *seconds = map(int, stored or (0,))
+        if min((first, *seconds)) < 0:
             raise ValueError("not a histogram")
-        return cls(seconds=seconds)
+        return cls(seconds={n: some for n, some in enumerate(seconds, first) if some})
 
 
 class Peak(NamedTuple):
@@ -193,9 +196,9 @@ class Day(Value):
         """As JSON can hold it; what has its default is left out."""
         values = {
             "date": self.date.isoformat(),
-            "used": self.used.as_dict(),
-            "available": self.available.as_dict(),
-            "cache": self.cache.as_dict(),
+            "used": self.used.as_list(),
+            "available": self.available.as_list(),
+            "cache": self.cache.as_list(),
             "peak": self.peak and self.peak._asdict(),
             "covered_seconds": self.covered_seconds,
             "gains": dict(self.gains),
@@ -220,7 +223,7 @@ class Day(Value):
             kept = {name: stored[name] for name in cls.field_names if name in stored}
             kept["date"] = date.fromisoformat(kept["date"])
             for name in ("used", "available", "cache"):
-                kept[name] = Histogram.from_dict(kept.get(name, {}))
+                kept[name] = Histogram.from_list(kept.get(name, ()))
             for name, kind in (("peak", Peak), ("latest", Latest)):
                 if name in kept:
                     kept[name] = kind(**kept[name])
