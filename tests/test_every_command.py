@@ -29,10 +29,11 @@ WORDS = {
     "watch": (("--once", "--all"),),
     "hosts": ((),),
     "record": (("--store", "/dev/null"),),
+    "advise": ((),),
     "completion": ((),),
 }
 #: Those that take no domains: all of the host.
-WITHOUT_DOMAINS = ("export", "hosts", "completion")
+WITHOUT_DOMAINS = ("export", "hosts", "advise", "completion")
 
 
 def test_all_commands_are_here() -> None:

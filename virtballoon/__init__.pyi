@@ -140,6 +140,9 @@ from virtballoon.operations.setting import (
 )
 from virtballoon.operations.waiting import wait_for_update as wait_for_update
 from virtballoon.render.conditions import where as where
+from virtballoon.sizing.day import Day as Day, Histogram as Histogram, History as History
+from virtballoon.sizing.rule import Advice as Advice, Sizing as Sizing, advise as advise
+from virtballoon.sizing.store import Store as Store
 from virtballoon.watch.poller import HostPoller as HostPoller, Reading as Reading
 
 __version__: str

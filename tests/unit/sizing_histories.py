@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.sizing.day import DAY_SECONDS, Day, Histogram, History, Latest, Peak
+from virtballoon.sizing.recorder import Sample
+from virtballoon.sizing.store import Store
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3
@@ -102,3 +107,58 @@ def changed(history: History, ago: int, **values: Any) -> History:
     date = datetime.fromtimestamp(NOW, UTC).date() - timedelta(days=ago)
     days = (replace(day, **values) if day.date == date else day for day in history.days)
     return replace(history, days=tuple(days))
+
+
+def store(path: Path, histories: Iterable[History]) -> Path:
+    """A store with these, as if they had been recorded."""
+    with Store(path, create=True) as opened:
+        connection = opened._connection
+        for of in histories:
+            last = Sample(
+                uri=of.uris[0],
+                uuid=of.uuid,
+                name=of.name,
+                id=1,
+                at=NOW,
+                stats=MemoryStats(),
+                labels=of.labels,
+            )
+            seen = {uri: NOW - ago for ago, uri in enumerate(of.uris)}
+            row = (of.uuid, json.dumps(last.as_dict()), json.dumps(seen))
+            connection.execute("INSERT INTO domains VALUES (?, ?, ?)", row)
+            days = ((of.uuid, d.date.isoformat(), json.dumps(d.as_dict())) for d in of.days)
+            connection.executemany("INSERT INTO days VALUES (?, ?, ?)", days)
+    return path
+
+
+def fleet(end: int = NOW) -> list[History]:
+    """Domains of two hosts with every verdict."""
+
+    def one(
+        number: int, name: str, use: Use, current: int, title: str = "", **more: Any
+    ) -> History:
+        labels = {"title": title, "project": "acme"} if title else {}
+        return history(
+            use,
+            uuid=UUID.format(number),
+            name=name,
+            current=current,
+            labels=labels,
+            end=end,
+            **more,
+        )
+
+    mail = one(5, "mail", daily(2 * GIB, 3.7 * GIB), 4 * GIB)
+    hours = replace(mail.days[-3], pressure_hours=frozenset({9, 10, 11}), gains={"oom_kills": 1})
+    lab = one(7, "lab", steady(GIB), 4 * GIB)
+    resized = replace(lab.days[-4], resizes=1, resized_at=end - 3 * DAY_SECONDS)
+    return [
+        one(0, "build1", daily(GIB, 11 * GIB), 16 * GIB),
+        one(1, "instance-0000000e", daily(GIB, 2 * GIB), 8 * GIB, "shop-web-1"),
+        one(2, "instance-0000001f", steady(24 * GIB), 32 * GIB, "shop-db"),
+        one(3, "legacy", steady(GIB), 4 * GIB, days=3),
+        one(4, "logs", leak(GIB, 0.1 * GIB), 16 * GIB, uris=("qemu+ssh://hv2/system",)),
+        replace(mail, days=(*mail.days[:-3], hours, *mail.days[-2:])),
+        one(6, "wiki", bursts(GIB, 1.5 * GIB), 4 * GIB, uris=("qemu+ssh://hv2/system",)),
+        replace(lab, days=(*lab.days[:-4], resized, *lab.days[-3:])),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from tests.unit.sizing_histories import (
     history,
     leak,
     steady,
+    store,
     weekly,
 )
 from virtballoon.sizing.day import DAY_SECONDS, Day, History, Latest
@@ -30,8 +32,10 @@ from virtballoon.sizing.rule import (
     Advice,
     Sizing,
     advise,
+    first_day,
     rounded_up,
 )
+from virtballoon.sizing.store import Store
 
 IDLE = history(steady(GIB), days=20)
 BUSY = history(steady(6 * GIB), days=20)
@@ -44,25 +48,25 @@ def judged(of: History, **options: object) -> Advice:
 @pytest.mark.parametrize(
     ("of", "verdict", "because"),
     [
-        (IDLE, Sizing.OVER, "needs 19% of it by its use in 14.5 d"),
-        (BUSY, Sizing.RIGHT, "needs 94% of it by its use in 14.5 d"),
+        (IDLE, Sizing.OVER, "needs 19% of its memory by its use in 14.5 d"),
+        (BUSY, Sizing.RIGHT, "needs 94% of its memory by its use in 14.5 d"),
         # A peak counts, however short.
-        (history(daily(GIB, 5 * GIB)), Sizing.RIGHT, "needs 79% of it by its use in 14 d"),
-        (history(weekly(GIB, 5 * GIB)), Sizing.RIGHT, "needs 79% of it by its use in 14 d"),
-        (history(weekly(GIB, 2 * GIB)), Sizing.OVER, "needs 35% of it by its use in 14 d"),
-        (history(bursts(GIB, 6 * GIB)), Sizing.RIGHT, "needs 94% of it by its use in 14 d"),
+        (history(daily(GIB, 5 * GIB)), Sizing.RIGHT, "needs 79% of its memory by its use in 14 d"),
+        (history(weekly(GIB, 5 * GIB)), Sizing.RIGHT, "needs 79% of its memory by its use in 14 d"),
+        (history(weekly(GIB, 2 * GIB)), Sizing.OVER, "needs 35% of its memory by its use in 14 d"),
+        (history(bursts(GIB, 6 * GIB)), Sizing.RIGHT, "needs 94% of its memory by its use in 14 d"),
         # What it has leaked by now is what it needs by now.
-        (history(leak(GIB, 0.1 * GIB)), Sizing.OVER, "needs 41% of it by its use in 14 d"),
+        (history(leak(GIB, 0.1 * GIB)), Sizing.OVER, "needs 41% of its memory by its use in 14 d"),
         (history(leak(GIB, 0.45 * GIB)), Sizing.RIGHT, "and was not short of memory"),
         (
             history(steady(7 * GIB)),
             Sizing.RIGHT,
-            "needs 113% of it by its use in 14 d, and was not short of memory",
+            "needs 113% of its memory by its use in 14 d, and was not short of memory",
         ),
         # Too little is gained.
-        (history(steady(400 * MIB), current=GIB), Sizing.RIGHT, "needs 75% of it"),
-        (history(steady(100 * MIB), current=GIB), Sizing.OVER, "needs 50% of it"),
-        (history(steady(100 * MIB), current=1000 * MIB), Sizing.RIGHT, "needs 52% of it"),
+        (history(steady(400 * MIB), current=GIB), Sizing.RIGHT, "needs 75% of its memory"),
+        (history(steady(100 * MIB), current=GIB), Sizing.OVER, "needs 50% of its memory"),
+        (history(steady(100 * MIB), current=1000 * MIB), Sizing.RIGHT, "needs 52% of its memory"),
         (changed(BUSY, 3, gains={"oom_kills": 2}), Sizing.UNDER, "2 OOM kills"),
         (changed(BUSY, 3, gains={"oom_kills": 0}), Sizing.RIGHT, "needs"),
         (
@@ -86,7 +90,7 @@ def judged(of: History, **options: object) -> Advice:
         # Before the window.
         (changed(IDLE, 17, resizes=1), Sizing.OVER, "needs"),
         (changed(BUSY, 17, gains={"oom_kills": 2}), Sizing.RIGHT, "needs"),
-        (history(steady(GIB), days=7), Sizing.OVER, "needs 19% of it by its use in 7 d"),
+        (history(steady(GIB), days=7), Sizing.OVER, "needs 19% of its memory by its use in 7 d"),
         (history(steady(GIB), days=6.9), Sizing.UNKNOWN, "6.9 d recorded, of at least 7 d"),
         (history(steady(GIB), days=2), Sizing.UNKNOWN, "48 h recorded, of at least 7 d"),
         (history(steady(GIB), gaps=[(3, 5)]), Sizing.OVER, "needs"),
@@ -255,3 +259,14 @@ def test_what_is_recorded_in_the_future_is_left_out() -> None:
     last = IDLE.days[-1]
     later = replace(last, date=last.date + timedelta(days=2), gains={"oom_kills": 1})
     assert judged(replace(IDLE, days=(*IDLE.days, later))).verdict is Sizing.OVER
+
+
+def test_days_before_the_window_need_not_be_read(tmp_path: Path) -> None:
+    long = history(steady(GIB), days=40, gaps=[(24, 29)])
+    with Store(store(tmp_path / "history.db", [long])) as opened:
+        (part,) = opened.histories(first_day(NOW, 14 * DAY_SECONDS))
+        (whole,) = opened.histories()
+    assert (len(part.days), len(whole.days)) == (13, 37)
+    # A gap at the beginning is one only where there was something before it.
+    assert judged(part).because == judged(whole).because == "75% of 14.5 d covered, of at least 80%"
+    assert judged(replace(part, days=part.days[1:])).verdict is Sizing.OVER

@@ -22,7 +22,7 @@ _LEAVE_SECONDS: Final = 0.5
 #: The commands, each of which has a module, which is imported when it is needed.
 _COMMANDS: Final = (
     *("list", "stats", "set-interval", "qom-path", "doctor", "hosts", "check", "watch"),
-    *("export", "record", "completion"),
+    *("export", "record", "advise", "completion"),
 )
 
 

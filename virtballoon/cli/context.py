@@ -95,6 +95,11 @@ class Settings:
         return tuple(dict.fromkeys(uris)) or (None,)
 
     @property
+    def chosen(self) -> frozenset[str | None] | None:
+        """The hosts that options name; None where none does."""
+        return frozenset(self.targets) if {"connect", "host"} & self._given.keys() else None
+
+    @property
     def is_unnamed(self) -> bool:
         """Whether libvirt chooses the host: neither options nor configurations name one."""
         return self.targets == (None,) and configured_default() is None

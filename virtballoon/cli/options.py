@@ -67,7 +67,7 @@ def _complete_host(
     except ConfigurationError:
         return []
     groups = sorted({f"@{group}" for host in hosts for group in host.groups})
-    return _offered([*(host.name for host in hosts), *groups], incomplete)
+    return offered([*(host.name for host in hosts), *groups], incomplete)
 
 
 def _complete_domain(
@@ -82,7 +82,7 @@ def _complete_domain(
     from virtballoon.operations.fleet import domain_names
 
     keep_stderr_quiet()
-    return _offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
+    return offered(sorted(domain_names(targets, timeout=2, jobs=jobs)), incomplete)
 
 
 def _complete_key(
@@ -90,10 +90,11 @@ def _complete_key(
 ) -> list[CompletionItem]:
     from virtballoon.render.documents import domain_columns
 
-    return _offered([f"{key}=" for key in domain_columns()], incomplete)
+    return offered([f"{key}=" for key in domain_columns()], incomplete)
 
 
-def _offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+def offered(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """The words that a shell completes what has been typed to."""
     from click.shell_completion import CompletionItem
 
     # The shells' completion scripts do not quote: words that would need it are left out.
@@ -160,21 +161,44 @@ units = click.option(
     default="human",
     help="Sizes in a table: human or bytes  [human]",
 )
-_exclude = click.option(
-    "--exclude",
-    metavar="PATTERN",
-    multiple=True,
-    callback=_not_empty,
-    shell_complete=_complete_domain,
-    help="Leave out these domains; repeatable.",
-)
-_where = click.option(
-    "--where",
-    metavar="KEY=VALUE",
-    multiple=True,
-    shell_complete=_complete_key,
-    help="Only domains with this: also !=, <, >; repeatable.",
-)
+Completion = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
+
+
+def excluding(complete: Completion) -> Callable[[F], F]:
+    """The option that leaves out domains."""
+    return click.option(
+        "--exclude",
+        metavar="PATTERN",
+        multiple=True,
+        callback=_not_empty,
+        shell_complete=complete,
+        help="Leave out these domains; repeatable.",
+    )
+
+
+def conditions(complete: Completion, name: str = "where") -> Callable[[F], F]:
+    """The option that has conditions on domains."""
+    return click.option(
+        "--where",
+        name,
+        metavar="KEY=VALUE",
+        multiple=True,
+        shell_complete=complete,
+        help="Only domains with this: also !=, <, >; repeatable.",
+    )
+
+
+def formatted(*names: str) -> Callable[[F], F]:
+    """The options of what prints data in these formats, the default first."""
+    return _all_of(
+        click.option(
+            "--format",
+            type=click.Choice(names),
+            metavar="FORMAT",
+            help=f"{', '.join(names)}  [{names[0]}]",
+        ),
+        click.option("--no-header", is_flag=True, help="Omit the column heads of a table or CSV."),
+    )
 
 
 domain = click.argument("domain", metavar="DOMAIN", shell_complete=_complete_domain)
@@ -191,7 +215,7 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 #: What restricts the domains that a command is about.
-restrictions = _all_of(_exclude, _where)
+restrictions = _all_of(excluding(_complete_domain), conditions(_complete_key))
 #: What commands have that read domains.
 domains = _all_of(
     click.option("--all", "inactive", is_flag=True, help="Include domains that do not run."),
@@ -200,15 +224,7 @@ domains = _all_of(
     several,
 )
 #: What commands have that print data in every format.
-formats = _all_of(
-    click.option(
-        "--format",
-        type=click.Choice(tuple(FORMATS)),
-        metavar="FORMAT",
-        help=f"{', '.join(FORMATS)}  [{next(iter(FORMATS))}]",
-    ),
-    click.option("--no-header", is_flag=True, help="Omit the column heads of a table or CSV."),
-)
+formats = formatted(*FORMATS)
 run = _all_of(
     click.option("--lock", help="Exit with status 75 if another run holds it.", **_FILE),
     log,

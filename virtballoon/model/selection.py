@@ -58,9 +58,9 @@ class Where(Restriction):
         read. Such a report is given, and nothing is set in the domain.
     """
 
-    test: Callable[[DomainReport], bool | None]
+    test: Callable[[Any], bool | None]
 
-    def __new__(cls, text: str, test: Callable[[DomainReport], bool | None]) -> Self:
+    def __new__(cls, text: str, test: Callable[[Any], bool | None]) -> Self:
         self = super().__new__(cls, text)
         self.test = test
         return self

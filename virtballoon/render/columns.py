@@ -68,7 +68,7 @@ class Column(NamedTuple):
     key: str
     title: str
     is_number: bool
-    value: Callable[[DomainReport], Any]
+    value: Callable[[Any], Any]
     show: Callable[[Any, bool], str]
 
     def cell(self, row: DomainReport, *, exact: bool) -> str:
@@ -145,18 +145,37 @@ def _shower(key: str) -> Callable[[Any, bool], str]:
 
 def find(word: str) -> Column | None:
     """The column that a word means, or None."""
-    wanted = word.strip().lower().replace("-", "_")
+    wanted = _normal(word)
     if wanted == "interval":
         return column(IN_FORCE)
     if wanted in domain_columns():
         return column(wanted)
-    key = _short_forms().get(wanted)
+    key = _short_forms(domain_columns()).get(wanted)
     # A statistic of QEMU that this version does not know has no short name.
     return column(key or wanted) if key or wanted.startswith("stats.") else None
 
 
-def _short_forms() -> dict[str, str]:
-    labels_last = sorted(domain_columns(), key=lambda key: key.startswith("labels."))
+def meant(word: str, keys: Sequence[str]) -> str:
+    """The one of the keys that a word means.
+
+    :raise ValueError: when there is none, with the nearest
+    """
+    wanted, forms = _normal(word), _short_forms(keys)
+    if wanted in keys or wanted in forms:
+        return wanted if wanted in keys else forms[wanted]
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, [*keys, *forms], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"no column {word!r}; {hint}Columns: {', '.join(keys)}")
+
+
+def _normal(word: str) -> str:
+    return word.strip().lower().replace("-", "_")
+
+
+def _short_forms(keys: Sequence[str]) -> dict[str, str]:
+    labels_last = sorted(keys, key=lambda key: key.startswith("labels."))
     return {
         name: key
         for key in reversed(labels_last)
@@ -169,14 +188,7 @@ def known(word: str) -> Column:
 
     :raise ValueError: when there is none, with the nearest
     """
-    if (found := find(word)) is not None:
-        return found
-    from difflib import get_close_matches
-
-    keys = domain_columns()
-    near = get_close_matches(word, [*keys, *_short_forms()], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"no column {word!r}; {hint}Columns: {', '.join(keys)}")
+    return find(word) or column(meant(word, domain_columns()))
 
 
 def is_size(key: str) -> bool:

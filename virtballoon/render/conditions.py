@@ -24,7 +24,7 @@ _COMPARISONS: Final = {
 }
 
 
-def where(text: str) -> Where:
+def where(text: str, *, known: Callable[[str], columns.Column] = columns.known) -> Where:
     """A condition on a column of a list, which a selection of domains may contain.
 
     A figure is compared with a number, which may have a unit: ``used_ratio>90%``, ``age>5m``,
@@ -33,6 +33,7 @@ def where(text: str) -> Where:
     opposite of ``=``, and ``<`` and ``>`` are false.
 
     :param text: ``KEY=PATTERN`` with the name of a column or its short form
+    :param known: finds the column that is meant
     :raise ValueError: when it is not a condition, or there is no such column
     """
     found = re.fullmatch(_FORMAT, text, re.DOTALL)
@@ -40,7 +41,7 @@ def where(text: str) -> Where:
         raise ValueError(f"{text!r} is not a condition such as verdict=stale or used_ratio>90%")
     word, sign, wanted = found.groups()
     sign = "=" if sign == "==" else sign
-    column = columns.known(word)
+    column = known(word)
     compare, value = _COMPARISONS[sign], column.value
     is_equality = sign in {"=", "!="}
     meets: Callable[[Any], bool]
@@ -56,15 +57,17 @@ def where(text: str) -> Where:
             sign == "!=" if found is None else compare(found, number)
         )
 
-    def test(row: DomainReport) -> bool | None:
+    def test(row: Any) -> bool | None:
         found = value(row)
         return None if found is None and _is_unread(row, column.key) else meets(found)
 
     return Where(text, test)
 
 
-def _is_unread(row: DomainReport, key: str) -> bool:
+def _is_unread(row: object, key: str) -> bool:
     """Whether a value may be missing because the domain could not be read."""
+    if not isinstance(row, DomainReport):
+        return False
     if key.startswith("labels.") and row.machine is not None:
         # The XML has been read.
         return False
@@ -79,14 +82,15 @@ def _text(value: object) -> str:
 
 def _number(text: str, key: str, wanted: str) -> float:
     units: Units = BYTES if columns.is_size(key) else COUNT
-    if key == "age_seconds" or key.startswith("interval."):
+    if key.endswith("_seconds") or key.startswith("interval."):
         units = SECONDS
-    if key == "used_ratio":
+    is_ratio = key.endswith("_ratio")
+    if is_ratio:
         units = {"%": 0.01}
     try:
         number = parse_number(wanted, units)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
-    if key == "used_ratio" and number > 1:
+    if is_ratio and number > 1:
         raise ValueError(f"{text!r}: a ratio is at most 1, which is 100%")
     return number

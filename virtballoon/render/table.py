@@ -25,6 +25,10 @@ STYLES: Final = {
     "skipped": "dim",
     "ok": "green",
     "unreachable": "bold red",
+    "over": "yellow",
+    "under": "bold red",
+    "right": "green",
+    "unknown": "dim",
 }
 _GAP: Final = "  "
 #: The first column, the name, is cut to this width before others are.
@@ -50,7 +54,7 @@ def list_table(
         for host, row in rows
     ]
     titled = TITLE in columns
-    _print(heads, lines, titled=titled, with_header=with_header, stream=stream)
+    print_table(heads, lines, titled=titled, with_header=with_header, stream=stream)
 
 
 def groups_table(
@@ -69,7 +73,7 @@ def groups_table(
         ]
         for group in records
     ]
-    _print(heads, lines, with_header=with_header, stream=stream)
+    print_table(heads, lines, with_header=with_header, stream=stream)
 
 
 def totals(hosts: Sequence[HostReport], *, stream: TextIO) -> None:
@@ -108,7 +112,7 @@ def stats_blocks(
             for key in figures(row)
         ]
         heads = [("", False), ("", True), ("", True)]
-        _print(heads, lines, with_header=False, stream=stream)
+        print_table(heads, lines, with_header=False, stream=stream)
         for anomaly in row.anomalies:
             stream.write(f"  {anomaly.value}: {anomaly.text}\n")
 
@@ -151,7 +155,7 @@ def changes_table(
             waited = text.ABSENT if change.waited is None else text.waiting(change.waited)
             lines.append(cells + [waited] * with_wait + [text.printable(host.uri)] * with_host)
     heads = [(title, False) for title in titles]
-    _print(heads, lines, with_header=with_header, stream=stream)
+    print_table(heads, lines, with_header=with_header, stream=stream)
 
 
 def _from_to(before: int | None, after: int | None) -> str:
@@ -187,10 +191,10 @@ def hosts_table(
             cells += [""] * 5
         cells += [f"{probe.elapsed_seconds:.2f} s", groups, probe.uri]
         lines.append([text.printable(cell or text.ABSENT) for cell in cells])
-    _print(heads, lines, with_header=with_header, stream=stream)
+    print_table(heads, lines, with_header=with_header, stream=stream)
 
 
-def _print(
+def print_table(
     heads: Sequence[tuple[str, bool]],
     lines: Sequence[list[str]],
     *,
@@ -241,7 +245,7 @@ def _print(
 def _coloured(line: str, cells: Sequence[str], *, is_heading: bool) -> str:
     if is_heading:
         return text.styled(line, "bold", coloured=True)
-    for word in {cell for cell in cells[1:] if cell in STYLES}:
+    for word in {cell.removesuffix(" (flat)") for cell in cells[1:]} & STYLES.keys():
         before, gap, after = line.rpartition(f"{_GAP}{word}")
         if gap:
             line = f"{before}{_GAP}{text.styled(word, STYLES[word], coloured=True)}{after}"

@@ -132,7 +132,8 @@ class Advice(Value):
     def reclaimable_bytes(self) -> int | None:
         """What of the gain the host would get back, if it is known."""
         freed = self.latest.reclaimable_bytes if self.latest is not None else None
-        return None if freed is None or self.gain_bytes is None else min(freed, self.gain_bytes)
+        gain = self.gain_bytes
+        return None if freed is None or gain is None else max(0, min(freed, gain))
 
     @property
     def coverage(self) -> float:
@@ -168,7 +169,7 @@ def advise(
     if profile not in PROFILES:
         raise ValueError(f"no profile {profile!r}; there are: {', '.join(PROFILES)}")
     end = int(now)
-    first = datetime.fromtimestamp(end - since, UTC).date()
+    first = first_day(now, since)
     last = datetime.fromtimestamp(end, UTC).date()
     days = tuple(day for day in history.days if first <= day.date <= last)
     began = _midnight(first)
@@ -204,6 +205,11 @@ def advise(
     need = _need(found)
     verdict, reason = _judge(found, need)
     return Advice(**values | {"verdict": verdict, "because": reason, "need_bytes": need})
+
+
+def first_day(now: float, since: float) -> date:
+    """The first day of a window: what is before matters only by whether it was recorded."""
+    return datetime.fromtimestamp(int(now) - since, UTC).date()
 
 
 def _why_unknown(found: Advice, since: float) -> str | None:
@@ -260,7 +266,7 @@ def _judge(found: Advice, need: int) -> tuple[Sizing, str]:
         return Sizing.UNDER, ", ".join(parts)
     share = need / current if current else math.inf
     length = _days(found.ended_at - found.started_at)
-    reason = f"needs {math.ceil(share * 100)}% of it by its use in {length}"
+    reason = f"needs {math.ceil(share * 100)}% of its memory by its use in {length}"
     if share <= OVER_RATIO and current - need >= OVER_GAIN_BYTES:
         return Sizing.OVER, reason
     if need > current:

@@ -40,6 +40,11 @@ PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 
+_DAYS: Final = """
+SELECT uuid, day FROM days
+WHERE date >= ? OR (uuid, date) IN (SELECT uuid, MIN(date) FROM days GROUP BY uuid) ORDER BY date
+"""
+
 _dumps: Final = partial(json.dumps, separators=(",", ":"))
 
 
@@ -119,14 +124,15 @@ class Store:
             )
         return added
 
-    def histories(self) -> list[History]:
+    def histories(self, since: date = date.min) -> list[History]:
         """What is known of each domain, by its name.
 
+        :param since: without the days before it, but for a domain's first
         :raise VirtballoonError: if it cannot be read, or is damaged
         """
         with self._explained("read"), self._transaction("DEFERRED"):
             days: dict[str, list[Day]] = {}
-            for uuid, day in self._connection.execute("SELECT uuid, day FROM days ORDER BY date"):
+            for uuid, day in self._connection.execute(_DAYS, [since.isoformat()]):
                 days.setdefault(uuid, []).append(Day.from_dict(json.loads(day)))
             found = []
             for uuid, kept in days.items():
