@@ -303,6 +303,16 @@ def test_report(installed: Machine) -> None:
     assert shown(machine, "virtballoon-report.timer", "NextElapseUSecRealtime")
 
 
+def test_record(installed: Machine) -> None:
+    machine = installed
+    machine.do("systemctl", "start", "virtballoon-record.service")
+    history = machine.do("virtballoon", "record", "--export")
+    assert [json.loads(line)["name"] for line in history.splitlines()] == ["polled"]
+    machine.do("systemctl", "enable", "--now", "virtballoon-record.timer")
+    assert shown(machine, "virtballoon-record.timer", "NextElapseUSecRealtime")
+    machine.do("systemctl", "disable", "--now", "virtballoon-record.timer")
+
+
 def test_textfile(installed: Machine) -> None:
     machine = installed
     unit = "virtballoon-textfile.service"
@@ -324,7 +334,7 @@ def test_textfile(installed: Machine) -> None:
     assert "\nvirtballoon_up{" in machine.do("cat", file, user="stranger")
 
 
-@pytest.mark.parametrize("name", ["exporter", "report", "textfile"])
+@pytest.mark.parametrize("name", ["exporter", "report", "textfile", "record"])
 def test_exposure(installed: Machine, name: str) -> None:
     machine = installed
     unit = f"virtballoon-{name}.service"

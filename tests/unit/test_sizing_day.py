@@ -107,6 +107,11 @@ def test_a_day_is_the_same_after_it_was_stored(day: Day) -> None:
     assert Day.from_dict(json.loads(json.dumps(day.as_dict()))) == day
 
 
+def test_of_equal_maxima_the_first_counts() -> None:
+    days = [Day(date=DATE, peak=Peak(MIB, at)) for at in (5, 3, 4)]
+    assert (days[0] + days[1] + days[2]).peak == Peak(MIB, 3)
+
+
 def test_two_dates_are_not_merged() -> None:
     with pytest.raises(ValueError, match="two days"):
         Day(date=DATE) + Day(date=date(2026, 11, 28))

@@ -107,6 +107,7 @@ def nothing(path: Path) -> None:
 def another_database(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE days (x)")
+        connection.execute("PRAGMA user_version = 1")
 
 
 def a_newer_store(path: Path) -> None:
