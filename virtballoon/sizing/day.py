@@ -94,7 +94,8 @@ class Histogram(Value):
         first, *seconds = map(int, stored or (0,))
         if min((first, *seconds)) < 0:
             raise ValueError("not a histogram")
-        return cls(seconds={n: some for n, some in enumerate(seconds, first) if some})
+        found = dict(zip(range(first, first + len(seconds)), seconds, strict=True))
+        return cls(seconds={n: s for n, s in found.items() if s} if 0 in seconds else found)
 
 
 class Peak(NamedTuple):
