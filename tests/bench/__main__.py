@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.listing import COMMAND, contenders, measure
 from tests.lab import Hypervisor, Link
 from tests.unit.sizing_builders import HOST, MIB, MIDNIGHT, read, uuid
+from tests.unit.sizing_histories import GIB, bursts, history, store
 from virtballoon.sizing.recorder import Sample
 from virtballoon.sizing.store import Store
 
@@ -126,10 +127,23 @@ def adding_seconds(path: Path) -> float:
         at = MIDNIGHT + 60 * minute
         rows = [read(at, (100 + at % 977) * MIB, uuid=uuid(n), swap_in=at) for n in range(100)]
         started = time.perf_counter()
-        with Store(path, create=True) as store:
-            store.add([found for row in rows if (found := Sample.of(HOST, row))], now=at)
+        with Store(path, create=True) as opened:
+            opened.add([found for row in rows if (found := Sample.of(HOST, row))], now=at)
         taken.append(time.perf_counter() - started)
     return min(taken[-10:])
+
+
+def advising(rounds: int) -> Bar:
+    """Advice for 400 domains from the store of 90 days."""
+    of = history(bursts(GIB, 3 * GIB), days=90, end=int(time.time()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = store(
+            Path(folder, "history.db"),
+            [replace(of, uuid=uuid(number), name=f"domain{number}") for number in range(400)],
+        )
+        command = [str(COMMAND), "advise", "--store", str(path), "--format", "json"]
+        (ours,) = best(rounds, wall(command))
+    return Bar("advise for 400 with 90 days each, to a second", ours, 1.0, 1.0)
 
 
 def bars_of_100(hypervisor: Hypervisor, rounds: int) -> list[Bar]:
@@ -186,6 +200,7 @@ def main() -> int:
         ]
         hypervisor.create_blank(99, prefix="hundred-", period=10)
         bars += bars_of_100(hypervisor, rounds)
+        bars.append(advising(rounds))
         hypervisor.create_blank(300, prefix="four-hundred-", period=10)
         commands = list(contenders(hypervisor.uri, with_shell=False).values())
         many = best(rounds, wall(commands[0]), wall(commands[1]))

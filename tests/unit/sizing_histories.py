@@ -37,6 +37,17 @@ def daily(low: float, high: float) -> Use:
     return lambda at: high if at % DAY_SECONDS < 7200 else low
 
 
+def working(low: float, high: float) -> Use:
+    """More by day, and more on some days."""
+
+    def use(at: int) -> float:
+        day, time = divmod(at, DAY_SECONDS)
+        height = 0.5 + 0.5 * abs(math.sin(2 * day))
+        return low + (high - low) * height * max(0, math.sin(2 * math.pi * time / DAY_SECONDS))
+
+    return use
+
+
 def weekly(low: float, high: float) -> Use:
     """A peak of two hours a week."""
     return lambda at: high if at % (7 * DAY_SECONDS) < 7200 else low
@@ -153,7 +164,7 @@ def fleet(end: int = NOW) -> list[History]:
     lab = one(7, "lab", steady(GIB), 4 * GIB)
     resized = replace(lab.days[-4], resizes=1, resized_at=end - 3 * DAY_SECONDS)
     return [
-        one(0, "build1", daily(GIB, 11 * GIB), 16 * GIB),
+        one(0, "build1", working(GIB, 11 * GIB), 16 * GIB),
         one(1, "instance-0000000e", daily(GIB, 2 * GIB), 8 * GIB, "shop-web-1"),
         one(2, "instance-0000001f", steady(24 * GIB), 32 * GIB, "shop-db"),
         one(3, "legacy", steady(GIB), 4 * GIB, days=3),
