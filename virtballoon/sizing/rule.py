@@ -237,8 +237,7 @@ def _why_unknown(found: Advice, since: float) -> str | None:
 
 
 def _need(found: Advice) -> int:
-    share = PROFILES[found.profile]
-    used = found.percentile(share) if share < 1 else found.peak and found.peak.value
+    used = found.percentile(PROFILES[found.profile])
     assert used is not None
     latest = found.latest
     kept = 0
