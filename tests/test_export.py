@@ -34,6 +34,7 @@ from tests.lab.keeper import signal_process
 from tests.process import finished
 from tests.running import COMMAND, EXAMPLES, NOBODY_LISTENS, Exporter, exporting, hanging, program
 from tests.unit.builders import METADATA
+from tests.unit.sizing_histories import GIB, history, steady, store
 from virtballoon.model.statistics import STATISTIC_BY_NAME
 
 pytestmark = pytest.mark.once
@@ -43,7 +44,7 @@ HOSTILE = 'a "b"\\\n\u202ec{x="y"} 1'
 
 @pytest.fixture(scope="module")
 def scraped(
-    hypervisor: Hypervisor, guests: dict[str, Guest]
+    hypervisor: Hypervisor, guests: dict[str, Guest], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Exporter, Prometheus]]:
     """An exporter of the private hypervisor, with an instance of OpenStack, and of one that is not
     there, and a Prometheus with the example's rules that scrapes it."""
@@ -59,7 +60,11 @@ def scraped(
             libvirt.VIR_DOMAIN_AFFECT_LIVE,
         )
 
-    words = ("-c", hypervisor.uri, "-c", NOBODY_LISTENS, "--compat", "libvirt-exporter", "--all")
+    end = int(time.time())
+    of_classic = history(steady(GIB), uuid=guests["classic"].uuid, end=end)
+    path = store(tmp_path_factory.mktemp("store") / "history.db", [of_classic])
+    words = ["-c", hypervisor.uri, "-c", NOBODY_LISTENS, "--compat", "libvirt-exporter", "--all"]
+    words += ["--advice", "--store", str(path)]
     set_metadata(instance)
     with ExitStack() as stack:
         stack.callback(set_metadata, None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import libvirt
 import pytest
 
 from tests.unit.command import CONFIGURATION, EVIL, NOBODY_LISTENS, TEST, assert_refused
+from tests.unit.sizing_histories import GIB, history, steady, store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,7 @@ USAGE = {
     ("--ensure-interval", "3"): "--ensure-interval requires --listen",
     ("--compat", "x"): "libvirt-exporter",
     ("--label", "projct"): "no label 'projct'; did you mean 'project'?",
+    ("--store", "x"): "--store requires --advice",
     ("--listen", "x"): "invalid address 'x'",
     ("--listen", "systemd"): "systemd has passed no socket",
     ("--listen", "127.0.0.1:0", "--openmetrics"): "--openmetrics cannot be combined with --listen",
@@ -41,6 +44,28 @@ def test_wrong_usage(command: Command) -> None:
 def test_address_of_another_host(command: Command) -> None:
     result = command("-c", TEST, "export", "--listen", "192.0.2.1:9177")
     assert_refused(result, 1, "cannot listen on 192.0.2.1:9177")
+
+
+def test_advice(command: Command, node: str, tmp_path: Path) -> None:
+    uuid = libvirt.open(node).lookupByName("polled").UUIDString()
+    end = int(time.time())
+    path = store(tmp_path / "history.db", [history(steady(GIB), uuid=uuid, end=end)])
+    given, missing = command.each(
+        ["-c", node, "export", "--advice", "--store", str(where)] for where in (path, tmp_path)
+    )
+    assert (given.status, given.stderr) == (0, "")
+    found = [line for line in given.stdout.splitlines() if "_advice{" in line or "need" in line]
+    assert [line.partition("{")[0] for line in found if not line.startswith("#")] == [
+        *("virtballoon_domain_advice", "virtballoon_domain_need_bytes")
+    ]
+    assert 'domain="polled",' in given.stdout
+    assert "} 1.610612736e+09" in given.stdout
+    assert 'verdict="over"' in given.stdout
+    # What is wrong with the history costs no other figure.
+    assert missing.status == 0
+    assert len(missing.complaints) == 1
+    assert "virtballoon_domain_verdict{" in missing.stdout
+    assert "_advice{" not in missing.stdout
 
 
 def test_prints_metrics(command: Command, node: str) -> None:

@@ -21,6 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.pages import sections
 from tests.unit.builders import BARE, HELD, MEMORY, METADATA, NOW, UNREACHED, report
 from tests.unit.builders import READ as READ_HOST
+from tests.unit.sizing_histories import NOW as ENDED
+from tests.unit.sizing_histories import history, steady
 from virtballoon import (
     Busy,
     Figures,
@@ -37,6 +39,7 @@ from virtballoon.exporter.metrics import Collector, exposition
 from virtballoon.model.clock import ClockOffset
 from virtballoon.model.hostmemory import HostMemory
 from virtballoon.model.statistics import STATISTICS
+from virtballoon.sizing.rule import advise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -347,7 +350,10 @@ def test_the_page_has_every_metric() -> None:
         name: replace(host, clock=ClockOffset(9, 9), memory=memory)
         for name, host in snapshot.hosts.items()
     }
-    found = series(exposition(replace(snapshot, hosts=hosts), libvirt_exporter=True))
+    snapshot = replace(snapshot, hosts=hosts)
+    advised = advise(history(steady(2**30)), now=ENDED)
+    advice = {row.uuid: advised for host in hosts.values() for row in host.domains}
+    found = series(exposition(snapshot, libvirt_exporter=True, advice=advice))
     assert {name for name, _ in found} == named
 
 

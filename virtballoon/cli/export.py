@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from virtballoon.exporter.metrics import Collector
     from virtballoon.exporter.snapshots import SharedReader
     from virtballoon.model.outcome import HostChanges
+    from virtballoon.sizing.advisor import Advisor
 
 _SYSTEMD: Final = "systemd"
 
@@ -57,6 +59,8 @@ _SYSTEMD: Final = "systemd"
     metavar="SECONDS",
     help="With --listen: set this interval where polling is off; needs write access.",
 )
+@click.option("--advice", is_flag=True, help="Add what advise says, by the history of record.")
+@options.store
 @options.domains
 @options.output
 @options.quiet
@@ -72,6 +76,8 @@ def command(
     labels: tuple[str, ...],
     max_age: float | None,
     ensure_interval: int | None,
+    advice: bool,
+    store: str | None,
 ) -> int:
     """Export the memory figures of running domains, their age and verdict for Prometheus: on
     stdout, to a file (--output), or over HTTP (--listen).
@@ -87,8 +93,11 @@ def command(
     if not listen and (max_age is not None or ensure_interval is not None):
         option = "--max-age" if max_age is not None else "--ensure-interval"
         raise click.UsageError(f"{option} requires --listen")
+    if store is not None and not advice:
+        raise click.UsageError("--store requires --advice")
     for name in labels:
         _check_label(name)
+    advisor = _advisor(store) if advice else None
     if listen:
         from virtballoon.exporter.ensuring import IntervalEnsurer
         from virtballoon.exporter.metrics import Collector
@@ -111,7 +120,9 @@ def command(
             own_names=True,
             on_read=None if ensurer is None else ensurer.ensure,
         )
-        collector = Collector(reader, libvirt_exporter=compat is not None, labels=labels or None)
+        collector = Collector(
+            reader, libvirt_exporter=compat is not None, labels=labels or None, advice=advisor
+        )
         return _serve(listen, reader, collector)
     # Before the hosts are read: prometheus_client may be missing.
     from virtballoon.exporter.metrics import exposition
@@ -126,6 +137,7 @@ def command(
         openmetrics=openmetrics,
         libvirt_exporter=compat is not None,
         labels=labels or None,
+        advice=None if advisor is None else advisor(),
     ).decode()
     if settings.stream.isatty():
         from virtballoon.render.text import printable
@@ -136,6 +148,13 @@ def command(
     # The metrics also say that no host answers.
     settings.is_complete = True
     return finish.finish_reading(settings, hosts, domains)
+
+
+def _advisor(store: str | None) -> Advisor:
+    from virtballoon.sizing.advisor import Advisor
+    from virtballoon.sizing.store import default_path
+
+    return Advisor(Path(store) if store is not None else default_path(), on_error=warn)
 
 
 def _named(settings: Settings) -> dict[str, str | None]:

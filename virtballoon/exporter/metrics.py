@@ -14,9 +14,9 @@ A program with a registry of its own registers a :class:`Collector`::
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from prometheus_client import PROCESS_COLLECTOR, CollectorRegistry
 from prometheus_client.core import (
@@ -195,15 +195,31 @@ _JOINED: Final = {
 }
 
 
+class Advised(Protocol):
+    """What is advised for a domain, by its history."""
+
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def need_bytes(self) -> int | None: ...
+
+
 def families(
-    snapshot: Snapshot, *, libvirt_exporter: bool = False, labels: Collection[str] | None = None
+    snapshot: Snapshot,
+    *,
+    libvirt_exporter: bool = False,
+    labels: Collection[str] | None = None,
+    advice: Mapping[str, Advised] | None = None,
 ) -> Iterator[Metric]:
     """The metrics of a snapshot.
 
     :param libvirt_exporter: whether to add the names of other exporters of libvirt's figures
     :param labels: the domains' labels to include; default: all but those of the configuration
+    :param advice: what is advised for domains, by UUID
     """
-    for family in _all(snapshot, libvirt_exporter=libvirt_exporter, labels=labels):
+    for family in _all(
+        snapshot, libvirt_exporter=libvirt_exporter, labels=labels, advice=advice or {}
+    ):
         if family.samples:
             yield family
 
@@ -214,9 +230,10 @@ def exposition(
     openmetrics: bool = False,
     libvirt_exporter: bool = False,
     labels: Collection[str] | None = None,
+    advice: Mapping[str, Advised] | None = None,
 ) -> bytes:
     """A snapshot as Prometheus' text, or as OpenMetrics."""
-    metrics = families(snapshot, libvirt_exporter=libvirt_exporter, labels=labels)
+    metrics = families(snapshot, libvirt_exporter=libvirt_exporter, labels=labels, advice=advice)
     return _encoded(metrics, _OPENMETRICS if openmetrics else "")[0]
 
 
@@ -249,22 +266,28 @@ class Collector(_Collector):
         *,
         libvirt_exporter: bool = False,
         labels: Collection[str] | None = None,
+        advice: Callable[[], Mapping[str, Advised]] | None = None,
     ) -> None:
         self._reader = reader
+        self._advice: Callable[[], Mapping[str, Advised]] = advice or dict
         self._families = partial(families, libvirt_exporter=libvirt_exporter, labels=labels)
         self._all = partial(_all, libvirt_exporter=libvirt_exporter, labels=labels)
 
     def collect(self, timeout: float | None = None) -> Iterable[Metric]:
         """The metrics of a snapshot."""
-        return self._families(self._reader.read(timeout))
+        return self._families(self._reader.read(timeout), advice=self._advice())
 
     def describe(self) -> Iterable[Metric]:
         """All possible metrics, without reading any host: for a registry to find duplicates."""
-        return self._all(Snapshot(hosts={}, begun_at=0.0))
+        return self._all(Snapshot(hosts={}, begun_at=0.0), advice={})
 
 
 def _all(
-    snapshot: Snapshot, *, libvirt_exporter: bool, labels: Collection[str] | None
+    snapshot: Snapshot,
+    *,
+    libvirt_exporter: bool,
+    labels: Collection[str] | None,
+    advice: Mapping[str, Advised],
 ) -> Iterator[Metric]:
     yield from _of_snapshot(snapshot)
     yield from _of_hosts(snapshot)
@@ -287,8 +310,29 @@ def _all(
             if value is not None:
                 family.add_metric(key, value)
         yield family
+    yield from _of_advice(rows, advice)
     if libvirt_exporter:
         yield from _of_other_exporters(snapshot, rows)
+
+
+def _of_advice(rows: _Rows, advice: Mapping[str, Advised]) -> Iterator[Metric]:
+    verdict = GaugeMetricFamily(
+        "virtballoon_domain_advice",
+        "1, with whether the domain has the memory that it needs by its history.",
+        labels=(*_DOMAIN, "verdict"),
+    )
+    need = GaugeMetricFamily(
+        "virtballoon_domain_need_bytes",
+        "Memory that the domain should have by its history.",
+        labels=_DOMAIN,
+    )
+    for key, row in rows:
+        advised = advice.get(row.uuid)
+        if advised is not None:
+            verdict.add_metric((*key, str(advised.verdict)), 1)
+            if advised.need_bytes is not None:
+                need.add_metric(key, advised.need_bytes)
+    yield from (verdict, need)
 
 
 def _of_other_exporters(snapshot: Snapshot, rows: _Rows) -> Iterator[Metric]:
