@@ -167,6 +167,7 @@ def test_impossible_figures_are_in_no_histogram() -> None:
     [
         {"uri": None},
         {"uuid": 5},
+        {"uuid": "\ud800"},
         {"stats": []},
         {"last_update": "yesterday"},
         {"last_update": None},

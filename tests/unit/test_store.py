@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from itertools import product
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from virtballoon.errors import VirtballoonError
 from virtballoon.sizing.day import DAY_SECONDS, History
 from virtballoon.sizing.lines import samples_in
 from virtballoon.sizing.recorder import Sample
-from virtballoon.sizing.store import Store, default_path
+from virtballoon.sizing.store import Store, _create, default_path
 
-NOW = MIDNIGHT + DAY_SECONDS
+NOW = MIDNIGHT + 2 * DAY_SECONDS
 MINUTE = 60
 
 
@@ -84,7 +85,47 @@ def test_a_uuid_on_two_hosts_at_once_is_told(path: Path) -> None:
         assert {(name, *sorted(uris)) for name, *uris in twins.values()} == {("web1", HOST, other)}
         # It was moved away, and back a day later.
         later = [sample(MIDNIGHT + 3600), sample(NOW, host=other), sample(NOW + 9000)]
-        assert store.add(later, now=NOW).twins == {}
+        assert store.add(later, now=NOW + 9000).twins == {}
+
+
+def test_a_sample_of_the_future_is_left_out(path: Path) -> None:
+    with Store(path, create=True) as store:
+        late = sample(MIDNIGHT + 400 * DAY_SECONDS)
+        assert store.add([sample(MIDNIGHT), late], now=MIDNIGHT)[:3] == (1, 0, 1)
+        assert store.add([sample(MIDNIGHT + 60)], now=MIDNIGHT + 60)[:3] == (1, 0, 0)
+        (history,) = store.histories()
+        assert [day.covered_seconds for day in history.days] == [60]
+
+
+def test_recording_goes_on_after_the_clock_was_ahead(path: Path) -> None:
+    with Store(path, create=True) as store:
+        late = MIDNIGHT + 5 * DAY_SECONDS
+        store.add([sample(late)], now=late)
+        for at in (MIDNIGHT, MIDNIGHT + 60, MIDNIGHT + 120):
+            assert store.add([sample(at)], now=at)[:3] == (1, 0, 0)
+        (history,) = store.histories()
+        assert [day.covered_seconds for day in history.days] == [120, 0]
+
+
+def test_every_number_of_days_can_be_kept(path: Path) -> None:
+    with Store(path, create=True) as store:
+        assert store.add(minutes(2), keep_days=10**12, now=NOW)[:2] == (2, 0)
+        assert len(store.histories()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_who_may_only_read_is_told_why_that_does_not_do() -> None:
+    # Not in pytest's folder, which is closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "history.db")
+        add(path, *minutes(2))
+        os.seteuid(65534)
+        try:
+            with pytest.raises(VirtballoonError, match="must write to the file and its directory"):
+                histories(path)
+        finally:
+            os.seteuid(0)
 
 
 def test_old_days_are_removed(path: Path) -> None:
@@ -130,6 +171,14 @@ def test_something_else_is_refused_by_name_and_not_changed(path: Path, make: obj
         with pytest.raises(VirtballoonError, match=str(path)):
             Store(path, create=create)
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_store_that_another_process_has_just_made_stays(path: Path) -> None:
+    add(path, *minutes(2))
+    before = histories(path)
+    _create(path)
+    assert histories(path) == before != []
+    assert [file.name for file in path.parent.iterdir()] == ["history.db"]
 
 
 def test_a_store_that_is_not_there_is_not_made_for_reading(path: Path) -> None:

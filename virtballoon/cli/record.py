@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from virtballoon.sizing.store import Added
 
 _DAY_SECONDS = 24 * 3600
+#: What every system takes as a time to wait.
+_LONGEST_WAIT_SECONDS = 10**9
 
 
 @click.command("record", cls=options.Command, short_help="Keep a history of the domains' memory.")
@@ -87,6 +89,8 @@ def command(
                 f"domain {name!r} is on {one} and {other} at the same time: two domains with one "
                 "UUID, or one host by two URIs; its history is of both"
             )
+        if added.ahead:
+            warn(f"{added.ahead} samples left out: by this machine's clock, they are of the future")
         return added
 
     if files:
@@ -135,5 +139,5 @@ def _repeat(sweep: Callable[[], int], every: float) -> int:
         now = time.monotonic()
         # A sweep that took longer than the interval is followed by the next one at its time.
         due += every * (1 + (now - due) // every)
-        if select.select([stopped], [], [], due - now)[0]:
+        if select.select([stopped], [], [], min(due - now, _LONGEST_WAIT_SECONDS))[0]:
             return OK

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final, Self
+from uuid import UUID
 
 from virtballoon.model.memory import Usage, UsedFormula
 from virtballoon.model.pressure import Pressure
@@ -81,7 +82,9 @@ class Sample(Value):
                 rest = stats.available_memory if by.leaves_out_caches else stats.free_memory
                 usage = Usage(used_bytes=used, total_bytes=used + (rest or 0), formula=by)
             return cls(
-                **{name: _text(record[name]) for name in ("uri", "uuid", "name")},
+                uri=_text(record["uri"]),
+                uuid=str(UUID(record["uuid"])),
+                name=_text(record["name"]),
                 id=figure(record["id"]),
                 at=int(at.timestamp()),
                 stats=stats,

@@ -29,6 +29,10 @@ _PATIENCE_SECONDS: Final = 10.0
 #: For how many days histories are kept.
 KEEP_DAYS: Final = 90
 
+#: How far a sample may be ahead of this machine's clock. Were a later one kept, after a clock was
+#: wrong, all that follow would be older than it, and left out.
+_AHEAD_SECONDS: Final = 15 * 60
+
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = WAL;
 BEGIN;
@@ -53,11 +57,13 @@ class Added(NamedTuple):
 
     :ivar samples: the number of samples that were added
     :ivar known: the number of those that are no newer than the store's last one of their domain
+    :ivar ahead: the number of those that are of the future, by this machine's clock
     :ivar twins: for each UUID that two hosts had at the same time its name and their URIs
     """
 
     samples: int
     known: int
+    ahead: int
     twins: dict[str, tuple[str, str, str]]
 
 
@@ -114,8 +120,8 @@ class Store:
         :raise VirtballoonError: if the store cannot be written, or what it has is damaged
         """
         with self._explained("write"), self._transaction():
-            added = self._add(samples)
-            oldest = datetime.fromtimestamp(now, UTC).toordinal() - keep_days
+            added = self._add(samples, latest=now + _AHEAD_SECONDS)
+            oldest = max(1, datetime.fromtimestamp(now, UTC).toordinal() - keep_days)
             self._connection.execute(
                 "DELETE FROM days WHERE date < ?", [date.fromordinal(oldest).isoformat()]
             )
@@ -149,18 +155,23 @@ class Store:
                 )
         return sorted(found, key=lambda history: (history.name, history.uuid))
 
-    def _add(self, samples: Iterable[Sample]) -> Added:
+    def _add(self, samples: Iterable[Sample], *, latest: float) -> Added:
         lasts: dict[str, Sample] = {}
         seens: dict[str, dict[str, int]] = {}
         days: dict[tuple[str, str], Day] = {}
-        count = known = 0
+        count = known = ahead = 0
         twins = {}
         for sample in samples:
             uuid = sample.uuid
+            if sample.at > latest:
+                ahead += 1
+                continue
             if uuid not in seens:
                 last, seens[uuid] = self._last(uuid)
-                if last is not None:
+                # The clock was ahead when a later one was added.
+                if last is not None and last.at <= latest:
                     lasts[uuid] = last
+                seens[uuid] = {uri: at for uri, at in seens[uuid].items() if at <= latest}
             twin = _seen(seens[uuid], sample)
             if twin is not None:
                 twins[uuid] = (sample.name, twin, sample.uri)
@@ -182,7 +193,7 @@ class Store:
             "INSERT OR REPLACE INTO domains VALUES (?, ?, ?)",
             ((uuid, _dumps(last.as_dict()), _dumps(seens[uuid])) for uuid, last in lasts.items()),
         )
-        return Added(count, known, twins)
+        return Added(count, known, ahead, twins)
 
     def _last(self, uuid: str) -> tuple[Sample | None, dict[str, int]]:
         """The last sample of a domain, and when it was last seen on which host."""
@@ -229,7 +240,13 @@ class Store:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_NOTADB":
                 raise VirtballoonError(f"{self.path} is not a store of histories") from error
-            raise VirtballoonError(f"cannot {verb} {self.path}: {error}") from error
+            is_readonly = getattr(error, "sqlite_errorname", "").startswith("SQLITE_READONLY")
+            raise VirtballoonError(
+                f"cannot {verb} {self.path}: {error}",
+                hint="SQLite must write to the file and its directory, also to read it"
+                if is_readonly
+                else None,
+            ) from error
         except OSError as error:
             raise VirtballoonError(f"cannot {verb} {self.path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:
