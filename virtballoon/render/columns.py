@@ -53,7 +53,7 @@ _TITLES: Final = {
 _TEXT: Final = frozenset(
     {
         *("name", "uuid", "state", "machine", "verdict", "source"),
-        *("excluded", "last_update", "used_formula", "anomalies", "free_page_reporting"),
+        *("excluded", "read_at", "last_update", "used_formula", "anomalies", "free_page_reporting"),
     }
 )
 

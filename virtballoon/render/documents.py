@@ -58,6 +58,7 @@ DOMAIN: Final[Mapping[str, Callable[[DomainReport], Any]]] = {
     "source": lambda row: row.source,
     "labels": lambda row: dict(row.labels),
     "excluded": lambda row: row.excluded,
+    "read_at": lambda row: timestamp(int(row.read_at)),
     "last_update": lambda row: timestamp(row.last_update),
     "age_seconds": lambda row: _rounded(row.age_seconds, 1),
     "maximum_bytes": lambda row: row.figures.maximum_bytes,
