@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -23,10 +24,13 @@ class Prometheus:
     that leaves no process and no file.
 
     :param configuration: its configuration, which may be JSON, too
+    :param past: what it has stored before, as OpenMetrics with times
+    :ivar url: its address
     """
 
-    def __init__(self, configuration: dict[str, Any]) -> None:
+    def __init__(self, configuration: dict[str, Any], *, past: str | None = None) -> None:
         self._configuration = configuration
+        self._past = past
 
     def __enter__(self) -> Self:
         try:
@@ -38,15 +42,27 @@ class Prometheus:
         try:
             configuration = self.directory / "prometheus.json"
             configuration.write_text(json.dumps(self._configuration))
+            data = self.directory / "data"
+            if self._past is not None:
+                (self.directory / "past").write_text(self._past)
+                # It reads the file once for each block.
+                words = ["tsdb", "create-blocks-from", "--max-block-duration=1458h", "openmetrics"]
+                subprocess.run(
+                    [find_program("promtool"), *words, self.directory / "past", data],
+                    check=True,
+                    capture_output=True,
+                )
             options = {
                 "config.file": configuration,
-                "storage.tsdb.path": self.directory / "data",
+                "storage.tsdb.path": data,
+                "storage.tsdb.retention.time": "60d",
                 # The kernel chooses the port.
                 "web.listen-address": "127.0.0.1:0",
             }
             command = [program, *(f"--{name}={value}" for name, value in options.items())]
             self._keeper.start(command, {})
             self._address = wait_until(self._listens, _READY_TIMEOUT, "Prometheus to listen")
+            self.url = f"http://{self._address}"
             wait_until(self._is_ready, _READY_TIMEOUT, "Prometheus to be ready")
         except BaseException:
             self._keeper.close()

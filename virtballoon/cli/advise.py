@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,13 @@ def _complete_key(
     default="max",
     help="Need by what is used at most, or for 99% or 95% of the time  [max]",
 )
+@click.option("--prometheus", metavar="URL", help="Take the history from what a Prometheus has.")
+@click.option(
+    "--compat",
+    type=click.Choice(("libvirt-exporter",)),
+    metavar="libvirt-exporter",
+    help="With --prometheus: by the metric names of other exporters.",
+)
 @click.option("--commands", "as_commands", is_flag=True, help="Print virsh commands; run none.")
 @options.store
 @options.excluding(_complete_domain)
@@ -72,6 +80,8 @@ def command(
     domains: tuple[str, ...],
     since: float,
     profile: str,
+    prometheus: str | None,
+    compat: str | None,
     store: str | None,
     conditions: tuple[str, ...],
     as_commands: bool,
@@ -85,7 +95,7 @@ def command(
     from virtballoon.render import advice as render
     from virtballoon.render.conditions import where
     from virtballoon.render.documents import document
-    from virtballoon.sizing.rule import Sizing, advise, first_day
+    from virtballoon.sizing.rule import Sizing, advise
 
     if as_commands and settings.format != "table":
         raise click.UsageError("--commands prints commands; omit --format")
@@ -93,7 +103,7 @@ def command(
         wheres: list[Where] = [where(text, known=render.column) for text in conditions]
     except ValueError as error:
         raise click.UsageError(f"--where: {error}") from None
-    histories = _histories(store, first_day(settings.started, since))
+    histories = _recorded(settings, since, store=store, prometheus=prometheus, compat=compat)
     if settings.chosen is not None:
         histories = [of for of in histories if of.uris and of.uris[0] in settings.chosen]
     selected = select(histories, settings.words(domains))
@@ -139,8 +149,47 @@ def command(
     return PARTLY if selected.unmatched else OK
 
 
+def _recorded(
+    settings: Settings,
+    since: float,
+    *,
+    store: str | None,
+    prometheus: str | None,
+    compat: str | None,
+) -> list[History]:
+    from virtballoon.sizing.rule import first_day
+
+    if prometheus is None:
+        if compat is not None:
+            raise click.UsageError("--compat requires --prometheus")
+        return _histories(store, first_day(settings.started, since))
+    if store is not None:
+        raise click.UsageError("--prometheus takes the place of --store")
+    return _from_prometheus(settings, prometheus, since, others=compat is not None)
+
+
 def _histories(store: str | None, since: date) -> list[History]:
     from virtballoon.sizing.store import Store, default_path
 
     with Store(Path(store) if store is not None else default_path()) as opened:
         return opened.histories(since)
+
+
+def _from_prometheus(settings: Settings, url: str, since: float, *, others: bool) -> list[History]:
+    from virtballoon.sizing.prometheus import histories
+
+    is_shown = sys.stderr.isatty() and not settings.is_quiet and not settings.is_logged
+
+    def on_day(number: int, of_all: int) -> None:
+        if is_shown:
+            end = "\r\x1b[K" if number == of_all else ""
+            click.echo(f"\r{number} of {of_all} days read{end}", err=True, nl=False)
+
+    return histories(
+        url,
+        now=settings.started,
+        since=since,
+        timeout=settings.timeout,
+        others=others,
+        on_day=on_day,
+    )

@@ -246,10 +246,14 @@ def commands(rows: Sequence[Advice], *, stream: TextIO) -> None:
             continue
         maximum = row.latest.maximum_bytes if row.latest is not None else None
         virsh = shlex.join(["virsh", "-c", row.uri])
-        size = f"{row.uuid} {need // 1024}KiB"
+        size = f"{shlex.quote(row.uuid)} {need // 1024}KiB"
         title = f" ({row.history.title})" if row.history.title else ""
         reason = f"{row.verdict.value}, {row.because}; now {text.size(current)}"
         stream.write(f"# {text.printable(row.name + title)}: {text.printable(reason)}\n")
+        if "://" not in row.uri:
+            # The name of a host, by a Prometheus.
+            stream.write(f"# the URI of its host is not known: {text.printable(row.uri)}\n")
+            continue
         if maximum is None or need > maximum:
             stream.write("# from its next start:\n")
             stream.write(f"{virsh} setmaxmem {size} --config\n{virsh} setmem {size} --config\n")
