@@ -54,6 +54,23 @@ def names(result: Result) -> list[str]:
     return [json.loads(line)["name"] for line in result.stdout.splitlines()]
 
 
+def test_groups(run: Advise) -> None:
+    lines = run("--exclude", EVIL_NAME, "--group-by", "project").stdout.splitlines()
+    totals = [line.partition(",")[0] for line in lines if line.startswith("total")]
+    assert totals == ["total of project acme: 1 domain over", "total of project -: 2 domains over"]
+    document = json.loads(run("--group-by", "labels.project", "--format", "json").stdout)
+    VALIDATOR.validate(document)
+    assert document["group_by"] == "labels.project"
+    assert [(group["value"], group["over_domains"]) for group in document["groups"]] == [
+        ("acme", 1),
+        (None, 3),
+    ]
+    assert sum(group["domains"] for group in document["groups"]) == sum(
+        len(host["domains"]) for host in document["hosts"]
+    )
+    assert run("--group-by", "projct").status == 2
+
+
 def test_table(run: Advise) -> None:
     result = run("--exclude", EVIL_NAME)
     head, *lines = result.stdout.splitlines()

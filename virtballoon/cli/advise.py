@@ -65,6 +65,9 @@ def _complete_key(
     metavar="libvirt-exporter",
     help="With --prometheus: by the metric names of other exporters.",
 )
+@click.option(
+    "--group-by", metavar="NAME", help="Totals by this key, such as project, not by hosts."
+)
 @click.option("--commands", "as_commands", is_flag=True, help="Print virsh commands; run none.")
 @options.store
 @options.excluding(_complete_domain)
@@ -82,6 +85,7 @@ def command(
     profile: str,
     prometheus: str | None,
     compat: str | None,
+    group_by: str | None,
     store: str | None,
     conditions: tuple[str, ...],
     as_commands: bool,
@@ -101,8 +105,9 @@ def command(
         raise click.UsageError("--commands prints commands; omit --format")
     try:
         wheres: list[Where] = [where(text, known=render.column) for text in conditions]
+        by = None if group_by is None else render.column(group_by)
     except ValueError as error:
-        raise click.UsageError(f"--where: {error}") from None
+        raise click.UsageError(str(error)) from None
     histories = _recorded(settings, since, store=store, prometheus=prometheus, compat=compat)
     if settings.chosen is not None:
         histories = [of for of in histories if of.uris and of.uris[0] in settings.chosen]
@@ -129,11 +134,12 @@ def command(
         elif len(domains) == 1 and selected.domains[0].exact:
             render.evidence(rows[0], stream=stream)
         elif shown:
-            render.advice_table(shown, with_header=settings.has_header, stream=stream)
+            render.advice_table(shown, by=by, with_header=settings.has_header, stream=stream)
 
     data = Data(
-        lambda: document(
-            (host.record() for host in render.by_host(shown)), generated_at=settings.started
+        lambda: (
+            document(map(render.host_record, render.by_host(shown)), generated_at=settings.started)
+            | render.group_records(shown, by)
         ),
         lambda: ({"uri": row.uri} | render.record(row) for row in shown),
         render.advice_columns,

@@ -64,38 +64,62 @@ ADVICE: Final[Mapping[str, Callable[[Advice], Any]]] = {
 }
 
 
-class Host:
-    """The domains that were seen on a host last, and what those with too much would free.
+class Total:
+    """What the domains with too much of a host, or of another group, would free.
 
+    :ivar value: the host's URI, or what the domains have in common
     :ivar over: the number of these
     :ivar gain_bytes: what they have more than they need
     :ivar reclaimable_bytes: what of that the host would get back; None where it is not known of one
     """
 
-    def __init__(self, uri: str | None, rows: Sequence[Advice]) -> None:
+    def __init__(self, value: Any, rows: Sequence[Advice]) -> None:
         over = [row for row in rows if row.verdict is Sizing.OVER]
         freed = [row.reclaimable_bytes for row in over]
-        self.uri = uri
+        self.value = value
         self.rows = rows
         self.over = len(over)
         self.gain_bytes = sum(row.gain_bytes or 0 for row in over)
         self.reclaimable_bytes = None if None in freed else sum(filter(None, freed))
 
     def record(self) -> Record:
-        """As it stands in JSON."""
+        """Without the domains, as it stands in JSON."""
         return {
-            "uri": self.uri,
             "over_domains": self.over,
             "gain_bytes": self.gain_bytes,
             "reclaimable_bytes": self.reclaimable_bytes,
-            "domains": [record(row) for row in self.rows],
         }
 
 
-def by_host(rows: Sequence[Advice]) -> list[Host]:
-    """The domains by their hosts."""
-    uris = sorted({row.uri for row in rows}, key=lambda uri: uri or "")
-    return [Host(uri, [row for row in rows if row.uri == uri]) for uri in uris]
+def totals_by(rows: Sequence[Advice], value: Callable[[Advice], Any]) -> list[Total]:
+    """The totals by a value of the domains; those that have none are last."""
+    groups: dict[Any, list[Advice]] = {}
+    for row in rows:
+        groups.setdefault(value(row), []).append(row)
+    ordered = sorted(groups, key=lambda found: (found is None, found))
+    return [Total(found, groups[found]) for found in ordered]
+
+
+def by_host(rows: Sequence[Advice]) -> list[Total]:
+    """The totals by the domains' hosts."""
+    return totals_by(rows, lambda row: row.uri)
+
+
+def host_record(host: Total) -> Record:
+    """A host with its domains as it stands in JSON."""
+    domains = [record(row) for row in host.rows]
+    return {"uri": host.value} | host.record() | {"domains": domains}
+
+
+def group_records(rows: Sequence[Advice], by: columns.Column | None) -> Record:
+    """The totals by a column, as a document has them."""
+    if by is None:
+        return {}
+    groups = [
+        {"value": total.value, "domains": len(total.rows)} | total.record()
+        for total in totals_by(rows, by.value)
+    ]
+    return {"group_by": by.key, "groups": groups}
 
 
 def record(row: Advice) -> Record:
@@ -125,8 +149,17 @@ def column(word: str) -> columns.Column:
     return columns.Column(key, key, not is_text, get, lambda value, _exact: str(value))
 
 
-def advice_table(rows: Sequence[Advice], *, with_header: bool, stream: TextIO) -> None:
-    """Print a line per domain, and what each host would gain."""
+def advice_table(
+    rows: Sequence[Advice],
+    *,
+    by: columns.Column | None = None,
+    with_header: bool,
+    stream: TextIO,
+) -> None:
+    """Print a line per domain, and what each host would gain.
+
+    :param by: the column whose values have lines in place of the hosts'
+    """
     hosts = by_host(rows)
     titled = any(row.history.title for row in rows)
     heads = [("DOMAIN", False), *([("TITLE", False)] if titled else [])]
@@ -140,16 +173,18 @@ def advice_table(rows: Sequence[Advice], *, with_header: bool, stream: TextIO) -
         cells += [row.uri or text.ABSENT] if hosts[1:] else []
         lines.append([text.printable(cell) for cell in cells])
     table.print_table(heads, lines, with_header=with_header, stream=stream, titled=titled)
-    for host in hosts if with_header else ():
-        if host.over:
-            stream.write(f"total on {text.printable(host.uri or text.ABSENT)}: {totals(host)}\n")
+    what = "on" if by is None else f"of {by.key.rpartition('.')[2]}"
+    for total in (hosts if by is None else totals_by(rows, by.value)) if with_header else ():
+        if total.over:
+            value = text.ABSENT if total.value is None else text.printable(str(total.value))
+            stream.write(f"total {what} {value}: {totals(total)}\n")
 
 
-def totals(host: Host) -> str:
-    """What the domains with too much on a host would free, for people."""
-    gain, freed = text.size(host.gain_bytes), host.reclaimable_bytes
+def totals(total: Total) -> str:
+    """What the domains with too much would free, for people."""
+    gain, freed = text.size(total.gain_bytes), total.reclaimable_bytes
     back = "an unknown part" if freed is None else text.size(freed)
-    return f"{text.counted(host.over, 'domain')} over, {gain} to gain, {back} for the host"
+    return f"{text.counted(total.over, 'domain')} over, {gain} to gain, {back} for the host"
 
 
 def gain(size: int | None) -> str:

@@ -92,7 +92,7 @@ def page(rows: Sequence[Advice], *, generated_at: float) -> str:
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     hosts = "".join(
-        f"<p>{_safe(host.uri or text.ABSENT)}: {text.counted(len(host.rows), 'domain')}; "
+        f"<p>{_safe(host.value or text.ABSENT)}: {text.counted(len(host.rows), 'domain')}; "
         f"{_safe(totals(host))}</p>\n"
         for host in by_host(rows)
     )
