@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -342,4 +343,32 @@ def test_what_the_configuration_excludes(command: Command, node: str, tmp_path: 
     assert [name for name, result in results.items() if "polled" in result.stdout] == [
         *("exact", "named")
     ]
-    assert_refused(run("set-interval", "9", "poll*"), 1, "no domain matches 'poll*'")
+    refused = run("set-interval", "9", "poll*")
+    assert_refused(refused, 1, "no domain matches 'poll*'")
+    assert "the configuration excludes must be named exactly" in refused.stderr
+    assert "excludes" not in run("set-interval", "9", "none").stderr
+
+
+def test_the_advised_command_sets_the_listed_domains_only(command: Command, tmp_path: Path) -> None:
+    names = [*(f"a{number:02}" for number in range(11)), "b"]
+    file = tmp_path / "node.xml"
+    file.write_text(
+        "<node>"
+        + "".join(
+            f"<domain type='test'><name>{name}</name><memory>65536</memory>"
+            "<os><type>hvm</type></os><devices><memballoon model='virtio'/></devices></domain>"
+            for name in names
+        )
+        + "</node>",
+        encoding="utf-8",
+    )
+    for words, expected in (
+        ([], names),
+        (["a*"], names[:-1]),
+        (["--exclude", "a00"], names[1:]),
+        (["--where", "name=a*", "--exclude", "a00"], names[1:-1]),
+    ):
+        (advice,) = command("-c", f"test://{file}", "list", *words).complaints
+        _, *advised = shlex.split(advice.partition("turn polling on: ")[2])
+        done = command(*advised, "--dry-run", "--format", "json")
+        assert [row["name"] for row in only_host(done)["domains"]] == expected, words

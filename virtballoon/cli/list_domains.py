@@ -119,7 +119,7 @@ def command(
     is_read = settings.format == "table" and not names_only
     if is_read or (settings.is_quiet and settings.output is not None):
         for host in finish.with_problems(read) if settings.is_quiet else read:
-            _advise(host, settings)
+            _advise(host, settings, is_all=not domains)
     return status
 
 
@@ -162,8 +162,9 @@ def _print_names(settings: Settings, names: Sequence[str]) -> None:
         click.echo(shows, file=settings.stream)
 
 
-def _advise(host: HostReport, settings: Settings) -> None:
-    """Print the command that turns on polling of the domains where it is off."""
+def _advise(host: HostReport, settings: Settings, *, is_all: bool) -> None:
+    """Print the command that turns on polling of the listed domains where it is off, and of no
+    others."""
     unpolled = [row for row in host.domains if row.needs_polling]
     if not unpolled:
         return
@@ -175,7 +176,10 @@ def _advise(host: HostReport, settings: Settings) -> None:
 
     words = [*finish.command_prefix(settings, host.uri), "set-interval", "10"]
     words += via_to_advise(unpolled, is_qom=settings.configuration.via is Source.QOM)
-    many = len(unpolled) > _MOST_NAMES
-    words += ["--all", "--where-off"] if many else words_for(unpolled)
+    if is_all and len(unpolled) > _MOST_NAMES:
+        words += [f"--exclude={word}" for word in settings.excluded]
+        words += [*(f"--where={word}" for word in settings.where), "--all", "--where-off"]
+    else:
+        words += words_for(unpolled)
     domains = "1 domain is" if len(unpolled) == 1 else f"{len(unpolled)} domains are"
     warn(f"{domains} not polled; to turn polling on: {shlex.join(words)}")

@@ -10,6 +10,7 @@ import click
 from virtballoon.cli import finish, options
 from virtballoon.cli.context import NOTHING, OK, PARTLY, Settings, warn
 from virtballoon.model.outcome import HostChanges, Outcome
+from virtballoon.model.selection import is_pattern
 from virtballoon.model.source import Source
 from virtballoon.model.verdict import fresh_seconds
 from virtballoon.render import text
@@ -109,11 +110,14 @@ def command(
 
     columns = ["uri", *change_columns(waited=is_waiting)]
     finish.print_hosts(settings, selected, lambda: columns, table)
-    return _status(settings, hosts)
+    return _status(settings, hosts, domains)
 
 
-def _status(settings: Settings, hosts: Sequence[HostChanges]) -> int:
-    wrong, unmatched = finish.warn_of_failures(settings, hosts, result="; nothing was changed")
+def _status(settings: Settings, hosts: Sequence[HostChanges], words: Sequence[str]) -> int:
+    result = "; nothing was changed"
+    if settings.configuration.excluded and any(map(is_pattern, words)):
+        result += "; domains that the configuration excludes must be named exactly"
+    wrong, unmatched = finish.warn_of_failures(settings, hosts, result=result)
     if unmatched or finish.is_none_met(settings, hosts):
         return NOTHING
     is_partly = False
