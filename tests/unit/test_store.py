@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -146,14 +147,14 @@ def nothing(path: Path) -> None:
 
 
 def another_database(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE days (x)")
         connection.execute("PRAGMA user_version = 1")
 
 
 def a_newer_store(path: Path) -> None:
     add(path, *minutes(2))
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version = 2")
 
 
@@ -190,7 +191,7 @@ def test_a_store_that_is_not_there_is_not_made_for_reading(path: Path) -> None:
 @pytest.mark.parametrize("column", ["day", "last"])
 def test_damaged_content_is_refused_by_name(path: Path, column: str) -> None:
     add(path, *minutes(2))
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         table = "days" if column == "day" else "domains"
         connection.execute(f"UPDATE {table} SET {column} = '[5'")
     with pytest.raises(VirtballoonError, match=f"{path} is damaged"):
@@ -257,7 +258,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_there(path: Path) -> None:
         assert len(found) == 1
         assert done * MINUTE <= found.pop()
         assert len(histories(path)) == 20
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
