@@ -80,9 +80,9 @@ def past(now: int) -> str:
                     add(f"libvirt_domain_{theirs[metric]}", of, value, at)
             verdict = "stale" if name == "stale" else "fresh"
             add("virtballoon_domain_verdict", of | {"verdict": verdict}, 1, at)
+            add("virtballoon_domain_info", of | {"uuid": uuid}, 1, at)
             if at % 3600 >= STEP:
                 continue
-            add("virtballoon_domain_info", of | {"uuid": uuid}, 1, at)
             add("virtballoon_domain_labels", of | {"title": f"the {name}"}, 1, at)
             add("virtballoon_host_info", host | {"uri": "qemu:///system"}, 1, at)
     lines = []

@@ -188,8 +188,9 @@ def _from_prometheus(settings: Settings, url: str, since: float, *, others: bool
 
     def on_day(number: int, of_all: int) -> None:
         if is_shown:
-            end = "\r\x1b[K" if number == of_all else ""
-            click.echo(f"\r{number} of {of_all} days read{end}", err=True, nl=False)
+            # The next line, of an error, say, begins where this one does.
+            end = "\x1b[K" if number == of_all else ""
+            click.echo(f"{number} of {of_all} days read\r{end}", err=True, nl=False)
 
     return histories(
         url,

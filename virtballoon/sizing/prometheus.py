@@ -4,18 +4,23 @@ other exporters of libvirt's figures. Thanos, Mimir and others answer the same q
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from virtballoon.errors import VirtballoonError
 from virtballoon.model.memory import Figures, Usage
 from virtballoon.model.statistics import MemoryStats
 from virtballoon.sizing.day import DAY_SECONDS, Day, History
-from virtballoon.sizing.recorder import Sample, days_of
+from virtballoon.sizing.recorder import AHEAD_SECONDS, Sample, days_of
 from virtballoon.sizing.rule import first_day
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from urllib.error import HTTPError
 
 #: A sample stands for so long: with the least available memory in it, so that no peak is lost.
 STEP_SECONDS: Final = 300
@@ -26,6 +31,7 @@ _MOST: Final = f"max_over_time({{}}[{STEP_SECONDS}s])"
 _FIGURES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "available_memory": (_LEAST, "available_memory_bytes"),
+        "free_memory": ("{}", "free_memory_bytes"),
         "total_memory": ("{}", "total_memory_bytes"),
         "disk_caches": ("{}", "disk_caches_bytes"),
         "swap_in": ("{}", "swap_in_bytes_total"),
@@ -43,6 +49,7 @@ _FIGURES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 _OTHERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "available_memory": ("memory_stats_usable_bytes",),
+        "free_memory": ("memory_stats_unused_bytes",),
         "total_memory": ("memory_stats_available_bytes",),
         "disk_caches": ("memory_stats_disk_cache_bytes", "memory_stats_disk_caches_bytes"),
         "swap_in": ("memory_stats_swap_in_bytes",),
@@ -54,6 +61,8 @@ _OTHERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "at": ("memory_stats_last_update_timestamp_seconds",),
     }
 )
+#: What has the UUID.
+_INFO: Final = "virtballoon_domain_info"
 #: What a series of a domain has besides its labels.
 _NO_LABELS: Final = frozenset({"__name__", "host", "domain", "job", "instance"})
 
@@ -61,9 +70,10 @@ _Key = tuple[str, str]
 _Labels = Mapping[str, str]
 
 
-class _Domain(NamedTuple):
-    uuid: str
-    uri: str
+class _Series(NamedTuple):
+    labels: _Labels
+    #: In order of time.
+    values: list[tuple[int, float]]
 
 
 def histories(
@@ -134,18 +144,27 @@ def _samples(ask: _Client, start: int, end: int, *, others: bool) -> list[Sample
                 of_domain = figures[_key(series, others=others)]
                 for at, value in values:
                     of_domain[at].setdefault(field, value)
-    domains = {} if others else _domains(ask, end)
+    # A name can be that of another domain later in the day.
+    uuids = {
+        (_key(series, others=others), at): series.get("uuid", "")
+        for series, values in (() if others else ask.range(_INFO, start, end))
+        for at, _ in values
+    }
+    uris = {} if others else _uris(ask, end)
     samples = []
     for key, by_time in figures.items():
-        known = _Domain("/".join(key), key[0]) if others else domains.get(key)
+        host, name = key
         for at, given in by_time.items():
-            if known is None or not (others or given.get("fresh")) or "total_memory" not in given:
+            uuid = "/".join(key) if others else uuids.get((key, at))
+            # A later update is a wrong clock's: all that follows would be older, and left out.
+            if not uuid or "total_memory" not in given or given.get("at", at) > at + AHEAD_SECONDS:
                 continue
-            samples.append(_sample(known, key[1], at, given))
+            if others or given.get("fresh"):
+                samples.append(_sample(uuid, uris.get(host, host), name, at, given))
     return sorted(samples, key=lambda sample: sample.at)
 
 
-def _sample(domain: _Domain, name: str, at: int, given: Mapping[str, int]) -> Sample:
+def _sample(uuid: str, uri: str, name: str, at: int, given: Mapping[str, int]) -> Sample:
     stats = {field: value for field, value in given.items() if field in MemoryStats.field_names}
     figures = Figures(
         stats=MemoryStats.from_qemu(stats),
@@ -153,8 +172,8 @@ def _sample(domain: _Domain, name: str, at: int, given: Mapping[str, int]) -> Sa
         maximum_bytes=given.get("maximum"),
     )
     return Sample(
-        uri=domain.uri,
-        uuid=domain.uuid,
+        uri=uri,
+        uuid=uuid,
         name=name,
         # Whether it is another run of the domain is told by its counters.
         id=1,
@@ -170,34 +189,27 @@ def _key(series: _Labels, *, others: bool) -> _Key:
     return series.get("instance" if others else "host", ""), series.get("domain", "")
 
 
-def _domains(ask: _Client, at: int) -> dict[_Key, _Domain]:
-    """The UUID of each domain of the day that ends then, and the URI of its host; the host's name
-    where several hosts have that URI, such as ``qemu:///system``."""
+def _uris(ask: _Client, at: int) -> dict[str, str]:
+    """The URI of each host of the day that ends then, by its name; without those that several have,
+    such as ``qemu:///system``."""
     uris = {
         series.get("host", ""): series.get("uri", "")
         for series in ask.day("virtballoon_host_info", at)
     }
-    shared = {uri for uri in uris.values() if list(uris.values()).count(uri) > 1}
-    found = {}
-    for series in ask.day("virtballoon_domain_info", at):
-        host = series.get("host", "")
-        uri = uris.get(host, host)
-        found[_key(series, others=False)] = _Domain(
-            series.get("uuid", ""), host if uri in shared or not uri else uri
-        )
-    return found
+    count = Counter(uris.values())
+    return {host: uri for host, uri in uris.items() if uri and count[uri] == 1}
 
 
 def _labels(ask: _Client, at: int) -> dict[str, dict[str, str]]:
-    domains = _domains(ask, at)
+    uuids = {_key(series, others=False): series.get("uuid", "") for series in ask.day(_INFO, at)}
     return {
-        domains[key].uuid: {
+        uuids[key]: {
             name.removeprefix("label_"): text
             for name, text in series.items()
             if name not in _NO_LABELS
         }
         for series in ask.day("virtballoon_domain_labels", at)
-        if (key := _key(series, others=False)) in domains
+        if (key := _key(series, others=False)) in uuids
     }
 
 
@@ -209,9 +221,13 @@ class _Client:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
                 raise ValueError("it must begin with http:// or https://")
+            if not url.isascii():
+                raise ValueError("it has characters that must be encoded")
             port = parts.port
         except ValueError as error:
-            raise VirtballoonError(f"{url!r} is no URL of a Prometheus: {error}") from error
+            # It may have a password.
+            shown = repr(url.rpartition("@")[2])
+            raise VirtballoonError(f"{shown} is no URL of a Prometheus: {error}") from None
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         #: Without the password.
         self._url = f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
@@ -222,50 +238,102 @@ class _Client:
         self, query: str, start: int, end: int
     ) -> Iterator[tuple[_Labels, list[tuple[int, int]]]]:
         """Each series, with its whole numbers in the steps of a time."""
-        for each in self._ask("query_range", query=query, start=start, end=end, step=STEP_SECONDS):
-            values = [(int(at), float(value)) for at, value in each.get("values", ())]
+        found = self._ask("query_range", query=query, start=start, end=end, step=STEP_SECONDS)
+        for labels, values in found:
             # Others may have stored NaN, or infinity.
-            yield each["metric"], [(at, int(value)) for at, value in values if 0 <= value < 2.0**63]
+            yield (
+                labels,
+                [
+                    (at, int(value))
+                    for at, value in values
+                    if start <= at <= end and 0 <= value < 2.0**63
+                ],
+            )
 
     def day(self, metric: str, at: int) -> list[_Labels]:
         """The labels of each series in the day before a time, the oldest first."""
         found = self._ask("query", query=f"last_over_time({metric}[1d])", time=at)
         present = self._ask("query", query=metric, time=at)
-        return [each["metric"] for each in (*found, *present)]
+        return [series.labels for series in (*found, *present)]
 
-    def _ask(self, path: str, **words: object) -> list[dict[str, Any]]:
+    def _ask(self, path: str, **words: object) -> list[_Series]:
         import base64
         from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.parse import unquote, urlencode
         from urllib.request import Request, urlopen
 
-        request = Request(f"{self._url}/api/v1/{path}?{urlencode(words)}")
-        if self._user is not None:
-            word = base64.b64encode(":".join(map(unquote, self._user)).encode())
-            request.add_header("Authorization", f"Basic {word.decode()}")
+        deadline = time.monotonic() + self._timeout
         try:
+            # Thanos would answer without what it cannot reach.
+            query = urlencode(words | {"partial_response": "false"})
+            request = Request(f"{self._url}/api/v1/{path}?{query}")
+            if self._user is not None:
+                word = base64.b64encode(":".join(map(unquote, self._user)).encode())
+                # Not for another server that this one names.
+                request.add_unredirected_header("Authorization", f"Basic {word.decode()}")
             with urlopen(request, timeout=self._timeout) as answer:
-                text = answer.read()
+                text = _body(answer, deadline)
         except HTTPError as error:
-            raise self._error(_reason(error.read(), f"HTTP {error.code}")) from error
-        except (OSError, HTTPException) as error:
-            raise self._error(getattr(error, "reason", None) or error) from error
+            raise self._error(_reason(error)) from error
+        except TimeoutError as error:
+            raise self._slow() from error
+        except (OSError, HTTPException, UnicodeError) as error:
+            reason = getattr(error, "reason", None) or error
+            is_slow = isinstance(reason, TimeoutError)
+            raise (self._slow() if is_slow else self._error(reason)) from error
         try:
-            found: list[dict[str, Any]] = json.loads(text)["data"]["result"]
-            for each in found:
-                dict(each["metric"]).get("__name__")
-                [(int(at), float(value)) for at, value in each.get("values", ())]
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            document = json.loads(text)
+            found = [_series(each) for each in document["data"]["result"]]
+            warnings = document.get("warnings")
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise self._error("it does not answer as a Prometheus does") from error
+        if warnings:
+            # Of a remote store that could not be read, say.
+            raise self._error(f"its answer is incomplete: {warnings!s:.200}")
         return found
+
+    def _slow(self) -> VirtballoonError:
+        error = self._error(f"no answer in {self._timeout:g} s")
+        error.hint = "a longer --timeout may help"
+        return error
 
     def _error(self, reason: object) -> VirtballoonError:
         return VirtballoonError(f"cannot read from {self._url}: {reason}")
 
 
-def _reason(body: bytes, otherwise: str) -> str:
+def _body(answer: HTTPResponse, deadline: float) -> bytes:
+    """What is answered until the deadline."""
+    from http.client import IncompleteRead
+
+    parts = []
+    while part := answer.read1(2**20):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    if answer.length:
+        raise IncompleteRead(b"", answer.length)
+    return b"".join(parts)
+
+
+def _series(given: dict[str, Any]) -> _Series:
+    values = [(int(at), float(value)) for at, value in given.get("values", ())]
+    return _Series({str(name): str(text) for name, text in given["metric"].items()}, values)
+
+
+def _reason(error: HTTPError) -> str:
+    from http.client import HTTPException
+
+    otherwise = f"HTTP {error.code}"
     try:
-        return f"{otherwise}: {json.loads(body)['error']:.200}"
-    except (ValueError, KeyError, TypeError):
+        with error:
+            return f"{otherwise}: {json.loads(error.read(10_000))['error']!s:.200}"
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, RecursionError):
         return otherwise

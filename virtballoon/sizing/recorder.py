@@ -22,6 +22,10 @@ from virtballoon.sizing.day import DAY_SECONDS, Day, Histogram, Latest, Peak
 #: A sample covers the time until the next one, but no more than this.
 COVERED_SECONDS: Final = 15 * 60
 
+#: How far a sample may be ahead of this machine's clock. Were a later one kept, after a clock was
+#: wrong, all that follow would be older than it, and left out.
+AHEAD_SECONDS: Final = 15 * 60
+
 
 class Sample(Value):
     """Fresh figures of a domain.

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from virtballoon.errors import VirtballoonError
 from virtballoon.sizing.day import Day, History
-from virtballoon.sizing.recorder import COVERED_SECONDS, Sample, days_of
+from virtballoon.sizing.recorder import AHEAD_SECONDS, COVERED_SECONDS, Sample, days_of
 
 #: "vbal", which marks the file as a store (``PRAGMA application_id``), and its version.
 _MARK: Final = 0x7662616C
@@ -28,10 +28,6 @@ _PATIENCE_SECONDS: Final = 10.0
 
 #: For how many days histories are kept.
 KEEP_DAYS: Final = 90
-
-#: How far a sample may be ahead of this machine's clock. Were a later one kept, after a clock was
-#: wrong, all that follow would be older than it, and left out.
-_AHEAD_SECONDS: Final = 15 * 60
 
 _SCHEMA: Final = f"""
 PRAGMA journal_mode = WAL;
@@ -120,7 +116,7 @@ class Store:
         :raise VirtballoonError: if the store cannot be written, or what it has is damaged
         """
         with self._explained("write"), self._transaction():
-            added = self._add(samples, latest=now + _AHEAD_SECONDS)
+            added = self._add(samples, latest=now + AHEAD_SECONDS)
             oldest = max(1, datetime.fromtimestamp(now, UTC).toordinal() - keep_days)
             self._connection.execute(
                 "DELETE FROM days WHERE date < ?", [date.fromordinal(oldest).isoformat()]
