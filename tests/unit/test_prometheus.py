@@ -156,10 +156,15 @@ def test_no_error_has_a_password() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://a..b", "http://x/\u00e4", "http://x/ y", "http://x\u2028y"]
+    ("url", "reason"),
+    [
+        ("http://a..b", "label empty"),
+        ("http://x/\u00e4", "must be encoded"),
+        ("http://x/ y", "control characters"),
+    ],
 )
-def test_urls_that_cannot_be_asked_for(url: str) -> None:
-    with pytest.raises(VirtballoonError):
+def test_urls_that_cannot_be_asked_for(url: str, reason: str) -> None:
+    with pytest.raises(VirtballoonError, match=reason):
         read(url)
 
 
@@ -168,18 +173,31 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=5,
 )
-VALUE = st.tuples(JSON, JSON) | st.tuples(st.just(NOW), st.integers(0, 9).map(str)) | JSON
+TIME = st.sampled_from([NOW, 10**15, -(10**15)])
+VALUE = st.tuples(JSON, JSON) | st.tuples(TIME, st.integers(0, 9).map(str)) | JSON
 METRIC = st.dictionaries(st.sampled_from(["host", "domain", "uuid", "uri"]), JSON) | JSON
 ANSWER = st.fixed_dictionaries({"metric": METRIC, "values": st.lists(VALUE, max_size=2) | JSON})
 
 
-@given(answer=JSON | st.lists(ANSWER | JSON, max_size=2).map(lambda of: {"data": {"result": of}}))
-def test_any_answer(answer: object) -> None:
+@given(
+    others=st.booleans(),
+    answer=JSON | st.lists(ANSWER | JSON, max_size=2).map(lambda of: {"data": {"result": of}}),
+)
+def test_any_answer(others: bool, answer: object) -> None:
     with (
         patch("urllib.request.urlopen", lambda *_, **__: Answered(json.dumps(answer))),
         contextlib.suppress(VirtballoonError),
     ):
-        read("http://x")
+        read("http://x", others=others)
+
+
+def test_times_that_were_not_asked_for() -> None:
+    def answer(query: str, _words: dict[str, str]) -> tuple[int, str]:
+        series = {"metric": {"instance": "i", "domain": "web1"}, "values": [[10**15, "1"]]}
+        return 200, result(*[series] * ("last_update" not in query))
+
+    with serving(answer) as url:
+        assert read(url, others=True) == []
 
 
 class Answered(io.BytesIO):
@@ -209,7 +227,9 @@ def test_a_redirection_gets_no_password() -> None:
     assert {header for _, header in asked} == {None}
 
 
-@pytest.mark.parametrize(("length", "reason"), [("9", "read|ended"), (None, "no answer in 0.5 s")])
+@pytest.mark.parametrize(
+    ("length", "reason"), [("9", "8 more expected"), (None, "no answer in 0.5 s")]
+)
 def test_an_answer_that_does_not_end(length: str | None, reason: str) -> None:
     class Endless(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
