@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from tests.unit.builders import BARE, HELD, HOST, report
 from tests.unit.command import EVIL, Command, Result, assert_refused, only_host
 from tests.unit.fake_hypervisor import FakeHost
+from virtballoon.doctor.examination import diagnose_host
 from virtballoon.errors import Busy
 from virtballoon.hypervisor.connection import Connection
 from virtballoon.hypervisor.domain import Domain
+from virtballoon.model.memory import Figures
 from virtballoon.model.outcome import Outcome
 from virtballoon.model.report import DomainReport
 from virtballoon.model.selection import Exclude, Excluded, Where, select
 from virtballoon.model.source import Source
+from virtballoon.model.statistics import MemoryStats
 from virtballoon.operations import reading
 from virtballoon.operations.reading import iter_domains, read_host
 from virtballoon.operations.setting import IntervalRequest, set_intervals
@@ -217,6 +220,22 @@ def test_sums_of_the_host_include_what_is_left_out(fake: FakeHost) -> None:
         host = read_host(Connection(fake), part)
         assert host.memory is not None
         assert host.memory.current_bytes is host.memory.unknown_domains is None
+
+
+@pytest.mark.parametrize("percent", range(1, 101))
+def test_a_percentage_is_the_same_number_as_the_share(percent: int) -> None:
+    stats = {"stat-total-memory": 100, "stat-available-memory": 100 - percent}
+    row = report(figures=Figures(stats=MemoryStats.from_qemu(stats), last_update=1_700_000_000))
+    assert where(f"used_ratio = {percent}%").test(row) is True
+    assert where(f"used_ratio>={percent}%").test(row) is True
+    assert where(f"used_ratio<{percent}%").test(row) is False
+
+
+def test_doctor_has_the_sums_of_all_domains(fake: FakeHost) -> None:
+    host = diagnose_host(Connection(fake), [where("interval>6")], timeout=1)
+    assert [row.name for row in host.domains] == ["fake0003"]
+    assert host.memory is not None
+    assert host.memory.current_bytes == 4 * 1024**3
 
 
 def test_left_out_domains_are_not_asked_through_qom(

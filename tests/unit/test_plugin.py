@@ -116,6 +116,12 @@ def test_memory_of_hosts() -> None:
     assert len(result.problems) == 2
 
 
+def test_a_domain_with_the_name_of_a_hosts_figures() -> None:
+    result = check_hosts([host(guest(name="host"), memory=MEMORY)], HOST_POLICY)
+    # Each label once.
+    parsed(printed(result))
+
+
 def test_memory_of_hosts_that_is_not_known() -> None:
     part = HostMemory(total_bytes=100, available_bytes=60)
     result = check_hosts([host(guest(), memory=part)], HOST_POLICY)

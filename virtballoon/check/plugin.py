@@ -178,11 +178,12 @@ def _perfdata(result: CheckResult, labels: Mapping[str, str], *, everything: boo
     judged = sum(row.report.verdict is Verdict.FRESH for row in rows)
     yield f"'domains'={_datum(len(rows))}"
     yield f"'judged'={_datum(judged, maximum=len(rows))}"
+    taken: set[str] = set()
     for m in result.measurements:
         if m.value is not None:
             label = _label(f"{labels.get(m.host.uri, '')}host {m.measure}")
+            taken.add(label)
             yield f"{label}={_datum(round(m.value, 2), '%', None, m.thresholds)}"
-    taken: set[str] = set()
     for row in rows:
         name = _name(row, labels)
         for figure, datum in _figures(row, everything=everything):

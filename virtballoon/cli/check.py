@@ -126,12 +126,14 @@ def _host_thresholds(
     chosen = {}
     for word in value:
         name, _, limit = word.partition("=")
+        if name not in list(HostMeasure):
+            raise click.BadParameter(
+                f"{word!r} is not KEY=RANGE, with a KEY of {', '.join(HostMeasure)}."
+            )
         try:
             chosen[HostMeasure(name)] = Range.parse(limit, PERCENT)
         except ValueError as error:
-            raise click.BadParameter(
-                f"{word!r} is not KEY=RANGE, with a KEY of {', '.join(HostMeasure)}: {error}."
-            ) from error
+            raise click.BadParameter(f"{error}.") from error
     return chosen
 
 
@@ -149,7 +151,7 @@ def _host_option(name: str, *, help: str | None = None) -> Callable[[options.F],
 @click.command("check", cls=_Plugin, short_help="Check memory use, as a monitoring plugin.")
 @_threshold_option("-w", "--warning", "used_warning", help="Memory used, in percent  [90%]")
 @_threshold_option("-C", "--critical", "used_critical", help="The same, for CRITICAL  [95%]")
-@click.option("--pressure", is_flag=True, help="WARNING if short of memory, not if full.")
+@click.option("--pressure", is_flag=True, help="WARNING if a guest is short of memory, not full.")
 @_threshold_option("--age-warning", help="Age of the figures.")
 @_threshold_option("--age-critical")
 @_threshold_option("--swap-warning", help="Swap traffic since the last run, bytes/s.")

@@ -16,7 +16,7 @@ from virtballoon.render.table import hosts_table
 @click.command(
     "hosts",
     cls=options.Command,
-    short_help="Show the hosts, their memory and their guests' in all.",
+    short_help="Show the hosts' memory, and what guests have and use.",
 )
 @options.data
 def command(settings: Settings) -> int:

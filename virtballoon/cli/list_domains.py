@@ -59,7 +59,7 @@ def command(
     """
     chosen = _chosen_columns(columns, settings)
     if names_only and (chosen or wide or group_by or settings.format != "table"):
-        raise click.UsageError("--name prints names only; omit --columns, --wide and --format")
+        raise click.UsageError("--name prints names only; omit the others")
     if group_by and (chosen or wide or sort):
         raise click.UsageError(
             "--group-by has columns of its own; omit --columns, --wide and --sort"

@@ -93,7 +93,7 @@ def diagnose_host(
         domains=tuple(sorted(diagnoses, key=lambda report: (report.name, report.uuid))),
         complete=all(report.is_complete for report in diagnoses),
         clock=examination.clock,
-        memory=host_memory(session, diagnoses),
+        memory=host_memory(session, examination.read),
     )
     return log_host(host)
 
@@ -253,6 +253,7 @@ class HostExamination:
         self._session = session
         self._via = via
         self._examined: dict[str, DomainExamination] = {}
+        self.read: tuple[DomainReport, ...] = ()
         self.clock: ClockOffset | None = None
 
     def examine(self, domains: dict[str, Domain]) -> None:
@@ -263,6 +264,7 @@ class HostExamination:
         for report in read_domains(self._session, domains, via=self._via):
             self._examined[report.uuid] = DomainExamination(report, uri=self._session.uri)
         read = host_report(self._session, (each.first for each in self._examined.values()))
+        self.read = read.domains
         meant = meeting(self._session, read).domains
         self._examined = {row.uuid: self._examined[row.uuid] for row in meant}
         # Half of what is left is for watching.

@@ -115,8 +115,8 @@ class DomainReport(Value):
     :ivar is_incoming: whether the domain is being migrated to this host
     :ivar has_hugepages: whether the guest's memory is in huge pages of the host
     :ivar is_pinned: whether it is locked, or in use by a device of the host
-    :ivar free_page_reporting: whether the guest reports pages that it does not use, which the host
-        takes back: ``on`` or ``off``; None without a balloon
+    :ivar free_page_reporting: whether the balloon device offers it, so that the guest gives back
+        pages that it does not use: ``on`` or ``off``; None without a balloon
     :ivar labels: what its XML says about it for people, such as its title: by name, at most 200
         characters of foreign text each
     :ivar excluded: whether the caller's configuration excludes it from what is done to all domains

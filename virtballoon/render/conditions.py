@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from virtballoon.model.report import DomainReport
 from virtballoon.model.selection import Where
-from virtballoon.model.units import BYTES, COUNT, SECONDS, Units, parse_number
+from virtballoon.model.units import BYTES, COUNT, PERCENT, SECONDS, Units, parse_number
 from virtballoon.render import columns
 
 _FORMAT: Final = r"([^=!<>]+)(==|!=|<=|>=|=|<|>)(.*)"
@@ -52,7 +52,7 @@ def where(text: str, *, known: Callable[[str], columns.Column] = columns.known) 
         matches = re.compile(translate(wanted)).match
         meets = lambda found: (matches(_text(found)) is not None) is (sign == "=")  # noqa: E731
     else:
-        number = _number(text, column.key, wanted)
+        number = _number(text, column.key, wanted.strip())
         meets = lambda found: (  # noqa: E731
             sign == "!=" if found is None else compare(found, number)
         )
@@ -86,11 +86,14 @@ def _number(text: str, key: str, wanted: str) -> float:
         units = SECONDS
     is_ratio = key.endswith("_ratio")
     if is_ratio:
-        units = {"%": 0.01}
+        units = PERCENT
     try:
         number = parse_number(wanted, units)
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
+    if is_ratio and wanted.endswith("%"):
+        # Not times 0.01, which makes 0.7000000000000001 of 70.
+        number /= 100
     if is_ratio and number > 1:
         raise ValueError(f"{text!r}: a ratio is at most 1, which is 100%")
     return number
