@@ -24,7 +24,7 @@ from tests.unit.sizing_histories import (
     store,
     weekly,
 )
-from virtballoon.sizing.day import DAY_SECONDS, Day, History, Latest
+from virtballoon.sizing.day import DAY_SECONDS, Day, Histogram, History, Latest
 from virtballoon.sizing.rule import (
     LEAST_SECONDS,
     NEEDED_COVERAGE,
@@ -270,3 +270,12 @@ def test_days_before_the_window_need_not_be_read(tmp_path: Path) -> None:
     # A gap at the beginning is one only where there was something before it.
     assert judged(part).because == judged(whole).because == "75% of 14.5 d covered, of at least 80%"
     assert judged(replace(part, days=part.days[1:])).verdict is Sizing.OVER
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_fresh_figures_that_do_not_say_what_is_used_cover_nothing(known: int) -> None:
+    whole = history(steady(GIB))
+    days = [replace(day, used=Histogram()) for day in whole.days[: -known or None]]
+    found = advise(replace(whole, days=(*days, *whole.days[len(days) :])), now=NOW)
+    assert found.verdict is Sizing.UNKNOWN
+    assert found.coverage < 0.1

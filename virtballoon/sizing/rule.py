@@ -72,7 +72,7 @@ class Advice(Value):
     :ivar days: the recorded days in the window
     :ivar started_at: the beginning of the window, epoch seconds: of a day by UTC, or of the history
     :ivar ended_at: the end of the window
-    :ivar covered_seconds: the time in the window that fresh figures cover
+    :ivar covered_seconds: the time in the window for which fresh figures say what was used
     :ivar used: used memory in the window
     :ivar cache: disk caches in the window, part of which a smaller guest would lose
     :ivar peak: the largest used memory in the window, and when it was
@@ -177,6 +177,7 @@ def advise(
         # Nothing is known of the time before the first sample, which is not after this.
         known = _midnight(days[0].date + timedelta(days=1)) - days[0].covered_seconds
         began = max(began, min(known, end))
+    used = _merged([day.used for day in days])
     kills = [day.gains["oom_kills"] for day in days if "oom_kills" in day.gains]
     found = Advice(
         history=history,
@@ -188,8 +189,9 @@ def advise(
         days=days,
         started_at=began,
         ended_at=end,
-        covered_seconds=sum(day.covered_seconds for day in days),
-        used=_merged([day.used for day in days]),
+        # Fresh figures can be impossible, and say nothing of use.
+        covered_seconds=used.total_seconds,
+        used=used,
         cache=_merged([day.cache for day in days]),
         peak=max((d.peak for d in days if d.peak), key=lambda p: (p.value, -p.at), default=None),
         latest=next((day.latest for day in reversed(days) if day.latest is not None), None),
