@@ -182,8 +182,7 @@ def group_records(
 
 def group_document(groups: list[Record], key: str, *, generated_at: float) -> Record:
     """A whole document of groups, which are by this column."""
-    top = document([], generated_at=generated_at) | {"group_by": key, "groups": groups}
-    return {name: value for name, value in top.items() if name != "hosts"}
+    return _top(generated_at) | {"group_by": key, "groups": groups}
 
 
 def group_columns() -> tuple[str, ...]:
@@ -204,7 +203,11 @@ def domain_records(host: HostReport | HostChanges | HostQomPath) -> list[Record]
 
 def document(hosts: Iterable[Record], *, generated_at: float) -> Record:
     """A whole document."""
-    return {"schema": SCHEMA, "generated_at": timestamp(int(generated_at)), "hosts": list(hosts)}
+    return _top(generated_at) | {"hosts": list(hosts)}
+
+
+def _top(generated_at: float) -> Record:
+    return {"schema": SCHEMA, "generated_at": timestamp(int(generated_at))}
 
 
 def timestamp(seconds: int | None) -> str | None:

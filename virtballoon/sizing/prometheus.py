@@ -42,7 +42,7 @@ _FIGURES: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "current": ("{}", "current_bytes"),
         "maximum": ("{}", "maximum_bytes"),
         "at": ("{}", "last_update_timestamp_seconds"),
-        "fresh": (_MOST, 'verdict{{verdict="fresh"}}'),
+        "fresh": (_MOST, 'verdict{verdict="fresh"}'),
     }
 )
 #: The names of other exporters, after ``libvirt_domain_``: Tinkoff's and inovex's differ.
@@ -139,7 +139,7 @@ def _samples(ask: _Client, start: int, end: int, *, others: bool) -> list[Sample
         if others and field not in _OTHERS:
             continue
         names = [f"libvirt_domain_{other}" for other in _OTHERS.get(field, ())]
-        for metric in names if others else [f"virtballoon_domain_{name.format()}"]:
+        for metric in names if others else [f"virtballoon_domain_{name}"]:
             for series, values in ask.range(question.format(metric), start, end):
                 of_domain = figures[_key(series, others=others)]
                 for at, value in values:
